@@ -1,0 +1,20 @@
+"""The 18 regions of interest of the global-local method: 13 RUS bones and five carpal regions, by name and order.
+
+Hui et al. 2022 do not list their 18 ROIs; these are ours: the 13 RUS bones of TW3 and five regions of the carpus, which
+gives the "8 ROIs in the wrist" the paper speaks of (radius, ulna, first metacarpal base and the five).
+"""
+
+from __future__ import annotations
+
+RUS_NAMES: tuple[str, ...] = (
+    "radius", "ulna", "MC1", "MC3", "MC5", "PP1", "PP3", "PP5", "MP3", "MP5", "DP1", "DP3", "DP5",
+)  # fmt: skip
+"""The 13 bones of TW3 RUS and RUS-CHN, in the order their scores are tabulated."""
+
+CARPAL_NAMES: tuple[str, ...] = (
+    "capitate-hamate", "triquetrum-lunate", "scaphoid", "trapezium-trapezoid", "carpus",
+)  # fmt: skip
+"""The five carpal regions."""
+
+ROI_NAMES: tuple[str, ...] = RUS_NAMES + CARPAL_NAMES
+"""All 18, in the channel order of the fusion network's local input."""
