@@ -1,0 +1,1 @@
+"""Judging the node from outside: benchmarks beside other receivers, and checks with peers."""

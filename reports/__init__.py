@@ -1,0 +1,1 @@
+"""Writing a finding into DICOM: Structured Report, secondary capture, and the check that reads both back."""
