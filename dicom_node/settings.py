@@ -1,0 +1,343 @@
+"""The node's settings: one TOML file, parsed once into frozen models; a function receives its own section.
+
+Unknown keys are refused, durations are seconds and sizes bytes, secrets stand in files of their own, and peers are a
+union told apart by ``kind``. A relative path is relative to the folder of the settings file.
+
+    settings = load_settings(Path("node.toml"))
+    Receiver(settings.receive, settings.node, ...)
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+MEBIBYTE = 1024 * 1024
+DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsProblem:
+    """One thing wrong in a settings file. It never carries the value: values may be secrets."""
+
+    section: str  # "receive", "peers[1]"; empty for the file itself
+    key: str  # "port"; empty where the section as a whole is meant
+    what: str  # what is wrong, one sentence
+    remedy: str  # what to write instead, one sentence
+
+    def __str__(self) -> str:
+        where = ".".join(part for part in (self.section, self.key) if part) or "file"
+        return f"{where}: {self.what} {self.remedy}".rstrip()
+
+
+class SettingsError(ValueError):
+    """The settings cannot be used; ``problems`` lists everything that is wrong, not only the first."""
+
+    code = "settings"
+
+    def __init__(self, problems: Iterable[SettingsProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def _check_ae_title(title: str) -> str:
+    """Return the AE title stripped of insignificant blanks (PS3.5 table 6.2-1, VR AE)."""
+    stripped = title.strip(" ")
+    if not 1 <= len(stripped) <= 16 or not all(" " <= c <= "~" and c != "\\" for c in stripped):
+        raise ValueError("An AE title has 1 to 16 printable ASCII characters and no backslash.")
+    return stripped
+
+
+AETitle = Annotated[str, AfterValidator(_check_ae_title)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Port = Annotated[int, Field(ge=1, le=65_535)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, strict=False)
+
+
+class NodeSettings(_Section):
+    """Who this node is and where it keeps its files."""
+
+    id: Name = "node-1"  # stable over restarts, different on each node of a cluster
+    ae_title: AETitle = "BONEAGE"
+    data_dir: Path
+    station_name: Annotated[str, Field(min_length=1, max_length=16)] = "BONEAGE"  # StationName, VR SH
+
+
+class ReceiveSettings(_Section):
+    """The Storage SCP."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 11_112  # 0: the system hands out a free one
+    max_associations: Annotated[int, Field(ge=1)] = 16
+    max_object_bytes: Annotated[int, Field(ge=1)] = 512 * MEBIBYTE
+    max_pdu_bytes: Annotated[int, Field(ge=0, le=2**32 - 1)] = 131_072  # 0: no limit (PS3.8 annex D.1)
+    accept_unknown_callers: bool = False  # True: any calling AE title may send
+    check_called_ae: bool = True  # False: callers may name us as they like
+    acse_timeout_s: Seconds = 30.0
+    dimse_timeout_s: Seconds = 60.0
+    network_timeout_s: Seconds = 120.0
+
+
+class StoreSettings(_Section):
+    """The SQL store. Neither key: SQLite in ``data_dir/node.db``."""
+
+    url: str | None = Field(default=None, repr=False)  # SQLAlchemy URL, without a password
+    url_file: Path | None = None  # a file that holds the URL, for a URL with a password
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> StoreSettings:
+        if self.url is not None and self.url_file is not None:
+            raise ValueError("Both url and url_file are given; give one.")
+        return self
+
+
+class AssembleSettings(_Section):
+    """When a study is taken for complete."""
+
+    quiet_period_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0  # after the last object; 0: at once
+
+
+class InterpretSettings(_Section):
+    """How films are read."""
+
+    method: Literal["global-local"] = "global-local"
+    threads: Annotated[int, Field(ge=1)] = 2
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class ComposeSettings(_Section):
+    """How results are written."""
+
+    series_number_sr: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9001
+    series_number_sc: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9002
+    language: Literal["en"] = "en"
+    preliminary: bool = True  # PreliminaryFlag (0040,A496): PRELIMINARY, else FINAL
+
+    @model_validator(mode="after")
+    def _two_numbers(self) -> ComposeSettings:
+        if self.series_number_sr == self.series_number_sc:
+            raise ValueError("series_number_sr and series_number_sc are the same; give each series its own number.")
+        return self
+
+
+class DeliverSettings(_Section):
+    """How results reach the archives."""
+
+    first_retry_s: Seconds = 5.0  # doubled after each failure ...
+    max_retry_s: Seconds = 900.0  # ... up to here
+    give_up_after_s: Seconds = 14 * DAY_S
+    connect_timeout_s: Seconds = 10.0
+    dimse_timeout_s: Seconds = 60.0
+    commitment_timeout_s: Seconds = 3600.0  # how long to wait for an N-EVENT-REPORT before asking again
+
+    @model_validator(mode="after")
+    def _growing(self) -> DeliverSettings:
+        if not self.first_retry_s <= self.max_retry_s <= self.give_up_after_s:
+            raise ValueError("It must be that first_retry_s <= max_retry_s <= give_up_after_s.")
+        return self
+
+
+class ClusterSettings(_Section):
+    """Several nodes on one PostgreSQL: when a node counts as dead."""
+
+    heartbeat_s: Seconds = 5.0
+    silent_after_s: Seconds = 30.0
+
+    @model_validator(mode="after")
+    def _several_beats(self) -> ClusterSettings:
+        if self.silent_after_s < 3 * self.heartbeat_s:
+            raise ValueError("silent_after_s must be at least three times heartbeat_s.")
+        return self
+
+
+class LogSettings(_Section):
+    """What is logged, and as what; always to standard error."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["json", "console"] = "json"
+
+
+class ArchivePeer(_Section):
+    """An archive that results are delivered to."""
+
+    kind: Literal["archive"]
+    name: Name
+    ae_title: AETitle
+    host: Annotated[str, Field(min_length=1)]
+    port: Port
+    commitment: bool = True  # False: it has no storage commitment, and nothing there is ever shown as committed
+    deliver: Annotated[tuple[Literal["sr", "sc"], ...], Field(min_length=1)] = ("sr", "sc")
+
+
+class SenderPeer(_Section):
+    """A modality or router that may send to this node."""
+
+    kind: Literal["sender"]
+    name: Name
+    ae_title: AETitle
+    host: str | None = None  # where given, the address the caller must have
+    whole_study_per_association: bool = False  # True: the study is complete when the association ends
+
+
+Peer = Annotated[ArchivePeer | SenderPeer, Field(discriminator="kind")]
+
+
+class Settings(_Section):
+    """Everything the node can be told."""
+
+    node: NodeSettings
+    receive: ReceiveSettings = ReceiveSettings()
+    store: StoreSettings = StoreSettings()
+    assemble: AssembleSettings = AssembleSettings()
+    interpret: InterpretSettings = InterpretSettings()
+    compose: ComposeSettings = ComposeSettings()
+    deliver: DeliverSettings = DeliverSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    log: LogSettings = LogSettings()
+    peers: tuple[Peer, ...] = ()
+
+    @model_validator(mode="after")
+    def _peers_differ(self) -> Settings:
+        twice = [name for name, count in Counter(peer.name for peer in self.peers).items() if count > 1]
+        if twice:
+            raise ValueError(f"Two peers share the name {twice[0]}; give each a name of its own.")
+        return self
+
+    @property
+    def archives(self) -> tuple[ArchivePeer, ...]:
+        """The peers that results are delivered to, in the order of the file."""
+        return tuple(peer for peer in self.peers if isinstance(peer, ArchivePeer))
+
+    @property
+    def senders(self) -> tuple[SenderPeer, ...]:
+        """The peers that may send, in the order of the file."""
+        return tuple(peer for peer in self.peers if isinstance(peer, SenderPeer))
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the store; reads ``store.url_file`` where that is given, else SettingsError."""
+        if self.store.url_file is not None:
+            return _read_secret(self.store.url_file)
+        return self.store.url or f"sqlite:///{(self.node.data_dir / 'node.db').absolute()}"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where received objects lie."""
+        return self.node.data_dir / "spool"
+
+    @property
+    def documents_dir(self) -> Path:
+        """Where composed reports lie until they are committed, and after."""
+        return self.node.data_dir / "documents"
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check a settings file.
+
+    Raises
+    ------
+    SettingsError
+        The file is missing, no TOML, or has anything wrong in it; all problems are listed.
+    """
+    tables = _read_toml(path)
+    problems = list(_find_passwords(tables))
+    try:
+        settings = Settings.model_validate(tables)
+    except ValidationError as error:
+        details = error.errors(include_input=False, include_url=False)
+        raise SettingsError([*problems, *map(_as_problem, details)]) from None  # the cause would show values
+    if problems:
+        raise SettingsError(problems)
+    return _resolve_paths(settings, path.absolute().parent)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        what = f"The settings file cannot be read ({error.strerror})."
+        raise SettingsError([SettingsProblem("", "", what, "Check the path and who may read it.")]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        # Only the position: the message of the parser may quote the line, which may hold a secret.
+        where = str(error).rpartition("(")[2].rstrip(")") if isinstance(error, tomllib.TOMLDecodeError) else ""
+        what = f"The settings file is not valid TOML ({where or 'it is not UTF-8'})."
+        raise SettingsError([SettingsProblem("", "", what, "Strings need quotes, tables need [name].")]) from None
+
+
+def _find_passwords(tables: Mapping[str, Any]) -> Iterable[SettingsProblem]:
+    """Yield a problem where the settings file itself holds a password."""
+    store = tables.get("store")
+    url = store.get("url") if isinstance(store, dict) else None
+    if isinstance(url, str) and ":" in url.partition("://")[2].rpartition("@")[0]:
+        remedy = "Write the whole URL into a file only the node may read and name it in store.url_file."
+        yield SettingsProblem("store", "url", "The URL holds a password.", remedy)
+
+
+def _read_secret(path: Path) -> str:
+    try:
+        secret = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        secret = ""
+    if not secret:
+        remedy = "Write the database URL into it and let the node's user read it."
+        raise SettingsError([SettingsProblem("store", "url_file", "The file is missing, unreadable or empty.", remedy)])
+    return secret
+
+
+def _resolve_paths(settings: Settings, folder: Path) -> Settings:
+    node = settings.node.model_copy(update={"data_dir": folder / settings.node.data_dir.expanduser()})
+    store = settings.store
+    if store.url_file is not None:
+        store = store.model_copy(update={"url_file": folder / store.url_file.expanduser()})
+    return settings.model_copy(update={"node": node, "store": store})
+
+
+def _as_problem(detail: ErrorDetails) -> SettingsProblem:
+    """Turn one of pydantic's complaints into ours, without the value it complains about."""
+    section, key = _locate(detail["loc"])
+    what = detail["msg"].removeprefix("Value error, ")
+    return SettingsProblem(section, key, what if what.endswith(".") else f"{what}.", _remedy(detail))
+
+
+def _locate(loc: tuple[int | str, ...]) -> tuple[str, str]:
+    """Split a location such as ``("peers", 1, "archive", "port")`` into section and key."""
+    if len(loc) > 1 and loc[0] == "peers":
+        return f"peers[{loc[1]}]", ".".join(str(part) for part in loc[3:])
+    return str(loc[0]) if loc else "", ".".join(str(part) for part in loc[1:])
+
+
+def _remedy(detail: ErrorDetails) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"Remove it or correct its spelling; known here: {', '.join(_known_keys(detail['loc']))}."
+    if kind == "missing":
+        return "Add it: it has no default."
+    if kind == "union_tag_not_found":
+        return 'Add kind = "archive" or kind = "sender".'
+    if kind == "string_pattern_mismatch":
+        return "Use letters, digits, dot, dash and underscore, 64 at most."
+    if kind == "literal_error":
+        return f"Choose one of {context['expected']}."
+    return "README, 'A first real configuration', shows every key."
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+    """Return the keys a table of the settings file may have, for the table that holds ``loc``."""
+    if len(loc) == 1:
+        return list(Settings.model_fields)
+    if loc[0] == "peers":
+        peer: type[BaseModel] = ArchivePeer if "archive" in loc else SenderPeer
+        return list(peer.model_fields)
+    section = Settings.model_fields[str(loc[0])].annotation
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
