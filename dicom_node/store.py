@@ -1,0 +1,375 @@
+"""The SQL store: what was received, found, written and delivered. SQLite by default, PostgreSQL a URL away.
+
+A study collects instances (``ready_at`` holds its quiet period). When it is ready its waiting instances become a
+*revision*, which then walks the street. Everything the node must remember over a ``kill -9`` is a row here; the
+workflow engine only remembers how far a walk has come.
+
+Times are timezone-aware UTC on both databases. Rows hold no names and no identifiers of patients; findings hold the sex
+and the age that were used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+from sqlalchemy import ForeignKey, String, UniqueConstraint
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, Connection, Dialect, Engine, make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from dicom_node.errors import StoreError
+
+UID_LENGTH = 64  # PS3.5 section 9.1
+BUSY_TIMEOUT_S = 30.0
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def now() -> datetime:
+    """Return the present time, aware, UTC."""
+    return datetime.now(UTC)
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """An aware UTC time on every database; SQLite, which has no time zones, holds it as UTC without one."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse naive times, convert the others to UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("The store takes only times with a time zone.")
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Return an aware UTC time."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Base of all tables; constraints get names, which SQLite's batch migrations need."""
+
+    metadata = sa.MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: UtcDateTime}
+
+
+class Study(Base):
+    """One study, known by its Study Instance UID."""
+
+    __tablename__ = "studies"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH), unique=True)
+    state: Mapped[str] = mapped_column(String(16))  # a StudyState of dicom_node.assemble
+    revision: Mapped[int] = mapped_column(default=0)  # the latest that was assembled; 0: none yet
+    first_received_at: Mapped[datetime]
+    last_received_at: Mapped[datetime]
+    ready_at: Mapped[datetime | None] = mapped_column(index=True)  # end of the quiet period; None: nothing waits
+
+
+class Series(Base):
+    """One series of a study."""
+
+    __tablename__ = "series"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
+    modality: Mapped[str] = mapped_column(String(16))
+
+    __table_args__ = (UniqueConstraint("study_id", "series_instance_uid"),)
+
+
+class Instance(Base):
+    """One received object, byte for byte in the spool."""
+
+    __tablename__ = "instances"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
+    sop_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH), unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
+    transfer_syntax_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
+    path: Mapped[str] = mapped_column(String(255))  # relative to the spool
+    size_bytes: Mapped[int] = mapped_column(sa.BigInteger)
+    received_at: Mapped[datetime]
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    association_id: Mapped[str] = mapped_column(String(64), index=True)
+    revision: Mapped[int | None]  # the revision it was assembled into; None: it waits
+
+    __table_args__ = (sa.Index("ix_instances_study_id_revision", "study_id", "revision"),)
+
+
+class Revision(Base):
+    """One assembled state of a study, and how far it has come down the street."""
+
+    __tablename__ = "revisions"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
+    number: Mapped[int]  # from 1
+    scope: Mapped[str] = mapped_column(String(8))  # "new": the instances assembled into it; "all": the study's
+    state: Mapped[str] = mapped_column(String(16), index=True)  # a RevisionState of dicom_node.assemble
+    round: Mapped[int] = mapped_column(default=0)  # how often a person had it walk again
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error: Mapped[str | None] = mapped_column(sa.Text)
+    assembled_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("study_id", "number"),)
+
+
+class FindingRow(Base):
+    """What was found on one instance in one revision: ``body`` is the finding, whole, as JSON."""
+
+    __tablename__ = "findings"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instances.id"), index=True)
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(8))  # "estimate" or "refusal"
+    age_months: Mapped[float | None]
+    refusal_code: Mapped[str | None] = mapped_column(String(64))
+    body: Mapped[str] = mapped_column(sa.Text)
+    interpreted_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("instance_id", "revision_id"),)
+
+
+class Document(Base):
+    """One object the node wrote: a Structured Report or a secondary capture."""
+
+    __tablename__ = "documents"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    finding_id: Mapped[int] = mapped_column(ForeignKey("findings.id"), index=True)
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(2))  # "sr" or "sc"
+    sop_class_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
+    sop_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH), unique=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
+    path: Mapped[str] = mapped_column(String(255))  # relative to the documents directory
+    created_at: Mapped[datetime]  # written into the document; fixed by the first composition
+    verified_at: Mapped[datetime | None]  # read back and found right; only then may it leave
+
+    __table_args__ = (UniqueConstraint("finding_id", "kind"),)
+
+
+class Delivery(Base):
+    """The ledger: one document on its way to one peer."""
+
+    __tablename__ = "deliveries"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    document_id: Mapped[int] = mapped_column(ForeignKey("documents.id"))
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), index=True)
+    peer: Mapped[str] = mapped_column(String(64))  # the configured name
+    state: Mapped[str] = mapped_column(String(16), index=True)  # a DeliveryState of dicom_node.deliver
+    commitment: Mapped[str] = mapped_column(String(16))  # a CommitmentState of dicom_node.commitment
+    attempts: Mapped[int] = mapped_column(default=0)  # of C-STORE, since it was last put to work
+    first_attempt_at: Mapped[datetime | None]  # since it was last put to work; the back-off gives up counting from here
+    due_at: Mapped[datetime | None]  # when it is tried again; None: nothing is due
+    status: Mapped[int | None]  # the peer's last DIMSE status
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error: Mapped[str | None] = mapped_column(sa.Text)  # with its remedy
+    sent_at: Mapped[datetime | None]
+    transaction_uid: Mapped[str | None] = mapped_column(String(UID_LENGTH), index=True)
+    commitment_requests: Mapped[int] = mapped_column(default=0)
+    commitment_requested_at: Mapped[datetime | None]
+    commitment_failures: Mapped[int] = mapped_column(default=0)  # how often the peer said it does not hold it
+    committed_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("document_id", "peer"),)
+
+
+class Event(Base):
+    """One thing that happened, with its time and node. No patient data."""
+
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    node_id: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(32))
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("studies.id"), index=True)
+    revision: Mapped[int | None]
+    sop_instance_uid: Mapped[str | None] = mapped_column(String(UID_LENGTH))
+    peer: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[str | None] = mapped_column(sa.Text)
+
+
+class NodeRow(Base):
+    """One node of the cluster and its last sign of life."""
+
+    __tablename__ = "nodes"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # NodeSettings.id, stable over restarts
+    incarnation: Mapped[str] = mapped_column(String(64))  # random, one per start: tells two processes of one id apart
+    started_at: Mapped[datetime]
+    heartbeat_at: Mapped[datetime]
+    stopped_at: Mapped[datetime | None]  # None: it runs, or died
+
+
+class Store:
+    """An open store: an engine, and sessions whose failures are StoreErrors.
+
+    Parameters
+    ----------
+    engine
+        An engine of ``make_engine``.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._reading = engine.execution_options(boneage_reading=True)
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Session]:
+        """Open one writing transaction: committed at the end of the block, rolled back on an exception.
+
+        Raises
+        ------
+        StoreError
+            The database failed; nothing of the transaction was kept.
+        """
+        with _as_store_error(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Open one transaction that only reads; it waits for no writer.
+
+        Raises
+        ------
+        StoreError
+            The database failed.
+        """
+        with _as_store_error(), Session(self._reading, expire_on_commit=False) as session:
+            yield session
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+@contextlib.contextmanager
+def _as_store_error() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        # The text of the driver's exception may quote row values; its class says enough without them.
+        origin = getattr(error, "orig", None)
+        raise StoreError(f"The store failed: {type(error).__name__} ({type(origin).__name__}).") from error
+
+
+def insert_if_absent(session: Session, table: type[Base], **values: Any) -> bool:
+    """Insert one row unless a unique constraint says it is there; return whether it was inserted.
+
+    Waits for a concurrent transaction that inserts the same row (PostgreSQL), so that the caller finds it afterwards.
+    """
+    dialect = session.get_bind().dialect.name
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    result = session.execute(insert(table).values(**values).on_conflict_do_nothing())
+    return bool(getattr(result, "rowcount", 0))
+
+
+def find_study(session: Session, study_instance_uid: str, *, lock: bool = False) -> Study | None:
+    """Return the study of that UID, its row locked until the transaction's end where asked for."""
+    query = sa.select(Study).where(Study.study_instance_uid == study_instance_uid)
+    return session.scalars(query.with_for_update() if lock else query).one_or_none()
+
+
+def make_engine(url: str) -> Engine:
+    """Make an engine for ``sqlite:///…`` or ``postgresql…``.
+
+    SQLite runs in WAL mode with ``synchronous=FULL``: a committed row survives a loss of power.
+
+    Raises
+    ------
+    StoreError
+        The URL is not of one of the two databases.
+    """
+    try:
+        parsed = make_url(url)
+    except SQLAlchemyError as error:
+        raise StoreError("The store's URL does not parse.") from error
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        return _sqlite_engine(parsed)
+    if backend == "postgresql":
+        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_size=32, pool_pre_ping=True)
+    raise StoreError(f"The store cannot be on {backend}: use sqlite or postgresql.")
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, pool_size=32, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+    sa.event.listen(engine, "connect", _configure_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver begins no transactions by itself: `_begin_sqlite` does
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A writer takes the lock at its start: one that first reads and then writes would fail instead of waiting.
+    reading = connection.get_execution_options().get("boneage_reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def upgrade(engine: Engine) -> None:
+    """Bring the schema up to date. Two nodes that start at once do it one after the other.
+
+    Raises
+    ------
+    StoreError
+        The migration failed; the schema is as it was.
+    """
+    from alembic import command  # Alembic is needed once, at start
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    with _as_store_error(), engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7161190250)")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def open_store(url: str) -> Store:
+    """Open the store and bring its schema up to date.
+
+    Raises
+    ------
+    StoreError
+        The database cannot be reached or migrated.
+    """
+    engine = make_engine(url)
+    upgrade(engine)
+    return Store(engine)
