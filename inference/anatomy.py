@@ -18,3 +18,19 @@ CARPAL_NAMES: tuple[str, ...] = (
 
 ROI_NAMES: tuple[str, ...] = RUS_NAMES + CARPAL_NAMES
 """All 18, in the channel order of the fusion network's local input."""
+
+BOX_NAMES: tuple[str, ...] = (
+    "radius", "ulna", "MC1", "MC2", "MC3", "MC4", "MC5",
+    "PP1", "PP2", "PP3", "PP4", "PP5", "MP2", "MP3", "MP4", "MP5", "DP1", "DP2", "DP3", "DP4", "DP5",
+)  # fmt: skip
+"""The 21 epiphyseal regions that the landmark detector finds, thumb (1) to little finger (5)."""
+
+JOINT_NAMES: tuple[str, ...] = (
+    "J-MCP1", "J-MCP2", "J-MCP3", "J-MCP4", "J-MCP5", "J-IP1", "J-PIP2", "J-PIP3", "J-PIP4", "J-PIP5",
+    "J-DIP2", "J-DIP3", "J-DIP4", "J-DIP5", "J-radius", "J-ulna", "J-carpus", "CMC1",
+    "TIP1", "TIP2", "TIP3", "TIP4", "TIP5",
+)  # fmt: skip
+"""Further points the detector learns from: joints, carpus, finger tips."""
+
+POINT_NAMES: tuple[str, ...] = BOX_NAMES + JOINT_NAMES
+"""Channel order of the landmark detector's heat maps."""

@@ -1,0 +1,225 @@
+"""Finding hands and their regions of interest: a coarse finder for any pose, then a landmark net on the upright crop.
+
+Both are one-stage, anchor-free detectors that predict centres as heat maps (Zhou et al., Objects as Points, 2019), small
+enough for a CPU. The finder sees the whole film, letterboxed, and answers for each hand where its centre is, how it is
+turned and scaled, and whether it is mirrored; the landmark net sees the hand upright and finds the 44 points of
+``inference.anatomy.POINT_NAMES`` and the sizes of the 21 epiphyseal boxes. Hui et al. use a YOLOv5 here; that detector is
+a method of its own in this project's plan, and this one serves all methods.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.networks.nets import UNet
+from torch import Tensor, nn
+
+from inference.anatomy import BOX_NAMES, POINT_NAMES
+from inference.pose import Pose, fit_pose, template_points
+
+FINDER_SIDE = 128
+"""Side of the finder's letterboxed input in pixels."""
+LANDMARK_SIDE = 224
+"""Side of the landmark net's upright crop in pixels."""
+LANDMARK_WINDOW = (-0.08, -0.08, 1.08, 1.08)
+"""What of the template's plane that crop shows."""
+STRIDE = 4
+"""Input pixels per heat-map pixel of both nets."""
+
+CENTRE_POINTS = tuple(POINT_NAMES.index(name) for name in ("MC2", "MC3", "MC4", "J-carpus"))
+"""Points whose mean in the template is a hand's centre: the palm."""
+
+Grey = npt.NDArray[np.uint8]
+Float = npt.NDArray[np.float64]
+
+
+class HeatMapNet(nn.Module):
+    """A stem that divides resolution by four, then a residual U-Net; one map per output channel.
+
+    Parameters
+    ----------
+    channels_out
+        Number of maps.
+    widths
+        Channels at strides 4, 8, 16 and 32.
+    """
+
+    def __init__(self, channels_out: int, widths: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, widths[0] // 2, 5, stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(widths[0] // 2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(widths[0] // 2, widths[0], 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(inplace=True),
+        )
+        self.body = UNet(
+            spatial_dims=2,
+            in_channels=widths[0],
+            out_channels=widths[0],
+            channels=widths,
+            strides=(2, 2, 2),
+            num_res_units=2,
+            act="RELU",
+            norm="BATCH",
+        )
+        self.out = nn.Conv2d(widths[0], channels_out, 1)
+        nn.init.constant_(self.out.bias, -2.2)  # heat starts low, as the focal loss wants it  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (N, 1, S, S) images of 0..1 to (N, channels_out, S/4, S/4) maps; heat maps are logits."""
+        return self.out(torch.relu(self.body(self.stem(image - 0.5))))  # type: ignore[no-any-return]
+
+
+def make_finder() -> HeatMapNet:
+    """Return the finder: centre, direction (x, y), mirrored, inverted."""
+    return HeatMapNet(5, (24, 48, 96, 128))
+
+
+def make_landmark_net() -> HeatMapNet:
+    """Return the landmark net: 44 heat maps, then width and height of each of the 21 boxes."""
+    return HeatMapNet(len(POINT_NAMES) + 2 * len(BOX_NAMES), (48, 64, 112, 160))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundHand:
+    """One hand that the finder saw: its coarse pose, score in 0..1, and whether bones are dark on bright."""
+
+    pose: Pose
+    score: float
+    inverted: float  # probability that the film's polarity is inverted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Landmarks:
+    """What the landmark net found, in film pixels.
+
+    ``points`` has shape (44, 2), ``scores`` (44,) in 0..1, ``sizes`` (21, 2) box width and height in template units.
+    """
+
+    points: Float
+    scores: Float
+    sizes: Float
+    pose: Pose
+
+
+def letterbox(image: Grey, side: int = FINDER_SIDE) -> tuple[Grey, float, tuple[float, float]]:
+    """Fit an image into a square; return it with the scale and the (x, y) offset: ``canvas = film * scale + offset``."""
+    rows, columns = image.shape
+    scale = side / max(rows, columns)
+    width, height = max(1, round(columns * scale)), max(1, round(rows * scale))
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    left, top = (side - width) // 2, (side - height) // 2
+    canvas = np.full((side, side), int(np.median(small)), dtype=np.uint8)
+    canvas[top : top + height, left : left + width] = small
+    return canvas, scale, (float(left), float(top))
+
+
+def stretch(image: Grey) -> npt.NDArray[np.float32]:
+    """Scale grey values to 0..1 between their 1st and 99th percentile."""
+    low, high = np.percentile(image, (1, 99))
+    stretched = np.clip((image.astype(np.float32) - low) / max(float(high - low), 1.0), 0, 1)
+    return stretched.astype(np.float32)
+
+
+def find_hands(net: nn.Module, film: Grey, threshold: float = 0.3, most: int = 3) -> list[FoundHand]:
+    """Find hands of any pose in a film, best first.
+
+    Parameters
+    ----------
+    net
+        The finder in evaluation mode.
+    film
+        Shape (rows, columns), uint8.
+    threshold
+        Least score of a centre.
+    most
+        Stop after so many.
+    """
+    canvas, scale, offset = letterbox(film)
+    with torch.inference_mode():
+        maps = net(torch.from_numpy(stretch(canvas))[None, None])[0].double().numpy()
+    heat = 1 / (1 + np.exp(-maps[0]))
+    hands: list[FoundHand] = []
+    while len(hands) < most:
+        row, column = np.unravel_index(int(heat.argmax()), heat.shape)
+        score = float(heat[row, column])
+        if score < threshold:
+            break
+        pose = _pose_at(maps, int(row), int(column))
+        matrix = (pose.matrix - np.array([[0, 0, offset[0]], [0, 0, offset[1]]])) / scale
+        inverted = float(1 / (1 + np.exp(-maps[4, row, column])))
+        hands.append(FoundHand(Pose(matrix), score, inverted))
+        radius = max(2.0, 0.22 * pose.scale / STRIDE)  # a palm's breadth: two hands are further apart
+        rows, columns = np.ogrid[: heat.shape[0], : heat.shape[1]]
+        heat[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] = 0
+    return hands
+
+
+def _pose_at(maps: Float, row: int, column: int) -> Pose:
+    """Read the pose (template to canvas pixels) that the finder's maps hold at one place."""
+    weights = np.exp(np.clip(maps[0, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2], -20, 20))
+    rows, columns = np.mgrid[max(row - 1, 0) : min(row + 2, maps.shape[1]), max(column - 1, 0) : min(column + 2, maps.shape[2])]
+    weights /= weights.sum()
+    centre = np.array([(weights * columns).sum() + 0.5, (weights * rows).sum() + 0.5]) * STRIDE
+    up = maps[1:3, row, column] * FINDER_SIDE  # the template's unit length along its fingers, in canvas pixels
+    side = np.array([-up[1], up[0]]) * (-1.0 if maps[3, row, column] > 0 else 1.0)
+    linear = np.column_stack([side, -up])
+    origin = template_points()[list(CENTRE_POINTS)].mean(0)
+    return Pose(np.column_stack([linear, centre - linear @ origin]))
+
+
+def crop_upright(film: Grey, pose: Pose, side: int, window: tuple[float, float, float, float]) -> Grey:
+    """Cut the window of the template's plane out of the film, upright; outside the film is the crop's median."""
+    matrix = pose.warp_matrix(side, window)
+    # Area-like sampling: shrink first when the crop is much smaller than what it shows.
+    factor = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    if factor > 2:
+        small = cv2.resize(film, None, fx=2 / factor, fy=2 / factor, interpolation=cv2.INTER_AREA)
+        ratio = np.array([small.shape[1] / film.shape[1], small.shape[0] / film.shape[0]])
+        matrix = matrix * ratio[:, None]
+        matrix[:, 2] += 0.5 * ratio - 0.5
+        film = np.asarray(small, dtype=np.uint8)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    crop = cv2.warpAffine(film, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(crop, dtype=np.uint8)
+
+
+def find_landmarks(net: nn.Module, film: Grey, pose: Pose, rounds: int = 2) -> Landmarks:
+    """Find the 44 points of the hand at a coarse pose; each round cuts the crop anew along the pose just found."""
+    for _ in range(rounds):
+        crop = crop_upright(film, pose, LANDMARK_SIDE, LANDMARK_WINDOW)
+        with torch.inference_mode():
+            maps = net(torch.from_numpy(stretch(crop))[None, None])[0].double().numpy()
+        found, scores, sizes = decode_landmarks(maps)
+        unit = (LANDMARK_WINDOW[2] - LANDMARK_WINDOW[0]) / LANDMARK_SIDE
+        points = pose.to_film(found * unit + LANDMARK_WINDOW[0])
+        inside = (points >= 0).all(1) & (points <= (film.shape[1], film.shape[0])).all(1)
+        scores = np.where(inside, scores, 0.0)
+        if (scores > 0.2).sum() >= 6:
+            pose = fit_pose(template_points(), points, np.where(scores > 0.2, scores, 0), mirrored=pose.mirrored)
+    return Landmarks(points, scores, sizes, pose)
+
+
+def decode_landmarks(maps: Float) -> tuple[Float, Float, Float]:
+    """Return points (44, 2) in crop pixels, scores (44,) and box sizes (21, 2) from the landmark net's maps."""
+    count = len(POINT_NAMES)
+    heat = 1 / (1 + np.exp(-maps[:count]))
+    height, width = heat.shape[1:]
+    peak = heat.reshape(count, -1).argmax(1)
+    rows, columns = peak // width, peak % width
+    scores = heat[np.arange(count), rows, columns]
+    padded = np.pad(heat, ((0, 0), (2, 2), (2, 2)))
+    offsets = np.arange(-2, 3)
+    window = padded[np.arange(count)[:, None, None], rows[:, None, None] + 2 + offsets[:, None], columns[:, None, None] + 2 + offsets]
+    mass = window.sum((1, 2)) + 1e-9
+    x = columns + (window * offsets[None, None, :]).sum((1, 2)) / mass + 0.5
+    y = rows + (window * offsets[None, :, None]).sum((1, 2)) / mass + 0.5
+    boxes = len(BOX_NAMES)
+    sizes = maps[count:, rows[:boxes].repeat(2), columns[:boxes].repeat(2)][np.arange(2 * boxes), np.arange(2 * boxes)]
+    return np.stack([x, y], 1) * STRIDE, scores, sizes.reshape(boxes, 2)

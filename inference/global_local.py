@@ -1,0 +1,117 @@
+"""The global-local fusion network of Hui et al., Appl. Sci. 2022, 12, 7218: Table 1 and Figure 7.
+
+Two pathways of nine convolutions each, a whole-hand image and 18 ROI patches stacked as channels, are concatenated after
+each of four stages; two valid convolutions, global max pooling, dense 512 and dense 1 follow. Batch normalisation and
+ReLU come after each convolution.
+
+Decisions where the paper is silent or contradicts itself:
+
+* "2 x 2 x 2048" after the last two convolutions (section 4.2) against Table 1's strides: plain arithmetic gives
+  7 -> 3 -> 1, and Table 1 is what is built; global max pooling is then over one position at 224 pixels.
+* The figure shows one concatenated map feeding "the global path": the fused map goes on in the global pathway, the local
+  pathway goes on from its own map. Conv 4 of the global pathway therefore sees twice the channels of conv 3.
+* The paper evaluates both sexes with one network and does not say how sex enters, or whether it does. Here sex is
+  embedded in 32 values that join the pooled feature before dense 512.
+* Dense 512 is followed by ReLU and dropout; the output is the age in units of 12 months around 10 years, so that Adam's
+  step size of 0.001 suits it.
+* ``width`` scales every convolution (1.0 is the paper's 121 million parameters); the dense layer keeps its 512 units.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+GLOBAL_SIDE = 224
+"""Side of the global input in pixels."""
+LOCAL_SIDE = 64
+"""Side of each ROI patch in pixels."""
+LOCAL_CHANNELS = 18
+"""Number of ROI patches."""
+
+_MEAN_MONTHS = 126.0
+_UNIT_MONTHS = 42.0
+_SEX_FEATURES = 32
+
+
+def _convolution(channels_in: int, channels_out: int, side: int, stride: int, *, same: bool) -> nn.Sequential:
+    padding = side // 2 if same else 0
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, side, stride=stride, padding=padding, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+    )
+
+
+class GlobalLocalNet(nn.Module):
+    """Estimate bone age from a whole hand and 18 ROI patches (Hui et al. 2022, Table 1).
+
+    Parameters
+    ----------
+    width
+        Factor on the number of channels of every convolution; 1.0 is the paper's.
+    dropout
+        Probability of dropping a unit of the dense layer while training.
+    """
+
+    def __init__(self, width: float = 1.0, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.width = width
+        c1, c2, c3, c4, c5, c6 = (max(8, round(width * c / 8) * 8) for c in (64, 128, 256, 512, 1024, 2048))
+        self.global_stages = nn.ModuleList(
+            [
+                nn.Sequential(
+                    _convolution(1, c1, 7, 2, same=True),
+                    _convolution(c1, c2, 7, 2, same=True),
+                    _convolution(c2, c2, 7, 1, same=True),
+                ),
+                nn.Sequential(_convolution(2 * c2, c3, 3, 2, same=True), _convolution(c3, c3, 3, 1, same=True)),
+                nn.Sequential(_convolution(2 * c3, c4, 3, 2, same=True), _convolution(c4, c4, 3, 1, same=True)),
+                nn.Sequential(_convolution(2 * c4, c5, 3, 2, same=True), _convolution(c5, c5, 3, 1, same=True)),
+            ]
+        )
+        self.local_stages = nn.ModuleList(
+            [
+                nn.Sequential(
+                    _convolution(LOCAL_CHANNELS, c1, 5, 1, same=False),
+                    _convolution(c1, c2, 5, 1, same=False),
+                    _convolution(c2, c2, 3, 1, same=True),
+                ),
+                nn.Sequential(_convolution(c2, c3, 3, 2, same=True), _convolution(c3, c3, 3, 1, same=True)),
+                nn.Sequential(_convolution(c3, c4, 3, 2, same=True), _convolution(c4, c4, 3, 1, same=True)),
+                nn.Sequential(_convolution(c4, c5, 3, 2, same=True), _convolution(c5, c5, 3, 1, same=True)),
+            ]
+        )
+        self.head = nn.Sequential(
+            _convolution(2 * c5, c6, 3, 2, same=False),
+            _convolution(c6, c6, 3, 1, same=False),
+            nn.AdaptiveMaxPool2d(1),
+            nn.Flatten(),
+        )
+        self.sex = nn.Sequential(nn.Linear(1, _SEX_FEATURES), nn.ReLU(inplace=True))
+        self.dense = nn.Linear(c6 + _SEX_FEATURES, 512)
+        self.dropout = nn.Dropout(dropout)
+        self.age = nn.Linear(512, 1)
+
+    def features(self, whole: Tensor, local: Tensor) -> Tensor:
+        """Return the pooled feature, shape (N, 2048 x width), of the same inputs as :meth:`forward`."""
+        for global_stage, local_stage in zip(self.global_stages, self.local_stages, strict=True):
+            local = local_stage(local)
+            whole = torch.cat([global_stage(whole), local], dim=1)
+        return self.head(whole)  # type: ignore[no-any-return]
+
+    def forward(self, whole: Tensor, local: Tensor, male: Tensor) -> Tensor:
+        """Return bone ages in months, shape (N,).
+
+        Parameters
+        ----------
+        whole
+            Shape (N, 1, 224, 224), float32, about zero mean and unit range.
+        local
+            Shape (N, 18, 64, 64), float32, the patches of ``inference.anatomy.ROI_NAMES`` in that order.
+        male
+            Shape (N,), float32: +1 male, -1 female.
+        """
+        feature = torch.cat([self.features(whole, local), self.sex(male[:, None])], dim=1)
+        hidden = self.dropout(torch.relu(self.dense(feature)))
+        return self.age(hidden).squeeze(1) * _UNIT_MONTHS + _MEAN_MONTHS  # type: ignore[no-any-return]

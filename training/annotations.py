@@ -1,0 +1,141 @@
+"""Annotated boxes and key points of RSNA films, put into one list of named points in relative film coordinates.
+
+Three readers annotated three overlapping sets (see the data folder's README). Their points differ in meaning, so each
+keeps names of its own; a film holds the points its readers gave and lacks the others. The fingers of the 21-box set are
+not numbered: they are ordered here by geometry, thumb first.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from inference.anatomy import BOX_NAMES, POINT_NAMES
+
+Point = tuple[float, float]
+
+_COUNTS = {"Radius": 1, "Ulna": 1, "MCPFirst": 1, "MCP": 4, "ProximalPhalanx": 5, "MiddlePhalanx": 4, "DistalPhalanx": 5}
+_FINGERS = {
+    "MCP": ("MC2", "MC3", "MC4", "MC5"),
+    "ProximalPhalanx": ("PP1", "PP2", "PP3", "PP4", "PP5"),
+    "MiddlePhalanx": ("MP2", "MP3", "MP4", "MP5"),
+    "DistalPhalanx": ("DP1", "DP2", "DP3", "DP4", "DP5"),
+}
+_JOINT_CLASSES = {
+    "MCP": ("J-MCP1", "J-MCP2", "J-MCP3", "J-MCP4", "J-MCP5"),
+    "PIP": ("J-IP1", "J-PIP2", "J-PIP3", "J-PIP4", "J-PIP5"),
+    "DIP": ("J-DIP2", "J-DIP3", "J-DIP4", "J-DIP5"),
+}
+_KEYPOINTS = {
+    "thumb1": "CMC1", "thumb2": "J-MCP1", "thumb3": "J-IP1", "thumb4": "TIP1",
+    "forefinger1": "J-MCP2", "forefinger2": "J-PIP2", "forefinger3": "J-DIP2", "forefinger4": "TIP2",
+    "middle_finger1": "J-MCP3", "middle_finger2": "J-PIP3", "middle_finger3": "J-DIP3", "middle_finger4": "TIP3",
+    "ring_finger1": "J-MCP4", "ring_finger2": "J-PIP4", "ring_finger3": "J-DIP4", "ring_finger4": "TIP4",
+    "pinky_finger1": "J-MCP5", "pinky_finger2": "J-PIP5", "pinky_finger3": "J-DIP5", "pinky_finger4": "TIP5",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Annotation:
+    """Named points ``(x, y)`` and box sizes ``(width, height)``, both relative to the film's width and height (0..1)."""
+
+    rsna_id: int
+    aspect: float  # columns / rows of the original film
+    points: dict[str, Point] = field(default_factory=dict)
+    sizes: dict[str, Point] = field(default_factory=dict)
+
+    def array(self) -> npt.NDArray[np.float32]:
+        """Return shape (len(POINT_NAMES), 2), NaN where a point is not annotated."""
+        return np.array([self.points.get(name, (np.nan, np.nan)) for name in POINT_NAMES], dtype=np.float32)
+
+    def size_array(self) -> npt.NDArray[np.float32]:
+        """Return shape (len(BOX_NAMES), 2), NaN where a box is not annotated."""
+        return np.array([self.sizes.get(name, (np.nan, np.nan)) for name in BOX_NAMES], dtype=np.float32)
+
+
+def _by_angle(origin: npt.NDArray[np.float64], start: npt.NDArray[np.float64], points: list[Point]) -> list[int]:
+    """Order points by the angle their direction from the origin makes with the start direction."""
+    directions = np.array(points) - origin
+    cosines = directions @ start / (np.linalg.norm(directions, axis=1) * np.linalg.norm(start) + 1e-9)
+    return [int(i) for i in np.argsort(-cosines)]
+
+
+def _read_rus_boxes(path: Path, annotations: dict[int, Annotation]) -> None:
+    films: dict[int, list[dict[str, str]]] = defaultdict(list)
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            films[int(row["rsna_id"])].append(row)
+    for rsna_id, rows in films.items():
+        width, height = float(rows[0]["image_width"]), float(rows[0]["image_height"])
+        boxes: dict[str, list[tuple[Point, Point]]] = defaultdict(list)
+        for row in rows:
+            x0, y0, x1, y1 = (float(row[key]) for key in ("xmin", "ymin", "xmax", "ymax"))
+            boxes[row["label"]].append((((x0 + x1) / 2, (y0 + y1) / 2), (x1 - x0, y1 - y0)))
+        if any(len(boxes[label]) != count for label, count in _COUNTS.items()):
+            continue  # a box too many or too few makes the order of the fingers a guess
+        named = {"radius": boxes["Radius"][0], "ulna": boxes["Ulna"][0], "MC1": boxes["MCPFirst"][0]}
+        radius, ulna, thumb = (np.array(named[name][0]) for name in ("radius", "ulna", "MC1"))
+        wrist = (radius + ulna) / 2
+        start = thumb - wrist + 0.8 * (radius - ulna)  # past the thumb's side of the thumb
+        for label, names in _FINGERS.items():
+            found = boxes[label]
+            order = _by_angle(wrist, start, [centre for centre, _ in found])
+            named.update({name: found[place] for name, place in zip(names, order, strict=True)})
+        annotation = annotations.setdefault(rsna_id, Annotation(rsna_id, width / height))
+        for name, (centre, size) in named.items():
+            annotation.points[name] = (centre[0] / width, centre[1] / height)
+            annotation.sizes[name] = (size[0] / width, size[1] / height)
+
+
+def _read_joint_boxes(path: Path, annotations: dict[int, Annotation]) -> None:
+    films: dict[tuple[int, str], list[dict[str, str]]] = defaultdict(list)
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            films[int(row["rsna_id"]), row["split"]].append(row)
+    for (rsna_id, reader), rows in sorted(films.items()):
+        if reader == "eval_nonexpert":
+            continue  # the same films as the expert's, read again
+        width, height = float(rows[0]["ref_width"]), float(rows[0]["ref_height"])
+        centres: dict[str, list[Point]] = defaultdict(list)
+        for row in rows:
+            x0, y0, x1, y1 = (float(row[key]) for key in ("xmin", "ymin", "xmax", "ymax"))
+            centres[row["label"]].append(((x0 + x1) / 2, (y0 + y1) / 2))
+        single = all(len(centres[label]) == 1 for label in ("Radius", "Ulna", "Wrist"))
+        if not single or any(len(centres[label]) != len(names) for label, names in _JOINT_CLASSES.items()):
+            continue
+        radius, ulna = np.array(centres["Radius"][0]), np.array(centres["Ulna"][0])
+        annotation = annotations.setdefault(rsna_id, Annotation(rsna_id, width / height))
+        wrist = (radius + ulna) / 2
+        for label, names in _JOINT_CLASSES.items():
+            order = _by_angle(wrist, radius - ulna, centres[label])
+            for name, place in zip(names, order, strict=True):
+                x, y = centres[label][place]
+                annotation.points.setdefault(name, (x / width, y / height))
+        for name, label in (("J-radius", "Radius"), ("J-ulna", "Ulna"), ("J-carpus", "Wrist")):
+            x, y = centres[label][0]
+            annotation.points[name] = (x / width, y / height)
+
+
+def _read_keypoints(path: Path, annotations: dict[int, Annotation]) -> None:
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            rsna_id, width, height = int(row["rsna_id"]), float(row["ref_width"]), float(row["ref_height"])
+            annotation = annotations.setdefault(rsna_id, Annotation(rsna_id, width / height))
+            for key, name in _KEYPOINTS.items():
+                if row[f"{key}_v"] == "2":
+                    annotation.points[name] = (float(row[f"{key}_x"]) / width, float(row[f"{key}_y"]) / height)
+
+
+def read_annotations(data: Path) -> dict[int, Annotation]:
+    """Read all three sets; films whose boxes cannot be ordered are left out of the set concerned."""
+    annotations: dict[int, Annotation] = {}
+    folder = data / "annotations"
+    _read_rus_boxes(folder / "rus_boxes_881.csv", annotations)
+    _read_joint_boxes(folder / "ossification_rois_koitka2018.csv", annotations)
+    _read_keypoints(folder / "keypoints21.csv", annotations)
+    return annotations

@@ -1,0 +1,157 @@
+"""The training films: RSNA 2017 at half resolution and the 12,611 at 100 x 100 pixels, with their readings and split.
+
+Layout of the data folder (see its own README): ``rsna2017/half.csv``, ``rsna2017/half/<rsna_id>.jpg``,
+``rsna2017/lowres100/part{0,1}.npz``, ``annotations/*.csv``, ``negatives/*.jpg``. Terms: RSNA, non-commercial research.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from inference.finding import Sex
+from training.errors import DataError
+
+Grey = npt.NDArray[np.uint8]
+
+PARTS = ("train", "validation", "test", "pretrain", "annotation-test")
+"""Parts of the committed split: the first three are half-resolution films, the other two exist at 100 x 100 only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One film's reference reading."""
+
+    rsna_id: int
+    age_months: float
+    sex: Sex
+    part: str  # one of PARTS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Radiograph:
+    """One film's pixels, shape (rows, columns), bones bright, with its reading."""
+
+    reading: Reading
+    pixels: Grey
+
+
+def read_split(path: Path | None = None) -> dict[int, str]:
+    """Return the part of every rsna_id; the committed ``training/split.csv`` unless another file is given.
+
+    Raises
+    ------
+    DataError
+        If an id stands on two sides of the split or a part is not one of PARTS.
+    """
+    text = path.read_text() if path else resources.files("training").joinpath("split.csv").read_text()
+    parts: dict[int, str] = {}
+    for row in csv.DictReader(text.splitlines()):
+        rsna_id = int(row["rsna_id"])
+        if row["part"] not in PARTS:
+            raise DataError(f"split: film {rsna_id} has the unknown part {row['part']!r}; use one of {PARTS}.")
+        if parts.setdefault(rsna_id, row["part"]) != row["part"]:
+            raise DataError(f"split: film {rsna_id} stands on two sides; keep one of its lines.")
+    return parts
+
+
+def read_half_readings(data: Path, split: dict[int, str]) -> list[Reading]:
+    """Return the readings of the half-resolution films, those of the split only, in the file's order."""
+    path = data / "rsna2017" / "half.csv"
+    if not path.is_file():
+        raise DataError(f"{path} is missing; give the data folder with --data.")
+    readings = []
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            rsna_id = int(row["rsna_id"])
+            if rsna_id in split:
+                sex = Sex(row["sex"])
+                readings.append(Reading(rsna_id, float(row["bone_age_months"]), sex, split[rsna_id]))
+    return readings
+
+
+def load_half(data: Path, parts: Iterable[str], split: dict[int, str] | None = None) -> list[Radiograph]:
+    """Load the half-resolution films of some parts.
+
+    Raises
+    ------
+    DataError
+        If a film named by the table is missing or cannot be decoded.
+    """
+    wanted = set(parts)
+    films = []
+    for reading in read_half_readings(data, split if split is not None else read_split()):
+        if reading.part in wanted:
+            path = data / "rsna2017" / "half" / f"{reading.rsna_id}.jpg"
+            pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+            if pixels is None:
+                raise DataError(f"{path} is missing or cannot be decoded; restore it or take it out of the split.")
+            films.append(Radiograph(reading, np.asarray(pixels, dtype=np.uint8)))
+    return films
+
+
+def load_small(
+    data: Path, parts: Iterable[str], split: dict[int, str] | None = None, aspects: dict[int, float] | None = None
+) -> list[Radiograph]:
+    """Load the 100 x 100 films of some parts, un-squashed to their aspect ratio (columns / rows) where it is known.
+
+    Films without a known aspect get 0.8, the median of the collection.
+    """
+    wanted, parts_of, films = set(parts), split if split is not None else read_split(), []
+    for name in ("part0.npz", "part1.npz"):
+        table = np.load(data / "rsna2017" / "lowres100" / name)
+        rows = zip(table["rsna_id"], table["images"], table["bone_age_months"], table["male"], strict=True)
+        for rsna_id, image, age, male in rows:
+            part = parts_of.get(int(rsna_id))
+            if part not in wanted:
+                continue
+            aspect = (aspects or {}).get(int(rsna_id), 0.8)
+            columns, height = (round(256 * aspect), 256) if aspect < 1 else (256, round(256 / aspect))
+            pixels = cv2.resize(image, (columns, height), interpolation=cv2.INTER_CUBIC)
+            reading = Reading(int(rsna_id), float(age), Sex.MALE if male else Sex.FEMALE, str(part))
+            films.append(Radiograph(reading, np.asarray(pixels, dtype=np.uint8)))
+    return films
+
+
+def load_negatives(data: Path) -> list[Grey]:
+    """Load the radiographs that are not hands."""
+    images = (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted((data / "negatives").glob("*.jpg")))
+    return [np.asarray(image, dtype=np.uint8) for image in images if image is not None]
+
+
+def make_split(data: Path, annotated: set[int], seed: int = 2026) -> dict[int, str]:
+    """Draw the split: 15 % of the half-resolution films as test, 10 % as validation, stratified by sex and age.
+
+    Of the films that are annotated but exist at 100 x 100 only, 120 are set aside as ``annotation-test``.
+    """
+    generator = np.random.default_rng(seed)
+    strata: dict[tuple[str, int], list[int]] = defaultdict(list)
+    with (data / "rsna2017" / "half.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            strata[row["sex"], int(float(row["bone_age_months"]) // 24)].append(int(row["rsna_id"]))
+    split: dict[int, str] = {}
+    # Carrying the remainder from stratum to stratum keeps the total at 15 % and 10 % in spite of small strata.
+    owed_test = owed_validation = 0.0
+    for key in sorted(strata):
+        ids = generator.permutation(sorted(strata[key]))
+        owed_test, owed_validation = owed_test + 0.15 * len(ids), owed_validation + 0.10 * len(ids)
+        test = round(owed_test)
+        validation = min(round(owed_validation), len(ids) - test)
+        owed_test, owed_validation = owed_test - test, owed_validation - validation
+        for place, rsna_id in enumerate(ids):
+            split[int(rsna_id)] = (
+                "test" if place < test else "validation" if place < test + validation else "train"
+            )
+    small = [int(i) for n in (0, 1) for i in np.load(data / "rsna2017" / "lowres100" / f"part{n}.npz")["rsna_id"]]
+    only_small = sorted(set(small) - set(split))
+    aside = set(generator.permutation(sorted(set(only_small) & annotated))[:120].tolist())
+    split.update({rsna_id: "annotation-test" if rsna_id in aside else "pretrain" for rsna_id in only_small})
+    return split
