@@ -47,9 +47,19 @@ class NodeError(Exception):
 
 
 class SettingsError(NodeError):
-    """The configuration file is missing, unreadable or wrong."""
+    """The configuration file is missing, unreadable or wrong.
+
+    Parameters
+    ----------
+    problems
+        Each thing that is wrong; its text becomes a line of the message and holds no values, which may be secrets.
+    """
 
     code = "settings"
+
+    def __init__(self, *problems: object) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
 
 
 class NodeIdTaken(NodeError):

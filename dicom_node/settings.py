@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from dicom_node.errors import SettingsError
+
 MEBIBYTE = 1024 * 1024
 DAY_S = 86_400.0
 
@@ -35,16 +37,6 @@ class SettingsProblem:
     def __str__(self) -> str:
         where = ".".join(part for part in (self.section, self.key) if part) or "file"
         return f"{where}: {self.what} {self.remedy}".rstrip()
-
-
-class SettingsError(ValueError):
-    """The settings cannot be used; ``problems`` lists everything that is wrong, not only the first."""
-
-    code = "settings"
-
-    def __init__(self, problems: Iterable[SettingsProblem]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(map(str, self.problems)))
 
 
 def _check_ae_title(title: str) -> str:
@@ -248,7 +240,7 @@ def load_settings(path: Path) -> Settings:
     Raises
     ------
     SettingsError
-        The file is missing, no TOML, or has anything wrong in it; all problems are listed.
+        The file is missing, no TOML, or has anything wrong in it; its ``problems`` are SettingsProblems, all of them.
     """
     tables = _read_toml(path)
     problems = list(_find_passwords(tables))
@@ -256,9 +248,9 @@ def load_settings(path: Path) -> Settings:
         settings = Settings.model_validate(tables)
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False)
-        raise SettingsError([*problems, *map(_as_problem, details)]) from None  # the cause would show values
+        raise SettingsError(*problems, *map(_as_problem, details)) from None  # the cause would show values
     if problems:
-        raise SettingsError(problems)
+        raise SettingsError(*problems)
     return _resolve_paths(settings, path.absolute().parent)
 
 
@@ -267,12 +259,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         what = f"The settings file cannot be read ({error.strerror})."
-        raise SettingsError([SettingsProblem("", "", what, "Check the path and who may read it.")]) from error
+        raise SettingsError(SettingsProblem("", "", what, "Check the path and who may read it.")) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         # Only the position: the message of the parser may quote the line, which may hold a secret.
         where = str(error).rpartition("(")[2].rstrip(")") if isinstance(error, tomllib.TOMLDecodeError) else ""
         what = f"The settings file is not valid TOML ({where or 'it is not UTF-8'})."
-        raise SettingsError([SettingsProblem("", "", what, "Strings need quotes, tables need [name].")]) from None
+        raise SettingsError(SettingsProblem("", "", what, "Strings need quotes, tables need [name].")) from None
 
 
 def _find_passwords(tables: Mapping[str, Any]) -> Iterable[SettingsProblem]:
@@ -291,7 +283,7 @@ def _read_secret(path: Path) -> str:
         secret = ""
     if not secret:
         remedy = "Write the database URL into it and let the node's user read it."
-        raise SettingsError([SettingsProblem("store", "url_file", "The file is missing, unreadable or empty.", remedy)])
+        raise SettingsError(SettingsProblem("store", "url_file", "The file is missing, unreadable or empty.", remedy))
     return secret
 
 
