@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -16,7 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import SpoolFileMissing
-from dicom_node.store import Event, Instance, Series, Store, Study, find_study, insert_if_absent, now
+from dicom_node.events import record
+from dicom_node.revisions import StudyState
+from dicom_node.store import Instance, Series, Store, Study, find_study, insert_if_absent, now
 
 if TYPE_CHECKING:
     from dicom_node.spool import Received
@@ -76,8 +78,8 @@ class Intake:
             if self._insert_instance(session, received, study):
                 study.last_received_at = received.received_at
                 study.ready_at = received.received_at + timedelta(seconds=self.quiet_period_s)
-                study.state = "receiving"
-                session.add(self._event("received", study.id, received.sop_instance_uid, received.calling_ae))
+                study.state = StudyState.RECEIVING
+                self._event(session, "received", study, received.sop_instance_uid, received.calling_ae)
                 return Recorded("new", received.study_instance_uid)
             session.rollback()
         return self._compare(received)
@@ -100,7 +102,7 @@ class Intake:
             studies = session.scalars(query).all()
             for study in studies:
                 study.ready_at = min(study.ready_at or now(), now())
-                session.add(self._event("association-ended", study.id, None, calling_ae))
+                self._event(session, "association-ended", study, None, calling_ae)
             return tuple(study.study_instance_uid for study in studies)
 
     def _touch_study(self, session: Session, received: Received) -> Study:
@@ -108,7 +110,7 @@ class Intake:
             session,
             Study,
             study_instance_uid=received.study_instance_uid,
-            state="receiving",
+            state=StudyState.RECEIVING,
             revision=0,
             first_received_at=received.received_at,
             last_received_at=received.received_at,
@@ -149,34 +151,24 @@ class Intake:
     def _compare(self, received: Received) -> Recorded:
         # Outside any transaction: comparing reads two whole files, and no writer should wait for that.
         with self.store.reading() as session:
-            row = session.execute(
-                sa.select(Instance.path, Instance.transfer_syntax_uid, Study.study_instance_uid, Study.id)
-                .join(Study, Study.id == Instance.study_id)
-                .where(Instance.sop_instance_uid == received.sop_instance_uid)
-            ).one()
-        kept = self.spool_dir / row.path
+            found = sa.select(Instance).where(Instance.sop_instance_uid == received.sop_instance_uid)
+            instance = session.scalars(found).one()
+            study = session.get_one(Study, instance.study_id)
+        kept = self.spool_dir / instance.path
         if not kept.is_file():
             raise SpoolFileMissing(f"The spool has no file for the recorded object {received.sop_instance_uid}.")
-        same = row.transfer_syntax_uid == received.transfer_syntax_uid and same_data_set(kept, received.path)
+        same = instance.transfer_syntax_uid == received.transfer_syntax_uid and same_data_set(kept, received.path)
         kind: Literal["duplicate", "clash"] = "duplicate" if same else "clash"
         with self.store.session() as session:
-            session.add(self._event(kind, row.id, received.sop_instance_uid, received.calling_ae))
-        return Recorded(kind, row.study_instance_uid)
+            self._event(session, kind, study, received.sop_instance_uid, received.calling_ae)
+        return Recorded(kind, study.study_instance_uid)
 
-    def _event(self, kind: str, study_id: int, sop_instance_uid: str | None, calling_ae: str, /) -> Event:
-        at: datetime = now()
-        return Event(
-            at=at,
-            node_id=self.node_id,
-            kind=kind,
-            study_id=study_id,
-            sop_instance_uid=sop_instance_uid,
-            peer=calling_ae,
-        )
+    def _event(self, session: Session, kind: str, study: Study, sop_instance_uid: str | None, peer: str) -> None:
+        record(session, self.node_id, kind, study, sop_instance_uid=sop_instance_uid, peer=peer)
 
 
 def same_data_set(one: Path, other: Path) -> bool:
-    """Tell whether two Part 10 files hold the same data set, byte for byte; their File Meta (who sent it) may differ."""
+    """Tell whether two Part 10 files hold the same data set, byte for byte; the File Meta (who sent it) may differ."""
     with one.open("rb") as first, other.open("rb") as second:
         _skip_file_meta(first)
         _skip_file_meta(second)

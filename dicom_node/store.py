@@ -185,21 +185,30 @@ class Delivery(Base):
     peer: Mapped[str] = mapped_column(String(64))  # the configured name
     state: Mapped[str] = mapped_column(String(16), index=True)  # a DeliveryState of dicom_node.deliver
     commitment: Mapped[str] = mapped_column(String(16))  # a CommitmentState of dicom_node.commitment
-    attempts: Mapped[int] = mapped_column(default=0)  # of C-STORE, since it was last put to work
-    first_attempt_at: Mapped[datetime | None]  # since it was last put to work; the back-off gives up counting from here
-    due_at: Mapped[datetime | None]  # when it is tried again; None: nothing is due
+    turn: Mapped[int] = mapped_column(default=0)  # counts the workflows of its (revision, peer); part of their ids
+    attempts: Mapped[int] = mapped_column(default=0)  # that failed in a row
+    failing_since: Mapped[datetime | None]  # first of the attempts that failed in a row; giving up counts from here
+    due_at: Mapped[datetime | None] = mapped_column(index=True)  # when it is worked on next; None: never by itself
     status: Mapped[int | None]  # the peer's last DIMSE status
     error_code: Mapped[str | None] = mapped_column(String(64))
     error: Mapped[str | None] = mapped_column(sa.Text)  # with its remedy
     sent_at: Mapped[datetime | None]
-    transaction_uid: Mapped[str | None] = mapped_column(String(UID_LENGTH), index=True)
-    commitment_requests: Mapped[int] = mapped_column(default=0)
     commitment_requested_at: Mapped[datetime | None]
     commitment_failures: Mapped[int] = mapped_column(default=0)  # how often the peer said it does not hold it
     committed_at: Mapped[datetime | None]
     updated_at: Mapped[datetime]
 
     __table_args__ = (UniqueConstraint("document_id", "peer"),)
+
+
+class CommitmentRequest(Base):
+    """One delivery in one storage commitment transaction; an old transaction may still be answered."""
+
+    __tablename__ = "commitment_requests"
+
+    transaction_uid: Mapped[str] = mapped_column(String(UID_LENGTH), primary_key=True)
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("deliveries.id"), primary_key=True)
+    requested_at: Mapped[datetime]
 
 
 class Event(Base):

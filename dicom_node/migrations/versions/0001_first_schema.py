@@ -18,6 +18,7 @@ TABLES = (
     "findings",
     "documents",
     "deliveries",
+    "commitment_requests",
 )
 
 
@@ -187,15 +188,14 @@ def _create_deliveries() -> None:
         sa.Column("peer", sa.String(64), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("commitment", sa.String(16), nullable=False),
+        sa.Column("turn", sa.Integer(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        _time("first_attempt_at", nullable=True),
+        _time("failing_since", nullable=True),
         _time("due_at", nullable=True),
         sa.Column("status", sa.Integer(), nullable=True),
         sa.Column("error_code", sa.String(64), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         _time("sent_at", nullable=True),
-        _uid("transaction_uid", nullable=True),
-        sa.Column("commitment_requests", sa.Integer(), nullable=False),
         _time("commitment_requested_at", nullable=True),
         sa.Column("commitment_failures", sa.Integer(), nullable=False),
         _time("committed_at", nullable=True),
@@ -205,9 +205,22 @@ def _create_deliveries() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_deliveries"),
         sa.UniqueConstraint("document_id", "peer", name="uq_deliveries_document_id_peer"),
     )
+    op.create_index("ix_deliveries_due_at", "deliveries", ["due_at"])
     op.create_index("ix_deliveries_revision_id", "deliveries", ["revision_id"])
     op.create_index("ix_deliveries_state", "deliveries", ["state"])
-    op.create_index("ix_deliveries_transaction_uid", "deliveries", ["transaction_uid"])
+
+
+def _create_commitment_requests() -> None:
+    op.create_table(
+        "commitment_requests",
+        _uid("transaction_uid"),
+        sa.Column("delivery_id", sa.Integer(), nullable=False),
+        _time("requested_at"),
+        sa.ForeignKeyConstraint(
+            ["delivery_id"], ["deliveries.id"], name="fk_commitment_requests_delivery_id_deliveries"
+        ),
+        sa.PrimaryKeyConstraint("transaction_uid", "delivery_id", name="pk_commitment_requests"),
+    )
 
 
 def upgrade() -> None:
@@ -221,6 +234,7 @@ def upgrade() -> None:
     _create_findings()
     _create_documents()
     _create_deliveries()
+    _create_commitment_requests()
 
 
 def downgrade() -> None:
