@@ -1,0 +1,169 @@
+"""One film, as the interpretation sees it: rendered, bones bright, with its side and spacing.
+
+Rendering follows PS3.3 C.11 and PS3.4 N.2: modality LUT, VOI LUT or first window, exactly one inversion. Pixels keep
+the rows and columns of the stored image, so a box found in a film is a box in the DICOM image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import uid
+from pydicom.dataset import Dataset
+
+from inference.errors import UnsupportedObject
+from inference.finding import Flag, Laterality
+from inference.greyscale import render_table
+from inference.header import items, numbers, texts
+from inference.pixels import DECODERS, LOSSY, Layout, decode, read_layout
+
+CR_IMAGE = str(uid.ComputedRadiographyImageStorage)
+DX_FOR_PRESENTATION = str(uid.DigitalXRayImageStorageForPresentation)
+DX_FOR_PROCESSING = str(uid.DigitalXRayImageStorageForProcessing)
+SECONDARY_CAPTURE = str(uid.SecondaryCaptureImageStorage)
+
+SUPPORTED_SOP_CLASSES: tuple[str, ...] = (CR_IMAGE, DX_FOR_PRESENTATION, DX_FOR_PROCESSING, SECONDARY_CAPTURE)
+"""What the node receives. DX for processing is among them so that it is refused with a reason, not lost."""
+SUPPORTED_TRANSFER_SYNTAXES: tuple[str, ...] = tuple(map(str, DECODERS))
+"""What can be decoded here: everything that has a decoder under a free licence."""
+
+GREY_TOLERANCE = 16 / 255
+"""Difference between the colours of a pixel, of full range, that still counts as grey: JPEG leaves some."""
+
+_LATERALITY_CODES = {
+    ("7771000", "SCT"): "L",
+    ("24028007", "SCT"): "R",
+    ("G-A101", "SRT"): "L",
+    ("G-A100", "SRT"): "R",
+    ("G-A101", "SNM3"): "L",
+    ("G-A100", "SNM3"): "R",
+}
+_MODIFIERS = (
+    ("AnatomicRegionSequence", "AnatomicRegionModifierSequence"),
+    ("PrimaryAnatomicStructureSequence", "PrimaryAnatomicStructureModifierSequence"),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Film:
+    """A rendered film."""
+
+    pixels: npt.NDArray[np.float32]  # (rows, columns) of the stored image, 0 dark .. 1 bright
+    laterality: Laterality
+    laterality_source: str  # the element that said so, or why there is none
+    spacing_mm: tuple[float, float] | None  # (between rows, between columns), at the detector
+    flags: tuple[Flag, ...]
+
+
+def read_film(ds: Dataset) -> Film:
+    """Decode and render a film.
+
+    Polarity is what the header says; whether bones really are bright can only be told from the pixels, and a header
+    that contradicts itself is flagged.
+
+    Raises
+    ------
+    UnreadablePixels
+        If the pixels are missing, damaged, or contradict the header.
+    UnsupportedObject
+        If the SOP class, transfer syntax, depth, colours or number of frames are not read here.
+    """
+    _check_sop_class(ds)
+    layout = read_layout(ds)
+    cells, colour_flags = _to_grey(decode(ds, layout), layout)
+    table, flags = render_table(ds, layout, cells)
+    side, source, side_flags = read_laterality(ds)
+    spacing, spacing_flags = read_spacing(ds)
+    flags = (*colour_flags, *flags, *_loss_flags(ds, layout), *side_flags, *spacing_flags)
+    return Film(table[cells], side, source, spacing, flags)
+
+
+def display_bytes(film: Film) -> npt.NDArray[np.uint8]:
+    """Return the film as it is shown to people, shape (rows, columns), 0..255."""
+    return np.rint(film.pixels * 255).astype(np.uint8)
+
+
+def read_laterality(ds: Dataset) -> tuple[Laterality, str, tuple[Flag, ...]]:
+    """Return the side the header states, where it stands or why there is none, and a flag for a contradiction.
+
+    ImageLaterality, Laterality and the anatomic modifiers are compared; they must agree. B (both) is no side.
+    """
+    stated = _stated_sides(ds)
+    sides = {side for side, _ in stated}
+    if not sides:
+        return Laterality.UNKNOWN, "no element states a side", ()
+    if sides == {"B"}:
+        flag = Flag("both-hands-stated", "The header says that both sides are in the film.")
+        return Laterality.UNKNOWN, f"{stated[0][1]} says both", (flag,)
+    if len(sides) > 1:
+        flag = Flag("laterality-contradictory", "The header contradicts itself about the side, so none is used.")
+        return Laterality.UNKNOWN, " and ".join(source for _, source in stated) + " contradict each other", (flag,)
+    return Laterality(sides.pop()), stated[0][1], ()
+
+
+def read_spacing(ds: Dataset) -> tuple[tuple[float, float] | None, tuple[Flag, ...]]:
+    """Return (row, column) spacing in mm: ImagerPixelSpacing, else PixelSpacing, else NominalScannedPixelSpacing."""
+    for keyword in ("ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing"):
+        spacing = numbers(ds, keyword)
+        if len(spacing) == 2 and all(0 < side < 10 for side in spacing):
+            break
+    else:
+        return None, ()
+    row, column = spacing
+    if abs(row - column) <= 0.01 * max(row, column):
+        return (row, column), ()
+    return (row, column), (Flag("pixels-not-square", "The film's pixels are not square."),)
+
+
+def _check_sop_class(ds: Dataset) -> None:
+    sop_class = "".join(texts(ds, "SOPClassUID")[:1])
+    if sop_class == DX_FOR_PROCESSING:
+        raise UnsupportedObject("This is a raw image for processing, not the image for presentation that people read.")
+    if sop_class not in SUPPORTED_SOP_CLASSES:
+        raise UnsupportedObject("Only CR, DX for presentation and secondary capture images are read as films.")
+
+
+def _to_grey(
+    pixels: npt.NDArray[np.generic], layout: Layout
+) -> tuple[npt.NDArray[np.unsignedinteger], tuple[Flag, ...]]:
+    """Return cells, shape (rows, columns), signed values viewed as unsigned; grey in RGB becomes its green channel."""
+    if layout.samples == 1:
+        kind = pixels.dtype.newbyteorder("=").str[1:].replace("i", "u")
+        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False).view(kind), ()
+    step = max(1, round((pixels.shape[0] * pixels.shape[1] / 2**20) ** 0.5))
+    sample = pixels[::step, ::step].astype(np.int32)
+    spread = sample.max(axis=2) - sample.min(axis=2)
+    if (spread > GREY_TOLERANCE * (2**layout.bits_stored - 1)).mean() > 0.01:
+        raise UnsupportedObject("The image is in colour; a radiograph is grey.")
+    flag = Flag("colour-converted", "The film came as a colour image and was converted to grey.")
+    return np.ascontiguousarray(pixels[:, :, 1]), (flag,)
+
+
+def _loss_flags(ds: Dataset, layout: Layout) -> tuple[Flag, ...]:
+    if layout.transfer_syntax_uid not in LOSSY and texts(ds, "LossyImageCompression") != ("01",):
+        return ()
+    return (Flag("lossy-compression", "The film was compressed with loss; fine detail may be missing."),)
+
+
+def _stated_sides(ds: Dataset) -> list[tuple[str, str]]:
+    """Return every (side, source) the header states: L, R or B."""
+    stated = [
+        (texts(ds, "ImageLaterality"), "ImageLaterality (0020,0062)"),
+        (texts(ds, "Laterality"), "Laterality (0020,0060)"),
+        (_modifier_sides(ds), "anatomic region modifier"),
+    ]
+    return [
+        (value.upper(), source) for values, source in stated for value in values if value.upper() in ("L", "R", "B")
+    ]
+
+
+def _modifier_sides(ds: Dataset) -> tuple[str, ...]:
+    codes = (
+        ("".join(texts(code, "CodeValue")[:1]), "".join(texts(code, "CodingSchemeDesignator")[:1]))
+        for outer, inner in _MODIFIERS
+        for region in items(ds, outer)
+        for code in items(region, inner)
+    )
+    return tuple(_LATERALITY_CODES[code] for code in codes if code in _LATERALITY_CODES)
