@@ -164,7 +164,9 @@ def find_hands(net: nn.Module, film: Grey, threshold: float = 0.3, most: int = 3
 def _pose_at(maps: Float, row: int, column: int) -> Pose:
     """Read the pose (template to canvas pixels) that the finder's maps hold at one place."""
     weights = np.exp(np.clip(maps[0, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2], -20, 20))
-    rows, columns = np.mgrid[max(row - 1, 0) : min(row + 2, maps.shape[1]), max(column - 1, 0) : min(column + 2, maps.shape[2])]
+    rows, columns = np.mgrid[
+        max(row - 1, 0) : min(row + 2, maps.shape[1]), max(column - 1, 0) : min(column + 2, maps.shape[2])
+    ]
     weights /= weights.sum()
     centre = np.array([(weights * columns).sum() + 0.5, (weights * rows).sum() + 0.5]) * STRIDE
     up = maps[1:3, row, column] * FINDER_SIDE  # the template's unit length along its fingers, in canvas pixels
@@ -216,7 +218,11 @@ def decode_landmarks(maps: Float) -> tuple[Float, Float, Float]:
     scores = heat[np.arange(count), rows, columns]
     padded = np.pad(heat, ((0, 0), (2, 2), (2, 2)))
     offsets = np.arange(-2, 3)
-    window = padded[np.arange(count)[:, None, None], rows[:, None, None] + 2 + offsets[:, None], columns[:, None, None] + 2 + offsets]
+    window = padded[
+        np.arange(count)[:, None, None],
+        rows[:, None, None] + 2 + offsets[:, None],
+        columns[:, None, None] + 2 + offsets,
+    ]
     mass = window.sum((1, 2)) + 1e-9
     x = columns + (window * offsets[None, None, :]).sum((1, 2)) / mass + 0.5
     y = rows + (window * offsets[None, :, None]).sum((1, 2)) / mass + 0.5

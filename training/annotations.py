@@ -19,7 +19,15 @@ from inference.anatomy import BOX_NAMES, POINT_NAMES
 
 Point = tuple[float, float]
 
-_COUNTS = {"Radius": 1, "Ulna": 1, "MCPFirst": 1, "MCP": 4, "ProximalPhalanx": 5, "MiddlePhalanx": 4, "DistalPhalanx": 5}
+_COUNTS = {
+    "Radius": 1,
+    "Ulna": 1,
+    "MCPFirst": 1,
+    "MCP": 4,
+    "ProximalPhalanx": 5,
+    "MiddlePhalanx": 4,
+    "DistalPhalanx": 5,
+}
 _FINGERS = {
     "MCP": ("MC2", "MC3", "MC4", "MC5"),
     "ProximalPhalanx": ("PP1", "PP2", "PP3", "PP4", "PP5"),

@@ -49,7 +49,9 @@ class AnnotatedFilm:
         return AnnotatedFilm(pixels, points, relative_sizes * extent / pose.scale, pose)
 
 
-def _grey_changes(image: Grey, generator: np.random.Generator, inversion: float) -> tuple[npt.NDArray[np.float32], bool]:
+def _grey_changes(
+    image: Grey, generator: np.random.Generator, inversion: float
+) -> tuple[npt.NDArray[np.float32], bool]:
     """Gamma, contrast, noise, blur and (with probability ``inversion``) polarity; returns 0..1 and whether inverted."""
     grey = stretch(image)
     grey = grey ** float(np.exp(generator.uniform(-0.6, 0.6)))
@@ -111,7 +113,9 @@ def finder_sample(
         canvas_u8, poses = _pair(films, generator)
     else:
         film = films[generator.integers(len(films))]
-        pose = _random_pose(generator, side * generator.uniform(0.5, 1.25), np.array(generator.uniform(0.3, 0.7, 2)) * side)
+        pose = _random_pose(
+            generator, side * generator.uniform(0.5, 1.25), np.array(generator.uniform(0.3, 0.7, 2)) * side
+        )
         canvas_u8, poses = _place(film.pixels, _film_to(pose, film), side, generator), [pose]
     canvas, inverted = _grey_changes(canvas_u8, generator, 0.2)
     for pose in poses:
@@ -291,7 +295,9 @@ def landmark_loss(maps: Tensor, points: Tensor, sizes: Tensor) -> Tensor:
     return heat + 10 * error.sum() / inside.sum().clamp(min=1)
 
 
-def finder_batches(films: list[AnnotatedFilm], negatives: list[Grey], size: int, seed: int) -> Iterator[tuple[Tensor, ...]]:
+def finder_batches(
+    films: list[AnnotatedFilm], negatives: list[Grey], size: int, seed: int
+) -> Iterator[tuple[Tensor, ...]]:
     """Yield finder batches for ever."""
     generator = np.random.default_rng(seed)
     while True:

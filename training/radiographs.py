@@ -147,9 +147,7 @@ def make_split(data: Path, annotated: set[int], seed: int = 2026) -> dict[int, s
         validation = min(round(owed_validation), len(ids) - test)
         owed_test, owed_validation = owed_test - test, owed_validation - validation
         for place, rsna_id in enumerate(ids):
-            split[int(rsna_id)] = (
-                "test" if place < test else "validation" if place < test + validation else "train"
-            )
+            split[int(rsna_id)] = "test" if place < test else "validation" if place < test + validation else "train"
     small = [int(i) for n in (0, 1) for i in np.load(data / "rsna2017" / "lowres100" / f"part{n}.npz")["rsna_id"]]
     only_small = sorted(set(small) - set(split))
     aside = set(generator.permutation(sorted(set(only_small) & annotated))[:120].tolist())

@@ -1,0 +1,98 @@
+"""MONAI bundles that ship with the node: metadata, configuration, weights as safetensors, model card. Loaded offline.
+
+Layout of one bundle (docs.monai.io, "MONAI Bundle Specification")::
+
+    <name>/configs/metadata.json      name, version, what goes in and out, data, terms, sha256 of every weight file
+    <name>/configs/inference.json     the network's definition and the settings it was trained with
+    <name>/configs/calibration.json   intervals (age methods only)
+    <name>/models/*.safetensors       weights
+    <name>/docs/README.md             model card
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inference.errors import BundleError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DETECTOR = "hand-detector"
+"""The bundle that finds hands and ROIs for every method."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """One bundle's folder with its parsed configuration; the weight files have been checked against their hashes."""
+
+    folder: Path
+    metadata: dict[str, Any]
+    config: dict[str, Any]
+
+    @property
+    def version(self) -> str:
+        """Version of the weights."""
+        return str(self.metadata["version"])
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 over the sorted hashes of all weight files, 64 hex digits."""
+        hashes = sorted(self.metadata["weights_sha256"].items())
+        return hashlib.sha256("".join(f"{name}:{value}\n" for name, value in hashes).encode()).hexdigest()
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read another file of ``configs``."""
+        content: dict[str, Any] = json.loads((self.folder / "configs" / name).read_text())
+        return content
+
+    def read_weights(self, name: str) -> dict[str, Tensor]:
+        """Read a weight file as float32 tensors."""
+        from safetensors.torch import load_file
+
+        return {key: value.float() if value.is_floating_point() else value
+                for key, value in load_file(self.folder / "models" / name).items()}  # fmt: skip
+
+
+def bundles_folder() -> Path:
+    """Return the folder of the shipped bundles."""
+    return Path(str(resources.files("inference").joinpath("bundles")))
+
+
+def list_methods(folder: Path | None = None) -> list[str]:
+    """Return the names of the age methods that have a bundle, sorted."""
+    found = (folder or bundles_folder()).glob("*/configs/metadata.json")
+    return sorted(path.parents[1].name for path in found if path.parents[1].name != DETECTOR)
+
+
+def open_bundle(name: str, folder: Path | None = None) -> Bundle:
+    """Open a bundle and check its weight files.
+
+    Raises
+    ------
+    BundleError
+        If the bundle does not exist, or a weight file is missing or differs from its recorded hash.
+    """
+    root = (folder or bundles_folder()) / name
+    metadata_path = root / "configs" / "metadata.json"
+    if not metadata_path.is_file():
+        raise BundleError(f"There is no model bundle named {name!r}; installed are {list_methods(folder)}.")
+    metadata = json.loads(metadata_path.read_text())
+    for file, expected in metadata["weights_sha256"].items():
+        path = root / "models" / file
+        if not path.is_file():
+            raise BundleError(f"Bundle {name!r} lacks its weight file {file}; install the package again.")
+        if file_sha256(path) != expected:
+            raise BundleError(f"Weight file {file} of bundle {name!r} differs from its recorded hash; install again.")
+    return Bundle(root, metadata, json.loads((root / "configs" / "inference.json").read_text()))
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's SHA-256, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

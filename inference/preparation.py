@@ -1,0 +1,123 @@
+"""From a film and its landmarks to what the age networks see. Training and the node both use this code and no copy of it.
+
+The hand is cut out upright and as a left hand (so rotation, side and mirroring are gone before a network looks), its grey
+values are equalised by the hand crop's own histogram (Hui et al. 2022, section 3.1), and the 18 ROIs are cut from the
+film at full resolution with the same orientation and the same grey-value table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from inference.anatomy import BOX_NAMES, CARPAL_NAMES, POINT_NAMES, ROI_NAMES, RUS_NAMES
+from inference.detector import Landmarks, crop_upright
+from inference.finding import Box, Roi
+from inference.pose import Pose, template_points
+
+Grey = npt.NDArray[np.uint8]
+Float = npt.NDArray[np.float64]
+
+HAND_WINDOW = (0.13, 0.02, 0.87, 0.98)
+"""What of the template's plane the global input shows: the hand, squashed into a square as the paper does."""
+
+_CARPAL_OFFSETS = np.array([[-0.030, -0.030], [-0.040, 0.022], [0.058, 0.007], [0.084, -0.044], [0.0, 0.0]])
+_CARPAL_SIZES = np.array([[0.15, 0.13], [0.14, 0.11], [0.10, 0.10], [0.11, 0.10], [0.26, 0.20]])
+"""Centres (from the carpus point) and sizes of the five carpal regions in template units, measured on the mean hand."""
+
+PATCH_SIDES = np.array(
+    [0.20, 0.18, 0.15, 0.16, 0.15, 0.125, 0.135, 0.12, 0.105, 0.095, 0.15, 0.135, 0.12, 0.15, 0.14, 0.11, 0.12, 0.27]
+)
+"""Sides of the square patches in template units: the median long side of the annotated boxes, in the order of ROI_NAMES."""
+
+_RUS_PLACES = [POINT_NAMES.index(name) for name in RUS_NAMES]
+_BOX_PLACES = [BOX_NAMES.index(name) for name in RUS_NAMES]
+_CARPUS_PLACE = POINT_NAMES.index("J-carpus")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedHand:
+    """A network's input for one hand.
+
+    ``whole`` has shape (224, 224) and ``patches`` (18, 64, 64), both uint8 and equalised.
+    """
+
+    whole: Grey
+    patches: Grey
+
+
+def roi_centres(points: Float, pose: Pose) -> Float:
+    """Return the centres of the 18 ROIs in film pixels, shape (18, 2), from the 44 points."""
+    carpal = points[_CARPUS_PLACE] + _CARPAL_OFFSETS @ pose.matrix[:, :2].T
+    return np.concatenate([points[_RUS_PLACES], carpal])
+
+
+def make_rois(landmarks: Landmarks) -> tuple[Roi, ...]:
+    """Return the 18 ROIs as axis-aligned boxes in film pixels, each with the score of the point it hangs on."""
+    pose = landmarks.pose
+    centres = roi_centres(landmarks.points, pose)
+    sizes = np.concatenate([np.clip(landmarks.sizes[_BOX_PLACES], 0.04, 0.35), _CARPAL_SIZES])
+    extents = sizes @ np.abs(pose.matrix[:, :2]).T
+    scores = np.concatenate(
+        [landmarks.scores[_RUS_PLACES], np.full(len(CARPAL_NAMES), landmarks.scores[_CARPUS_PLACE])]
+    )
+    return tuple(
+        Roi(name, Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2), float(score))
+        for name, (x, y), (w, h), score in zip(ROI_NAMES, centres.tolist(), extents.tolist(), scores, strict=True)
+    )
+
+
+def hand_box(landmarks: Landmarks, margin: float = 0.04) -> Box:
+    """Return the box around the hand in film pixels: all points of the template, widened by a margin in template units."""
+    corners = np.concatenate([landmarks.pose.to_film(template_points()), landmarks.points[landmarks.scores > 0.3]])
+    reach = margin * landmarks.pose.scale
+    (x0, y0), (x1, y1) = corners.min(0) - reach, corners.max(0) + reach
+    return Box(float(x0), float(y0), float(x1), float(y1))
+
+
+def hand_length(points: Float) -> Float:
+    """Return the length from the radius to the middle finger's distal phalanx in film pixels, over the leading axes."""
+    length: Float = np.linalg.norm(
+        points[..., POINT_NAMES.index("DP3"), :] - points[..., POINT_NAMES.index("radius"), :], axis=-1
+    )
+    return length
+
+
+def equalisation_table(crop: Grey) -> Grey:
+    """Return the table (256,) that flattens a crop's histogram, as ``cv2.equalizeHist`` computes it."""
+    histogram = np.bincount(crop.ravel(), minlength=256)
+    cumulative = histogram.cumsum()
+    first = cumulative[np.flatnonzero(histogram)[0]]
+    spread = max(int(cumulative[-1] - first), 1)
+    return np.clip(np.rint((cumulative - first) * (255.0 / spread)), 0, 255).astype(np.uint8)
+
+
+def prepare(film: Grey, pose: Pose, centres: Float, *, side: int = 224, patch_side: int = 64) -> PreparedHand:
+    """Cut a hand and its ROIs out of a film.
+
+    Parameters
+    ----------
+    film
+        Shape (rows, columns), uint8, bones bright.
+    pose
+        Where the hand lies.
+    centres
+        Shape (18, 2), film pixels, in the order of ROI_NAMES.
+    side, patch_side
+        Sides of the two inputs in pixels.
+    """
+    whole = crop_upright(film, pose, side, HAND_WINDOW)
+    table = equalisation_table(whole)
+    patches = []
+    middle = pose.to_template(centres)
+    for (x, y), reach in zip(middle, PATCH_SIDES / 2, strict=True):
+        patches.append(crop_upright(film, pose, patch_side, (x - reach, y - reach, x + reach, y + reach)))
+    return PreparedHand(np.asarray(cv2.LUT(whole, table), dtype=np.uint8), table[np.stack(patches)])
+
+
+def to_units(grey: Grey) -> npt.NDArray[np.float32]:
+    """Scale 0..255 to -1..1, float32."""
+    return grey.astype(np.float32) / 127.5 - 1

@@ -1,0 +1,105 @@
+"""The engine's two halves on torch: the detector's nets and the age networks, on CPU or CUDA."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from inference.bundle import Bundle
+from inference.detector import find_hands, find_landmarks, make_finder, make_landmark_net
+from inference.eligibility import weigh
+from inference.engine import LocatedHand
+from inference.errors import BundleError
+from inference.finding import Sex
+from inference.global_local import GlobalLocalNet
+from inference.preparation import prepare, roi_centres, to_units
+
+Grey = npt.NDArray[np.uint8]
+
+
+def choose_device(device: str, threads: int) -> torch.device:
+    """Return the torch device for "auto", "cpu" or "cuda", and set the number of CPU threads.
+
+    Raises
+    ------
+    BundleError
+        If CUDA is asked for and there is none.
+    """
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BundleError(
+            "CUDA was asked for, but torch finds no CUDA device; set interpret.device to 'auto' or 'cpu'."
+        )
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+class OnDevice(nn.Module):
+    """A net that takes CPU tensors and gives CPU tensors, and computes elsewhere."""
+
+    def __init__(self, net: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.net = net.eval().to(device)
+        self.device = device
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Move the inputs, compute, move the output back."""
+        return self.net(*(value.to(self.device) for value in inputs)).cpu()  # type: ignore[no-any-return]
+
+
+def load_net(net: nn.Module, bundle: Bundle, file: str, device: torch.device) -> nn.Module:
+    """Fill a net with a bundle's weights.
+
+    Raises
+    ------
+    BundleError
+        If the weights do not fit the net.
+    """
+    try:
+        net.load_state_dict(bundle.read_weights(file))
+    except RuntimeError as error:
+        raise BundleError(
+            f"{file} does not fit the network that the bundle describes; install the package again."
+        ) from error
+    return OnDevice(net, device).eval()
+
+
+class TorchLocator:
+    """Finds hands and landmarks with the ``hand-detector`` bundle."""
+
+    def __init__(self, bundle: Bundle, device: torch.device) -> None:
+        self._finder = load_net(make_finder(), bundle, "finder.safetensors", device)
+        self._landmarks = load_net(make_landmark_net(), bundle, "landmarks.safetensors", device)
+
+    def locate(self, image: Grey) -> tuple[list[LocatedHand], Grey, bool]:
+        """Find hands; see :class:`inference.engine.Locator`."""
+        found = find_hands(self._finder, image)
+        inverted = bool(found) and found[0].inverted > 0.5
+        if inverted:
+            image = np.asarray(255 - image, dtype=np.uint8)
+        hands = []
+        for hand in found:
+            landmarks = find_landmarks(self._landmarks, image, hand.pose)
+            hands.append(LocatedHand(hand, landmarks, weigh(hand, landmarks)))
+        return hands, image, inverted
+
+
+class TorchAgeNetwork:
+    """The global-local network with a bundle's weights."""
+
+    def __init__(self, bundle: Bundle, device: torch.device) -> None:
+        network = GlobalLocalNet(width=float(bundle.config["width"]))
+        self._net = load_net(network, bundle, "model.safetensors", device)
+
+    def estimate(self, image: Grey, hand: LocatedHand, sex: Sex) -> float:
+        """Return the bone age in months; see :class:`inference.engine.AgeNetwork`."""
+        pose = hand.landmarks.pose
+        prepared = prepare(image, pose, roi_centres(hand.landmarks.points, pose))
+        whole = torch.from_numpy(to_units(prepared.whole))[None, None]
+        local = torch.from_numpy(to_units(prepared.patches))[None]
+        male = torch.tensor([1.0 if sex is Sex.MALE else -1.0])
+        with torch.inference_mode():
+            return float(self._net(whole, local, male)[0])

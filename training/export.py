@@ -1,0 +1,116 @@
+"""Write MONAI bundles from finished runs: weights as half-precision safetensors, hashes, metadata.
+
+``python -m training.export detector --finder RUN --landmarks RUN`` and ``python -m training.export global-local --run RUN``
+write into the package's ``inference/bundles``; model cards are written by hand and stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from inference.bundle import DETECTOR, bundles_folder, file_sha256
+
+VERSION = "0.1.0"
+
+_TERMS = (
+    "Trained on the RSNA Pediatric Bone Age Challenge 2017 films (Halabi et al., Radiology 2018;290:498-503): "
+    "non-commercial research and education only. Not a medical device."
+)
+
+
+def read_run(run: Path) -> dict[str, torch.Tensor]:
+    """Return a finished run's weights; of a run still going, the moving average so far (the best validated epoch's)."""
+    if (run / "final.pt").exists():
+        final: dict[str, torch.Tensor] = torch.load(run / "final.pt", weights_only=True)
+        return final
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    if state["best"] is not None:
+        best: dict[str, torch.Tensor] = state["best"][1]
+        return best
+    return {k.removeprefix("module."): v for k, v in state["average"].items() if k.startswith("module.")}
+
+
+def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Write weights as safetensors, floating point at half precision except batch-norm statistics and other vectors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        key: (value.half() if value.is_floating_point() and value.ndim > 1 else value).contiguous()
+        for key, value in weights.items()
+    }
+    save_file(tensors, path)
+
+
+def write_metadata(folder: Path, name: str, description: str, config: dict[str, Any]) -> None:
+    """Write ``metadata.json`` (with the hashes of the weight files as they lie there) and ``inference.json``."""
+    configs = folder / "configs"
+    configs.mkdir(parents=True, exist_ok=True)
+    hashes = {path.name: file_sha256(path) for path in sorted((folder / "models").glob("*.safetensors"))}
+    metadata = {
+        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
+        "version": VERSION,
+        "name": name,
+        "description": description,
+        "task": "Paediatric bone age from hand radiographs",
+        "authors": "The boneage-node authors",
+        "copyright": "Apache-2.0 for the code; see data_terms for the weights",
+        "data_terms": _TERMS,
+        "intended_use": "Research use only, not for diagnosis",
+        "monai_version": "1.5",
+        "pytorch_version": "2.6",
+        "weights_sha256": hashes,
+    }
+    (configs / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
+    (configs / "inference.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def export_detector(finder: Path, landmarks: Path) -> Path:
+    """Write the detector's bundle and return its folder."""
+    folder = bundles_folder() / DETECTOR
+    save_weights(read_run(finder), folder / "models" / "finder.safetensors")
+    save_weights(read_run(landmarks), folder / "models" / "landmarks.safetensors")
+    config = {
+        "finder": {"_target_": "inference.detector.make_finder"},
+        "landmarks": {"_target_": "inference.detector.make_landmark_net"},
+    }
+    write_metadata(folder, "Hand and ROI detector", "Finds hands in any pose and the 18 regions of interest.", config)
+    return folder
+
+
+def export_global_local(run: Path, width: float) -> Path:
+    """Write the global-local bundle and return its folder; ``training.calibrate`` adds the intervals."""
+    folder = bundles_folder() / "global-local"
+    save_weights(read_run(run), folder / "models" / "model.safetensors")
+    config = {"network_def": {"_target_": "inference.global_local.GlobalLocalNet", "width": width}, "width": width}
+    description = "Global-local fusion network of Hui et al., Appl. Sci. 2022, 12, 7218."
+    write_metadata(folder, "Global-local bone age", description, config)
+    return folder
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export; returns 0."""
+    parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    detector = kinds.add_parser("detector")
+    detector.add_argument("--finder", type=Path, required=True)
+    detector.add_argument("--landmarks", type=Path, required=True)
+    ages = kinds.add_parser("global-local")
+    ages.add_argument("--run", type=Path, required=True)
+    ages.add_argument("--width", type=float, default=0.25)
+    arguments = parser.parse_args(argv)
+    if arguments.kind == "detector":
+        folder = export_detector(arguments.finder, arguments.landmarks)
+    else:
+        folder = export_global_local(arguments.run, arguments.width)
+    for path in sorted((folder / "models").iterdir()):
+        print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")  # noqa: T201 - a command's answer
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
