@@ -1,8 +1,8 @@
 """A small archive: Storage SCP and Storage Commitment SCP over a folder, for the demo and for tests.
 
 It keeps what it is sent, commits to what it keeps, and knows nothing of queries: a department uses a real archive.
-The report of a commitment (N-EVENT-REPORT, PS3.4 J.3.3) goes out on the association that asked for it, or, where
-``call_back`` is set, on one that the archive opens.
+The report of a commitment (N-EVENT-REPORT, PS3.4 J.3.3) goes out on the association that asked for it while that is
+open, else, where ``call_back`` is set, on one that the archive opens.
 
     with Archive(folder) as archive:
         host, port = archive.address
@@ -71,7 +71,9 @@ class Archive:
     receipts
         How often each SOP Instance UID has been sent since the start; an archive that is sent nothing twice counts 1.
     call_back
-        None: report commitments on the asking association. May be set at any time.
+        Where to open an association for a report; None: nowhere. May be set at any time.
+    same_association
+        Whether reports go out on the asking association where they can. May be set at any time.
     """
 
     def __init__(
@@ -82,9 +84,11 @@ class Archive:
         host: str = "127.0.0.1",
         port: int = 0,
         call_back: CallBack | None = None,
+        same_association: bool = True,
     ) -> None:
         self.ae_title = ae_title
         self.call_back = call_back
+        self.same_association = same_association
         self.receipts: Counter[str] = Counter()
         self._folder = folder
         self._asked_address = (host, port)
@@ -208,7 +212,7 @@ class Archive:
     def _report(self, assoc: Any, request: Dataset) -> None:
         """Send the N-EVENT-REPORT for one request, on the asking association or on our own."""
         report = self._judge(request)
-        sent = self._call(report) if self.call_back else _send_report(assoc, report)
+        sent = (self.same_association and _send_report(assoc, report)) or self._call(report)
         log.info("archive.commitment_reported", sent=sent, transaction_uid=report.TransactionUID)
 
     def _judge(self, request: Dataset) -> Dataset:
@@ -245,10 +249,11 @@ class Archive:
         role: SCP_SCU_RoleSelectionNegotiation = build_role(StorageCommitmentPushModel, scp_role=True)
         for attempt in range(CALL_BACK_ATTEMPTS):
             peer = self.call_back  # the caller may have moved meanwhile
-            if peer and _report_to(peer, ae, role, report):
-                return True
-            if self._stopping.wait(0.2 * 2**attempt):
+            if peer is None or self._stopping.is_set():
                 return False
+            if _report_to(peer, ae, role, report):
+                return True
+            self._stopping.wait(0.2 * 2**attempt)
         return False
 
 

@@ -271,7 +271,7 @@ def _find_passwords(tables: Mapping[str, Any]) -> Iterable[SettingsProblem]:
     """Yield a problem where the settings file itself holds a password."""
     store = tables.get("store")
     url = store.get("url") if isinstance(store, dict) else None
-    if isinstance(url, str) and ":" in url.partition("://")[2].rpartition("@")[0]:
+    if isinstance(url, str) and (":" in url.partition("://")[2].rpartition("@")[0] or "password=" in url):
         remedy = "Write the whole URL into a file only the node may read and name it in store.url_file."
         yield SettingsProblem("store", "url", "The URL holds a password.", remedy)
 
@@ -295,10 +295,19 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
     return settings.model_copy(update={"node": node, "store": store})
 
 
+_PLAINER = {
+    "extra_forbidden": "There is no such key.",
+    "missing": "The key is missing.",
+    "union_tag_not_found": "The peer does not say of what kind it is.",
+    "string_pattern_mismatch": "The name has characters that names do not have.",
+}
+"""What pydantic complains of, in words for an administrator."""
+
+
 def _as_problem(detail: ErrorDetails) -> SettingsProblem:
     """Turn one of pydantic's complaints into ours, without the value it complains about."""
     section, key = _locate(detail["loc"])
-    what = detail["msg"].removeprefix("Value error, ")
+    what = _PLAINER.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
     return SettingsProblem(section, key, what if what.endswith(".") else f"{what}.", _remedy(detail))
 
 
@@ -318,7 +327,7 @@ def _remedy(detail: ErrorDetails) -> str:
     if kind == "union_tag_not_found":
         return 'Add kind = "archive" or kind = "sender".'
     if kind == "string_pattern_mismatch":
-        return "Use letters, digits, dot, dash and underscore, 64 at most."
+        return "Use letters, digits, dot, dash and underscore, a letter or digit first, 64 at most."
     if kind == "literal_error":
         return f"Choose one of {context['expected']}."
     return "README, 'A first real configuration', shows every key."

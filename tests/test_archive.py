@@ -159,6 +159,7 @@ def test_it_does_not_commit_to_what_it_lacks(archive: Archive, caller: Caller) -
 def test_it_commits_on_an_association_of_its_own(archive: Archive, caller: Caller) -> None:
     ds = make_object()
     server = caller.listen()
+    archive.same_association = False
     archive.call_back = CallBack("127.0.0.1", server.server_address[1], "CALLER")
     assoc = caller.open(archive)
     assoc.send_c_store(ds)
@@ -173,6 +174,7 @@ def test_it_calls_again_when_nobody_answers(archive: Archive, caller: Caller) ->
     """Given a caller that cannot be reached at first, then the report still comes."""
     ds = make_object()
     gone = caller.listen()
+    archive.same_association = False
     archive.call_back = CallBack("127.0.0.1", gone.server_address[1], "CALLER")
     gone.shutdown()
     assoc = caller.open(archive)

@@ -1,0 +1,135 @@
+"""The command ``boneage-node``: what it understands, and which module does it.
+
+Only this module is imported to parse a command line and to print help; the module that does the work comes after.
+
+Exit codes: 0 done; 1 tried and failed (the sentence on standard error says what); 2 the command line or the settings
+are wrong; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from dicom_node import __version__
+
+DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+CONFIG_VARIABLE = "BONEAGE_NODE_CONFIG"
+DELEGATED = {"train": "training.train", "evaluate": "training.evaluate"}
+"""Commands that read their own arguments: each module has ``main(argv) -> int``."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (default: the process's) and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments and arguments[0] in DELEGATED:
+            return _delegate(arguments[0], arguments[1:])
+        options = build_parser().parse_args(arguments)
+        module, function = options.does.split(":")
+        code: int = getattr(import_module(module), function)(options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        # The errors of our packages have a code and a message fit for people; everything else is a defect: show it.
+        code_of_error = getattr(error, "code", None)
+        if not isinstance(code_of_error, str):
+            raise
+        sys.stderr.write(f"boneage-node: {code_of_error}: {error}\n")
+        return WRONG_USAGE if code_of_error == "settings" else FAILED
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the whole command line; ``does`` names the function that carries a command out."""
+    parser = argparse.ArgumentParser(
+        prog="boneage-node",
+        description="Reads bone age from hand radiographs, from C-STORE to committed report. Research use only.",
+        epilog="Exit codes: 0 done, 1 tried and failed, 2 wrong command line or settings, 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"boneage-node {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_running(commands)
+    _add_administration(commands)
+    for name, summary in (
+        ("train", "train a model (see train --help)"),
+        ("evaluate", "measure it (see evaluate --help)"),
+    ):
+        commands.add_parser(name, help=summary, add_help=False)
+    return parser
+
+
+def _add_running(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = commands.add_parser("serve", help="run the node until SIGTERM or SIGINT")
+    _add_config(serve)
+    serve.set_defaults(does="dicom_node.serve:run")
+    demo = commands.add_parser("demo", help="send sample films through a node and a small archive on this machine")
+    demo.add_argument("--output", type=Path, metavar="DIR", help="where to put results (default: ./boneage-demo)")
+    demo.add_argument("--keep", action="store_true", help="keep the node's data and the archive's folder as well")
+    demo.set_defaults(does="dicom_node.demo:run")
+
+
+def _add_administration(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    status = commands.add_parser("status", help="what waits, what failed, which nodes live")
+    show = commands.add_parser("show", help="everything known of one study")
+    retry = commands.add_parser("retry", help="try failed work again, now")
+    reprocess = commands.add_parser("reprocess", help="read a study again, as a new revision")
+    for command in (status, show, retry, reprocess):
+        _add_config(command)
+    for command in (show, reprocess):
+        command.add_argument("study", metavar="STUDY", help="Study Instance UID, or its beginning where that is clear")
+    chosen = retry.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("study", nargs="?", metavar="STUDY", help="Study Instance UID, or its beginning")
+    chosen.add_argument("--all", action="store_true", help="everything that failed")
+    retry.add_argument("--peer", help="only deliveries to this peer")
+    echo = commands.add_parser("echo", help="C-ECHO a peer and ask what it would accept")
+    _add_config(echo)
+    echo.add_argument("peer", metavar="PEER", help="the peer's name in the settings")
+    settings = commands.add_parser("settings", help="check or show the settings").add_subparsers(
+        metavar="ACTION", required=True
+    )
+    check = settings.add_parser("check", help="list every problem of a settings file")
+    shown = settings.add_parser("show", help="print the settings in force, defaults included, secrets masked")
+    for command, does in (
+        (status, "dicom_node.status:run"),
+        (show, "dicom_node.show:run"),
+        (retry, "dicom_node.again:retry"),
+        (reprocess, "dicom_node.again:reprocess"),
+        (echo, "dicom_node.echo:run"),
+        (check, "dicom_node.settings_report:check"),
+        (shown, "dicom_node.settings_report:show"),
+    ):
+        command.set_defaults(does=does)
+    for command in (check, shown):
+        _add_config(command)
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    default = os.environ.get(CONFIG_VARIABLE)
+    command.add_argument(
+        "--config",
+        type=Path,
+        metavar="NODE.TOML",
+        required=default is None,
+        default=default and Path(default),
+        help=f"the settings file (default: ${CONFIG_VARIABLE})",
+    )
+
+
+def _delegate(name: str, arguments: list[str]) -> int:
+    """Run a command that reads its own arguments."""
+    try:
+        module = import_module(DELEGATED[name])
+    except ModuleNotFoundError as error:
+        sys.stderr.write(
+            f"boneage-node: {name} needs the Python package {error.name!r}, which is not installed here; "
+            f"install it with: python -m pip install {error.name}\n"
+        )
+        return FAILED
+    code: int | None = module.main(arguments)
+    return code or DONE

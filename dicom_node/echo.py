@@ -1,0 +1,89 @@
+"""``echo PEER``: whether a peer answers, and would take what this node sends."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.sop_class import (
+    Comprehensive3DSRStorage,
+    SecondaryCaptureImageStorage,
+    StorageCommitmentPushModel,
+    Verification,
+)
+
+from dicom_node.cli import DONE, FAILED
+from dicom_node.errors import SettingsError
+from dicom_node.settings import ArchivePeer, Settings, SettingsProblem, load_settings
+from dicom_node.terminal import open_console
+
+SUCCESS = 0x0000
+STORAGE_CLASSES = {"sr": Comprehensive3DSRStorage, "sc": SecondaryCaptureImageStorage}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Open an association, send a C-ECHO, and print what the peer accepts; 0 only where all of it is well."""
+    settings = load_settings(options.config)
+    peer = find_archive(settings, options.peer)
+    console = open_console()
+    console.print(f"{peer.name}: {peer.ae_title} at {peer.host}:{peer.port}, called by {settings.node.ae_title}")
+    well = True
+    for fine, sentence in probe(settings, peer):
+        console.print(f"  {'ok    ' if fine else 'FAILED'} {sentence}", soft_wrap=True)
+        well = well and fine
+    return DONE if well else FAILED
+
+
+def find_archive(settings: Settings, name: str) -> ArchivePeer:
+    """Return the archive of that name; SettingsError where there is none."""
+    for peer in settings.archives:
+        if peer.name == name:
+            return peer
+    if any(peer.name == name for peer in settings.senders):
+        what, remedy = "This peer is a sender: it has no port to call.", "Send a C-ECHO from its side to this node."
+    else:
+        names = ", ".join(peer.name for peer in settings.archives) or "none"
+        what, remedy = "No peer has this name.", f"Archives that are configured: {names}."
+    raise SettingsError(SettingsProblem("peers", "", what, remedy))
+
+
+def probe(settings: Settings, peer: ArchivePeer) -> Iterator[tuple[bool, str]]:
+    """Yield what was found, step by step: whether it is well, and a sentence with its remedy."""
+    ae = AE(settings.node.ae_title)
+    ae.connection_timeout = ae.acse_timeout = settings.deliver.connect_timeout_s
+    ae.dimse_timeout = settings.deliver.dimse_timeout_s
+    ae.add_requested_context(Verification)
+    wanted = {Verification: "Verification (C-ECHO)"}
+    for kind in peer.deliver:
+        wanted[STORAGE_CLASSES[kind]] = f"storage of {STORAGE_CLASSES[kind].name}"
+        ae.add_requested_context(STORAGE_CLASSES[kind], ExplicitVRLittleEndian)
+    if peer.commitment:
+        wanted[StorageCommitmentPushModel] = "storage commitment"
+        ae.add_requested_context(StorageCommitmentPushModel)
+    start = time.perf_counter()
+    assoc = ae.associate(peer.host, peer.port, ae_title=peer.ae_title)
+    took_ms = (time.perf_counter() - start) * 1000
+    if not assoc.is_established:
+        yield False, _why_not(assoc)
+        return
+    yield True, f"association opened in {took_ms:.0f} ms"
+    accepted = {context.abstract_syntax for context in assoc.accepted_contexts}
+    for abstract_syntax, name in wanted.items():
+        fine = abstract_syntax in accepted
+        yield fine, f"accepts {name}" if fine else f"does not accept {name}: have the peer's administrator allow it"
+    if Verification in accepted:
+        status = assoc.send_c_echo().get("Status")
+        yield status == SUCCESS, "answered C-ECHO" if status == SUCCESS else f"answered C-ECHO with {status!r}"
+    assoc.release()
+
+
+def _why_not(assoc: Any) -> str:
+    if assoc.is_rejected:
+        return "the association was rejected: both AE titles must be known to the peer, and spelled as it spells them"
+    if assoc.acceptor.primitive is None:
+        return "no connection: check host, port, firewall, and that the peer runs"
+    return "the peer aborted the association or accepted no presentation context"

@@ -1,0 +1,109 @@
+"""``settings check`` and ``settings show``: what is wrong with a settings file, and what it amounts to."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dicom_node.cli import DONE, WRONG_USAGE
+from dicom_node.errors import SettingsError
+from dicom_node.ownership import check_ownership
+from dicom_node.settings import Settings, SettingsProblem, load_settings
+from dicom_node.terminal import open_console
+
+
+def check(options: argparse.Namespace) -> int:
+    """Print every problem with section, key and remedy; exit code 0 where the node would start, else 2."""
+    console = open_console()
+    problems: list[SettingsProblem] = []
+    try:
+        settings = load_settings(options.config)
+        problems += find_hindrances(settings)
+    except SettingsError as error:
+        problems += [problem for problem in error.problems if isinstance(problem, SettingsProblem)]
+    else:
+        _print_remarks(console, settings)
+    try:
+        check_ownership()
+    except SettingsError as error:
+        problems += [problem for problem in error.problems if isinstance(problem, SettingsProblem)]
+    if not problems:
+        console.print("The settings are complete and the node would start.")
+        return DONE
+    _print_problems(console, problems)
+    return WRONG_USAGE
+
+
+def show(options: argparse.Namespace) -> int:
+    """Print the settings in force as TOML, defaults included, secrets masked."""
+    settings = load_settings(options.config)
+    open_console().print("\n".join(render(settings)), markup=False, highlight=False, soft_wrap=True)
+    return DONE
+
+
+def find_hindrances(settings: Settings) -> Iterator[SettingsProblem]:
+    """Yield what on this machine would keep a node with these settings from starting."""
+    try:
+        _ = settings.database_url
+    except SettingsError as error:
+        yield from (problem for problem in error.problems if isinstance(problem, SettingsProblem))
+    existing = next(folder for folder in (settings.node.data_dir, *settings.node.data_dir.parents) if folder.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        what = "The folder cannot be created or written by this user."
+        yield SettingsProblem("node", "data_dir", what, "Create it and give it to the node's user.")
+
+
+def find_remarks(settings: Settings) -> Iterator[str]:
+    """Yield what is allowed, but seldom meant."""
+    receive = settings.receive
+    if not settings.senders and not receive.accept_unknown_callers:
+        yield "peers: no sender is configured and unknown callers are refused, so nobody may send."
+    if not settings.archives:
+        yield "peers: no archive is configured, so results stay on this node."
+    if receive.accept_unknown_callers and receive.host not in ("127.0.0.1", "::1", "localhost"):
+        yield "receive.accept_unknown_callers: anyone who reaches this address may send."
+    for peer in settings.archives:
+        if not peer.commitment:
+            yield f"peers: {peer.name} has commitment = false; nothing there will ever be shown as committed."
+
+
+def render(settings: Settings) -> Iterator[str]:
+    """Yield the lines of a TOML text that says what is in force; it loads again unless a secret was masked."""
+    tables: dict[str, Any] = settings.model_dump(mode="json")
+    for name, table in tables.items():
+        rows = table if name == "peers" else [table]
+        for row in rows:
+            yield f"[[{name}]]" if name == "peers" else f"[{name}]"
+            if name == "store":
+                yield f"# in force: {mask(settings.database_url)}"
+            for key, value in row.items():
+                if value is not None:
+                    yield f"{key} = {json.dumps(mask(value) if key == 'url' else value, ensure_ascii=False)}"
+            yield ""
+
+
+def mask(url: str) -> str:
+    """Return a database URL without its password and its query, which may hold one."""
+    without_query, _, query = url.partition("?")
+    masked = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", without_query)
+    return f"{masked}?***" if query else masked
+
+
+def _print_remarks(console: Console, settings: Settings) -> None:
+    for remark in find_remarks(settings):
+        console.print(f"Note: {remark}", markup=False, soft_wrap=True)
+
+
+def _print_problems(console: Console, problems: list[SettingsProblem]) -> None:
+    table = Table("section", "key", "what is wrong", "remedy", show_lines=True)
+    for problem in problems:
+        table.add_row(problem.section or "the file", problem.key, problem.what, problem.remedy)
+    console.print(table)
+    console.print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}.")

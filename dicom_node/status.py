@@ -1,0 +1,147 @@
+"""``status``: which nodes live, what waits, and what needs a person, with the command that helps."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import sqlalchemy as sa
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
+
+from dicom_node.cli import DONE
+from dicom_node.errors import StoreError
+from dicom_node.revisions import DeliveryState, RevisionState
+from dicom_node.settings import Settings, load_settings
+from dicom_node.store import Delivery, Document, NodeRow, Revision, Store, Study, make_engine, now
+from dicom_node.terminal import open_console
+
+MOST_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One thing that does not go on without a person, or has not gone on at its last try."""
+
+    study_instance_uid: str
+    revision: int
+    where: str  # the peer's name, or "the street"
+    code: str
+    sentence: str
+    next_try_at: datetime | None  # None: only after `retry`
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the state of the node's store; 0 whatever it is, so that a script can tell trouble from a broken store."""
+    settings = load_settings(options.config)
+    store = open_existing(settings)
+    console = open_console()
+    with store.reading() as session:
+        _print_nodes(console, session, settings)
+        _print_studies(console, session)
+        _print_deliveries(console, session)
+        _print_troubles(console, find_troubles(session))
+    store.close()
+    return DONE
+
+
+def open_existing(settings: Settings) -> Store:
+    """Open the store as it is: a command that only looks neither makes a database nor migrates one.
+
+    Raises
+    ------
+    StoreError
+        There is no database yet.
+    """
+    url = make_url(settings.database_url)
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
+        raise StoreError("There is no database yet: has the node ever been started with these settings?")
+    return Store(make_engine(settings.database_url))
+
+
+def find_troubles(session: Session) -> list[Trouble]:
+    """Return what failed for good, then what waits for its next try, newest first."""
+    walks = sa.select(Study.study_instance_uid, Revision.number, Revision.error_code, Revision.error).where(
+        Study.id == Revision.study_id, Revision.state == RevisionState.FAILED, Revision.error_code.is_not(None)
+    )
+    deliveries = (
+        sa.select(
+            Study.study_instance_uid,
+            Revision.number,
+            Delivery.peer,
+            Document.kind,
+            Delivery.error_code,
+            Delivery.error,
+            Delivery.due_at,
+        )
+        .where(
+            Delivery.error_code.is_not(None),
+            Delivery.state != DeliveryState.COMMITTED,
+            Document.id == Delivery.document_id,
+            Revision.id == Delivery.revision_id,
+            Study.id == Revision.study_id,
+        )
+        .order_by(Delivery.due_at.is_not(None), Delivery.updated_at.desc())
+    )
+    troubles = [Trouble(uid, number, "the street", code or "", text or "", None) for uid, number, code, text in
+                session.execute(walks.order_by(Revision.updated_at.desc())).tuples()]  # fmt: skip
+    for uid, number, peer, kind, code, text, due_at in session.execute(deliveries).tuples():
+        troubles.append(Trouble(uid, number, f"{kind} to {peer}", code or "", text or "", due_at))
+    return troubles
+
+
+def _print_nodes(console: Console, session: Session, settings: Settings) -> None:
+    table = Table("node", "state", "last sign of life", "started", title="Nodes", title_justify="left")
+    silent_after = timedelta(seconds=settings.cluster.silent_after_s)
+    for node in session.scalars(sa.select(NodeRow).order_by(NodeRow.id)):
+        table.add_row(node.id, _state_of(node, silent_after), _time(node.heartbeat_at), _time(node.started_at))
+    console.print(table)
+
+
+def _state_of(node: NodeRow, silent_after: timedelta) -> str:
+    if node.stopped_at is not None:
+        return "stopped"
+    return "lives" if now() - node.heartbeat_at < silent_after else "SILENT: its work is taken over"
+
+
+def _print_studies(console: Console, session: Session) -> None:
+    counts = session.execute(sa.select(Study.state, sa.func.count()).group_by(Study.state).order_by(Study.state))
+    table = Table("studies", "number", title="Studies", title_justify="left")
+    for state, number in counts.tuples():
+        table.add_row(state, str(number))
+    console.print(table)
+
+
+def _print_deliveries(console: Console, session: Session) -> None:
+    counts = session.execute(
+        sa.select(Delivery.peer, Delivery.state, sa.func.count(), sa.func.min(Delivery.due_at))
+        .group_by(Delivery.peer, Delivery.state)
+        .order_by(Delivery.peer, Delivery.state)
+    )
+    table = Table("peer", "objects", "number", "next try", title="Deliveries", title_justify="left")
+    for peer, state, number, due_at in counts.tuples():
+        table.add_row(peer, state, str(number), _time(due_at))
+    console.print(table)
+
+
+def _print_troubles(console: Console, troubles: list[Trouble]) -> None:
+    if not troubles:
+        console.print("Nothing needs a person.")
+        return
+    table = Table("study", "rev.", "where", "code", "what", "goes on", title="Troubles", title_justify="left")
+    for trouble in troubles[:MOST_SHOWN]:
+        goes_on = _time(trouble.next_try_at) or f"after: boneage-node retry {trouble.study_instance_uid}"
+        table.add_row(
+            trouble.study_instance_uid, str(trouble.revision), trouble.where, trouble.code, trouble.sentence, goes_on
+        )
+    console.print(table)
+    if len(troubles) > MOST_SHOWN:
+        console.print(f"{len(troubles) - MOST_SHOWN} more; boneage-node retry --all tries all of them again.")
+
+
+def _time(at: datetime | None) -> str:
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S") if at else ""
