@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom import uid
+from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
@@ -147,7 +148,7 @@ def _transfer_syntax(ds: Dataset) -> str:
     if not syntax:
         raise UnreadablePixels("The object does not say its transfer syntax.")
     if syntax not in DECODERS:
-        name = uid.UID(syntax).name
+        name = uid.UID(syntax, validation_mode=IGNORE).name
         known = "of an unknown name" if name == syntax else name  # an unknown one may hold anything
         raise UnsupportedObject(f"There is no free decoder for the film's transfer syntax, {known}.")
     return syntax
