@@ -116,7 +116,7 @@ def pending_walks(store: Store) -> tuple[Walk, ...]:
         return tuple(Walk(*row) for row in rows)
 
 
-def next_ready_at(store: Store) -> datetime | None:
-    """Return when the next quiet period ends; None where none runs."""
+def next_ready_at(store: Store, after: datetime) -> datetime | None:
+    """Return when the first quiet period after a time ends; None where none runs then."""
     with store.reading() as session:
-        return session.scalar(sa.select(sa.func.min(Study.ready_at)))
+        return session.scalar(sa.select(sa.func.min(Study.ready_at)).where(Study.ready_at > after))

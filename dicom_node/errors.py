@@ -20,7 +20,9 @@
     │   ├── SpoolFileMissing           spool-file-missing  a row without its file
     │   ├── InterpretationFailed       interpretation-failed  the interpreter raised; it must refuse instead
     │   ├── CompositionFailed          composition-failed  a document could not be written from its source
-    │   └── DocumentRejected           document-rejected   a document did not survive being read back
+    │   ├── DocumentRejected           document-rejected   a document did not survive being read back
+    │   ├── DocumentUnwritten          document-unwritten  the documents' disk failed or is full
+    │   └── WalkGivenUp                walk-given-up       every attempt ended with the whole process
     └── DeliveryError                  delivery-failed     an object did not reach a peer
         ├── PeerUnreachable            peer-unreachable    refused, timed out, aborted
         ├── PeerBusy                   peer-busy           a status that says: later
@@ -164,6 +166,18 @@ class DocumentRejected(StreetError):
     code = "document-rejected"
 
 
+class DocumentUnwritten(StreetError):
+    """The disk that documents are written to failed or is full."""
+
+    code = "document-unwritten"
+
+
+class WalkGivenUp(StreetError):
+    """A revision's walk ended without a result too often: it takes the process down, or never gets through."""
+
+    code = "walk-given-up"
+
+
 class DeliveryError(NodeError):
     """An object did not reach a peer, or the peer does not vouch for it.
 
@@ -258,6 +272,8 @@ DISPOSITIONS: dict[type[NodeError], Disposition] = {
     InterpretationFailed: Disposition.QUARANTINE,
     CompositionFailed: Disposition.QUARANTINE,
     DocumentRejected: Disposition.QUARANTINE,
+    DocumentUnwritten: Disposition.RETRY,
+    WalkGivenUp: Disposition.QUARANTINE,
     DeliveryError: Disposition.RETRY,
     PeerUnreachable: Disposition.RETRY,
     PeerBusy: Disposition.RETRY,
@@ -291,6 +307,8 @@ DIMSE_STATUSES: dict[type[NodeError], int] = {
     InterpretationFailed: 0x0110,
     CompositionFailed: 0x0110,
     DocumentRejected: 0x0110,
+    DocumentUnwritten: 0x0110,
+    WalkGivenUp: 0x0110,
     DeliveryError: 0x0110,
     PeerUnreachable: 0x0110,
     PeerBusy: 0x0110,

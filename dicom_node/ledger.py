@@ -82,10 +82,10 @@ def due_turns(store: Store, at: datetime) -> tuple[Turn, ...]:
         return tuple(Turn(*row) for row in rows)
 
 
-def next_due_at(store: Store) -> datetime | None:
-    """Return when the next delivery is due; None where none is."""
+def next_due_at(store: Store, after: datetime) -> datetime | None:
+    """Return when the first delivery after a time is due; None where none is."""
     with store.reading() as session:
-        return session.scalar(sa.select(sa.func.min(Delivery.due_at)))
+        return session.scalar(sa.select(sa.func.min(Delivery.due_at)).where(Delivery.due_at > after))
 
 
 def jobs_of(store: Store, turn: Turn, at: datetime) -> tuple[Job, ...]:

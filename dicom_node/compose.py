@@ -1,0 +1,201 @@
+"""Compose: each finding becomes documents on disk, read back and verified before any of them may leave.
+
+The row comes first and fixes the UIDs and the time of creation, then the file: a repeated composition writes the same
+document under the same name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
+
+from dicom_node.errors import CompositionFailed, DocumentRejected, DocumentUnwritten
+from dicom_node.events import record
+from dicom_node.interpret import finding_from_json, read_source
+from dicom_node.revisions import lock_revision
+from dicom_node.settings import ComposeSettings, NodeSettings
+from dicom_node.spool import sync_folder
+from dicom_node.store import Document, FindingRow, Instance, Revision, Store, insert_if_absent, now
+from inference.errors import FilmError
+from inference.film import display_bytes, read_film
+from inference.finding import Finding
+from reports.errors import ReportError
+from reports.identity import DocumentIdentity, device_uid, document_uids
+
+Kind = Literal["sr", "sc"]
+KINDS: tuple[Kind, ...] = ("sr", "sc")
+SOP_CLASSES: dict[Kind, str] = {"sr": str(Comprehensive3DSRStorage), "sc": str(SecondaryCaptureImageStorage)}
+
+_EMPTY_DISPLAY = (512, 512)  # rows, columns of the black picture that stands for a film nobody can decode
+
+
+class Composer:
+    """Writes the documents of findings.
+
+    Parameters
+    ----------
+    store
+        The SQL store.
+    spool_dir, documents_dir
+        Where the sources lie, and where documents go.
+    settings
+        Series numbers and how final the report is.
+    node
+        Who writes.
+    """
+
+    def __init__(
+        self, store: Store, *, spool_dir: Path, documents_dir: Path, settings: ComposeSettings, node: NodeSettings
+    ) -> None:
+        self._store = store
+        self._spool_dir = spool_dir
+        self._documents_dir = documents_dir
+        self._settings = settings
+        self._node = node
+        self._software_version = version("boneage-node")
+
+    def compose(self, finding_id: int, kind: Kind) -> None:
+        """Write one document of one finding and verify it, unless that is done.
+
+        Raises
+        ------
+        CompositionFailed
+            The document cannot be made from this source.
+        DocumentRejected
+            It does not say what it should once it is read back.
+        DocumentUnwritten
+            The disk failed or is full.
+        SpoolFileMissing
+            The source is not in the spool.
+        StoreError
+            The database failed.
+        """
+        document, row, instance, revision = self._enter(finding_id, kind)
+        path = self._documents_dir / document.path
+        if document.verified_at is not None and path.is_file():
+            return
+        finding = finding_from_json(row.body)
+        source = read_source(self._spool_dir, instance)
+        _write_durably(path, self._make(source, finding, document, revision))
+        _verify(path, source, finding)
+        self._mark_verified(document, revision)
+
+    def _enter(self, finding_id: int, kind: Kind) -> tuple[Document, FindingRow, Instance, Revision]:
+        """Return the document's row, made at the first call, and what it belongs to."""
+        with self._store.session() as session:
+            row = session.get_one(FindingRow, finding_id)
+            instance = session.get_one(Instance, row.instance_id)
+            revision = session.get_one(Revision, row.revision_id)
+            model = finding_from_json(row.body).model
+            series_uid, sop_uid = document_uids(instance.sop_instance_uid, model, kind, revision.number)
+            insert_if_absent(
+                session,
+                Document,
+                finding_id=row.id,
+                revision_id=revision.id,
+                kind=kind,
+                sop_class_uid=SOP_CLASSES[kind],
+                sop_instance_uid=sop_uid,
+                series_instance_uid=series_uid,
+                path=f"{sop_uid[-2:]}/{sop_uid}.dcm",
+                created_at=now(),
+            )
+            of_finding = sa.select(Document).where(Document.finding_id == row.id, Document.kind == kind)
+            return session.scalars(of_finding).one(), row, instance, revision
+
+    def _make(self, source: Dataset, finding: Finding, document: Document, revision: Revision) -> Dataset:
+        identity = self._identify(document, revision)
+        try:
+            return self._compose(source, finding, identity, document.kind)
+        except ReportError as error:
+            raise CompositionFailed(f"The document {document.sop_instance_uid} cannot be made: {error}") from error
+        except Exception as error:
+            # The boundary to the report library, which raises whatever a strange header leads it to.
+            kind = type(error).__name__
+            raise CompositionFailed(f"Making the document {document.sop_instance_uid} raised {kind}.") from error
+
+    def _compose(self, source: Dataset, finding: Finding, identity: DocumentIdentity, kind: str) -> Dataset:
+        # highdicom takes a second to import: commands that only administer do without.
+        if kind == "sr":
+            from reports.structured_report import compose_sr
+
+            return compose_sr(source, finding, identity, preliminary=self._settings.preliminary)
+        from reports.secondary_capture import compose_sc
+
+        return compose_sc(source, finding, _display(source), identity)
+
+    def _identify(self, document: Document, revision: Revision) -> DocumentIdentity:
+        is_report = document.kind == "sr"
+        return DocumentIdentity(
+            sop_instance_uid=document.sop_instance_uid,
+            series_instance_uid=document.series_instance_uid,
+            series_number=self._settings.series_number_sr if is_report else self._settings.series_number_sc,
+            instance_number=1,
+            created_at=_local(document.created_at),
+            device_uid=device_uid(self._node.id),
+            station_name=self._node.station_name,
+            software_version=self._software_version,
+            revision=revision.number,
+        )
+
+    def _mark_verified(self, document: Document, revision: Revision) -> None:
+        with self._store.session() as session:
+            study, _ = lock_revision(session, revision.id)
+            session.get_one(Document, document.id).verified_at = now()
+            uid, number = document.sop_instance_uid, revision.number
+            record(
+                session, self._node.id, "composed", study, revision=number, sop_instance_uid=uid, detail=document.kind
+            )
+
+
+def _display(source: Dataset) -> npt.NDArray[np.uint8]:
+    """Return the film as people see it, shape (rows, columns); black where it cannot be decoded: the text says so."""
+    try:
+        return display_bytes(read_film(source))
+    except FilmError:
+        return np.zeros(_EMPTY_DISPLAY, np.uint8)
+
+
+def _local(at: datetime) -> datetime:
+    return at.astimezone()
+
+
+def _write_durably(path: Path, document: Dataset) -> None:
+    """Write a file so that it is whole and on disk when its name appears."""
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            dcmwrite(file, document, enforce_file_format=True)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else type(error).__name__
+        raise DocumentUnwritten(f"The document {path.stem} was not written: {why}.") from error
+
+
+def _verify(path: Path, source: Dataset, finding: Finding) -> None:
+    from reports.verify import verify
+
+    try:
+        verify(dcmread(path), source, finding)
+    except ReportError as error:
+        raise DocumentRejected(f"The document {path.stem} must not leave: {error}") from error
+
+
+def kinds_wanted(deliver: Sequence[Sequence[Kind]]) -> tuple[Kind, ...]:
+    """Return the kinds that some archive takes; both where no archive is configured: they are kept here."""
+    wanted = {kind for kinds in deliver for kind in kinds}
+    return tuple(kind for kind in KINDS if kind in wanted or not deliver)

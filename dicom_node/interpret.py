@@ -1,0 +1,147 @@
+"""Interpret: each instance of a revision gets one finding, stored whole as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter, ValidationError
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+
+from dicom_node.errors import InterpretationFailed, SpoolFileMissing, StoreError
+from dicom_node.events import record
+from dicom_node.revisions import lock_revision
+from dicom_node.store import FindingRow, Instance, Store, insert_if_absent, now
+from inference.finding import Estimate, Finding, ModelIdentity, Refusal
+
+_KINDS: dict[str, TypeAdapter[Any]] = {"estimate": TypeAdapter(Estimate), "refusal": TypeAdapter(Refusal)}
+
+
+class Interpreter(Protocol):
+    """What reads films: ``inference.engine.Engine``, or anything else that keeps this promise."""
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which model it is."""
+        ...
+
+    def interpret(self, ds: Dataset) -> Finding:
+        """Read one object. A bad film is a Refusal, never an exception."""
+        ...
+
+
+def finding_to_json(finding: Finding) -> str:
+    """Write a finding as JSON, whole: ``finding_from_json`` returns an equal one."""
+    kind = "estimate" if isinstance(finding, Estimate) else "refusal"
+    return json.dumps({"kind": kind, "finding": dataclasses.asdict(finding)}, allow_nan=False)
+
+
+def finding_from_json(text: str) -> Finding:
+    """Read a finding that ``finding_to_json`` wrote.
+
+    Raises
+    ------
+    StoreError
+        The text is no finding: the row was changed by something else, or by a newer version.
+    """
+    try:
+        body = json.loads(text)
+        finding: Finding = _KINDS[body["kind"]].validate_python(body["finding"])
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise StoreError(f"A finding in the store cannot be read: {type(error).__name__}.") from None
+    return finding
+
+
+class Reader:
+    """Reads the instances of revisions, one at a time: two on the same cores would both be late.
+
+    Parameters
+    ----------
+    store
+        The SQL store.
+    spool_dir
+        Where the received files lie.
+    interpreter
+        What reads films.
+    node_id
+        This node, for the events.
+    """
+
+    def __init__(self, store: Store, spool_dir: Path, interpreter: Interpreter, node_id: str) -> None:
+        self._store = store
+        self._spool_dir = spool_dir
+        self._interpreter = interpreter
+        self._node_id = node_id
+        self._one_at_a_time = threading.Lock()
+
+    def interpret(self, revision_id: int, instance_id: int) -> None:
+        """Read one instance for one revision, unless that is done.
+
+        Raises
+        ------
+        SpoolFileMissing
+            Its file is not in the spool.
+        InterpretationFailed
+            The interpreter raised.
+        StoreError
+            The database failed.
+        """
+        with self._store.reading() as session:
+            done = sa.select(FindingRow.id).where(
+                FindingRow.revision_id == revision_id, FindingRow.instance_id == instance_id
+            )
+            if session.scalars(done).one_or_none() is not None:
+                return
+            instance = session.get_one(Instance, instance_id)
+        finding, body = self._read(read_source(self._spool_dir, instance), instance.sop_instance_uid)
+        self._keep(revision_id, instance, finding, body)
+
+    def _read(self, ds: Dataset, sop_instance_uid: str) -> tuple[Finding, str]:
+        try:
+            with self._one_at_a_time:
+                finding = self._interpreter.interpret(ds)
+            return finding, finding_to_json(finding)
+        except Exception as error:
+            # The boundary to the model: whatever it raises concerns this one object, and must not stop the others.
+            kind = type(error).__name__
+            raise InterpretationFailed(f"The interpreter raised {kind} on {sop_instance_uid}.") from error
+
+    def _keep(self, revision_id: int, instance: Instance, finding: Finding, body: str) -> None:
+        with self._store.session() as session:
+            study, revision = lock_revision(session, revision_id)
+            is_new = insert_if_absent(
+                session,
+                FindingRow,
+                instance_id=instance.id,
+                revision_id=revision_id,
+                kind="estimate" if isinstance(finding, Estimate) else "refusal",
+                age_months=finding.age_months if isinstance(finding, Estimate) else None,
+                refusal_code=None if isinstance(finding, Estimate) else finding.code,
+                body=body,
+                interpreted_at=now(),
+            )
+            if is_new:
+                kind = "estimated" if isinstance(finding, Estimate) else "refused"
+                detail = None if isinstance(finding, Estimate) else str(finding.code)
+                uid, number = instance.sop_instance_uid, revision.number
+                record(session, self._node_id, kind, study, revision=number, sop_instance_uid=uid, detail=detail)
+
+
+def read_source(spool_dir: Path, instance: Instance) -> Dataset:
+    """Read a received object from the spool.
+
+    Raises
+    ------
+    SpoolFileMissing
+        The file is not there, or is no DICOM file any more.
+    """
+    try:
+        return dcmread(spool_dir / instance.path)
+    except (OSError, InvalidDicomError) as error:
+        uid = instance.sop_instance_uid
+        raise SpoolFileMissing(f"The spool has no readable file for the recorded object {uid}.") from error

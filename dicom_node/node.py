@@ -1,0 +1,169 @@
+"""The node: everything that serves, put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+from sqlalchemy import select
+
+from dicom_node.cluster import Membership
+from dicom_node.commitment import Commitments
+from dicom_node.compose import Composer
+from dicom_node.deliver import Courier
+from dicom_node.dispatch import Dispatcher
+from dicom_node.intake import Intake, Recorded
+from dicom_node.interpret import Interpreter, Reader
+from dicom_node.receive import AssociationEnd, Receiver
+from dicom_node.settings import Settings
+from dicom_node.spool import Received, Spool
+from dicom_node.store import Instance, Store, make_engine, upgrade
+from dicom_node.street import Street
+from dicom_node.workflows import Workflows
+
+STOP_WITHIN_S = 30.0
+
+log = structlog.get_logger(__name__)
+
+
+class Node:
+    """A running node. One per process, because the workflow engine keeps itself in globals.
+
+    Parameters
+    ----------
+    settings
+        Everything it can be told.
+    interpreter
+        What reads films.
+    """
+
+    def __init__(self, settings: Settings, interpreter: Interpreter) -> None:
+        self.settings = settings
+        node = settings.node
+        url = settings.database_url
+        self.store = Store(make_engine(url))
+        self._membership = Membership(self.store, node.id, settings.cluster, node.data_dir)
+        commitments = Commitments(self.store, settings.deliver, node.id, self._wake)
+        self._courier = Courier(
+            self.store,
+            settings=settings.deliver,
+            node=node,
+            archives=settings.archives,
+            documents_dir=settings.documents_dir,
+            commitments=commitments,
+            on_change=self._wake,
+        )
+        self._street = Street(
+            self.store,
+            reader=Reader(self.store, settings.spool_dir, interpreter, node.id),
+            composer=Composer(
+                self.store,
+                spool_dir=settings.spool_dir,
+                documents_dir=settings.documents_dir,
+                settings=settings.compose,
+                node=node,
+            ),
+            archives=settings.archives,
+            node_id=node.id,
+            on_composed=self._wake,
+        )
+        self._workflows = Workflows(
+            system_database_url=system_database_url(settings),
+            node_id=node.id,
+            peers=[archive.name for archive in settings.archives],
+            walk=self._street.walk,
+            deliver=self._courier.run,
+        )
+        self._dispatcher = Dispatcher(self.store, self._workflows, self._street, node.id)
+        self._intake = Intake(
+            store=self.store,
+            spool_dir=settings.spool_dir,
+            quiet_period_s=settings.assemble.quiet_period_s,
+            whole_study_callers=frozenset(
+                sender.ae_title for sender in settings.senders if sender.whole_study_per_association
+            ),
+            node_id=node.id,
+        )
+        # Nodes of a cluster share the data directory; each sweeps only what it has received itself.
+        self._spool = Spool(settings.spool_dir / node.id)
+        self._receiver = Receiver(
+            settings.receive,
+            node,
+            settings.senders,
+            self._spool,
+            self._record,
+            self._end_association,
+            commitments.take,
+            archives=settings.archives,
+        )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that are listened on, after ``start``."""
+        return self._receiver.address
+
+    def start(self) -> None:
+        """Take up what an earlier run left, then listen.
+
+        Raises
+        ------
+        NodeIdTaken
+            Another live process is this node.
+        StoreError
+            A database cannot be used.
+        SpoolFull, SpoolFailed
+            The spool cannot be used.
+        OSError
+            The address cannot be used.
+        """
+        upgrade(self.store.engine)
+        self._membership.join()
+        try:
+            swept = self._spool.open() + self._spool.sweep(self._is_known)
+            if swept:
+                log.info("node.spool-swept", files=swept)
+            self._workflows.start()
+            self._dispatcher.start()
+            self._membership.watch(self._workflows)
+            self._receiver.start()
+        except BaseException:
+            self._close()
+            raise
+
+    def stop(self) -> None:
+        """Stop taking objects, let running steps end, and say good-bye; the rest goes on at the next start."""
+        self._receiver.stop()
+        self._close()
+
+    def _close(self) -> None:
+        self._dispatcher.stop()
+        self._workflows.stop(STOP_WITHIN_S)
+        self._membership.leave()
+        self.store.close()
+
+    def _record(self, received: Received) -> Recorded:
+        recorded = self._intake.record(received)
+        if recorded.kind == "new":
+            self._wake()
+        return recorded
+
+    def _end_association(self, end: AssociationEnd) -> None:
+        if self._intake.end_association(end.association_id, end.calling_ae):
+            self._wake()
+
+    def _is_known(self, path: Path) -> bool:
+        relative = (self._spool.folder / path).relative_to(self.settings.spool_dir)
+        with self.store.reading() as session:
+            found = select(Instance.id).where(Instance.path == relative.as_posix())
+            return session.scalars(found).first() is not None
+
+    def _wake(self) -> None:
+        self._dispatcher.wake()
+
+
+def system_database_url(settings: Settings) -> str:
+    """Return where the workflow engine keeps its tables: beside the store's on PostgreSQL, else a file of its own."""
+    url = settings.database_url
+    if url.startswith("postgresql"):
+        return url
+    return f"sqlite:///{(settings.node.data_dir / 'workflows.db').absolute()}"

@@ -1,0 +1,169 @@
+"""The street a revision walks: interpret, compose, verify, and into the ledger, from where it is delivered.
+
+Each step is one function with one committed result, and does nothing where that result is there: a walk that died is
+walked again from its beginning, and repeats nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from dicom_node import ledger
+from dicom_node.assemble import walk_again
+from dicom_node.compose import Composer, Kind, kinds_wanted
+from dicom_node.errors import Disposition, NodeError, WalkGivenUp, code_of, disposition_of
+from dicom_node.events import record
+from dicom_node.interpret import Reader
+from dicom_node.revisions import (
+    WALKING,
+    RevisionState,
+    instances_of,
+    lock_revision,
+    refresh_study,
+    settle,
+)
+from dicom_node.settings import ArchivePeer
+from dicom_node.store import FindingRow, Revision, Store, now
+from dicom_node.workflows import Steps
+
+MAX_ROUNDS = 20  # how often a walk whose workflow ended without a result is begun anew by itself
+
+Problem = list[str]  # code and sentence; a list, because the engine keeps results as JSON
+
+log = structlog.get_logger(__name__)
+
+
+class Street:
+    """Take revisions down the street.
+
+    Parameters
+    ----------
+    store
+        The SQL store.
+    reader, composer
+        The two workshops on the way.
+    archives
+        Where the documents go.
+    node_id
+        This node, for the events.
+    on_composed
+        Called when a revision has entered the ledger.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        reader: Reader,
+        composer: Composer,
+        archives: Sequence[ArchivePeer],
+        node_id: str,
+        on_composed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._composer = composer
+        self._archives = tuple(archives)
+        self._kinds = kinds_wanted([archive.deliver for archive in archives])
+        self._node_id = node_id
+        self._on_composed = on_composed
+
+    def walk(self, revision_id: int, step: Steps) -> None:
+        """Take one revision from assembled to composed. What fails for good is written down; the rest goes on.
+
+        Raises
+        ------
+        StoreError
+            The database failed for so long that not even that could be written down.
+        """
+        try:
+            problems: list[Problem] = []
+            for instance_id in step("list-instances", self._list_instances, revision_id):
+                problems += step("interpret", self.interpret, revision_id, instance_id)
+            for finding_id in step("list-findings", self._list_findings, revision_id):
+                for kind in self._kinds:
+                    problems += step("compose", self.compose, finding_id, kind)
+            step("enter-ledger", self.enter_ledger, revision_id, problems)
+        except Exception as error:  # noqa: BLE001 - the boundary of a walk: it must end in the store, whatever it met
+            self._set_aside(revision_id, error)
+        self._on_composed()
+
+    def interpret(self, revision_id: int, instance_id: int) -> list[Problem]:
+        """Read one instance; return what failed for good."""
+        return _attempt(self._reader.interpret, revision_id, instance_id)
+
+    def compose(self, finding_id: int, kind: Kind) -> list[Problem]:
+        """Write one document of one finding; return what failed for good."""
+        return _attempt(self._composer.compose, finding_id, kind)
+
+    def enter_ledger(self, revision_id: int, problems: Sequence[Problem]) -> None:
+        """Put the verified documents into the ledger and close the walk."""
+        with self._store.session() as session:
+            study, revision = lock_revision(session, revision_id)
+            ledger.enter(session, revision, self._archives)
+            if problems:
+                revision.error_code, revision.error = problems[0]
+                for code, _ in problems:
+                    record(session, self._node_id, "set-aside", study, revision=revision.number, detail=code)
+            session.flush()
+            settle(session, study, revision)
+            record(session, self._node_id, "entered-ledger", study, revision=revision.number)
+
+    def begin_anew(self, revision_id: int) -> None:
+        """Begin a walk anew whose workflow has ended without closing it; after many such ends, set it aside.
+
+        Raises
+        ------
+        StoreError
+            The database failed.
+        """
+        with self._store.session() as session:
+            study, revision = lock_revision(session, revision_id)
+            if revision.state not in WALKING:
+                return
+            gives_up = revision.round >= MAX_ROUNDS
+            if not gives_up:
+                walk_again(session, study, revision, self._node_id)
+        if gives_up:
+            remedy = "Look at the log of that time, then retry."
+            self._set_aside(revision_id, WalkGivenUp(f"The walk ended {MAX_ROUNDS} times without a result. {remedy}"))
+
+    def _list_instances(self, revision_id: int) -> list[int]:
+        with self._store.reading() as session:
+            return [instance.id for instance in instances_of(session, session.get_one(Revision, revision_id))]
+
+    def _list_findings(self, revision_id: int) -> list[int]:
+        with self._store.session() as session:
+            study, revision = lock_revision(session, revision_id)
+            if revision.state == RevisionState.ASSEMBLED:
+                revision.state, revision.updated_at = RevisionState.INTERPRETED, now()
+                refresh_study(session, study)
+                record(session, self._node_id, "interpreted", study, revision=revision.number)
+            query = sa.select(FindingRow.id).where(FindingRow.revision_id == revision_id).order_by(FindingRow.id)
+            return list(session.scalars(query))
+
+    def _set_aside(self, revision_id: int, error: Exception) -> None:
+        log.error("street.set-aside", revision_id=revision_id, exc_info=error)
+        with self._store.session() as session:
+            study, revision = lock_revision(session, revision_id)
+            revision.error_code = code_of(error)
+            revision.error = str(error) if isinstance(error, NodeError) else type(error).__name__
+            settle(session, study, revision)
+            number, detail = revision.number, revision.error_code
+            record(session, self._node_id, "set-aside", study, revision=number, detail=detail)
+
+
+def _attempt(act: Callable[..., None], *arguments: Any) -> list[Problem]:
+    """Do something; return its error where that is one to set aside, raise it where it is one to retry."""
+    try:
+        act(*arguments)
+    except NodeError as error:
+        if disposition_of(error) != Disposition.QUARANTINE:
+            raise
+        log.warning("street.problem", code=error.code, reason=str(error), exc_info=error)
+        return [[error.code, str(error)]]
+    return []
