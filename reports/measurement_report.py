@@ -1,0 +1,306 @@
+"""The content tree of the report: TID 1500 "Imaging Measurement Report" of PS3.16, one function for each template.
+
+Bone age comes first in its group, because viewers print the first measurements only; every group has its region as a
+SCOORD and a tracking UID, because viewers throw without them; image library and imaging measurements are always there,
+for the same reason. A refusal has no number: its group carries the reason, and the hand's box or the whole image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+
+from inference.finding import Box, Estimate, Finding, Laterality, ModelIdentity, Refusal, Roi, Subject
+from reports import codes, content, wording
+from reports.content import Item, Relation
+from reports.errors import UnplaceableFinding
+from reports.header import numbers_of, text_of
+from reports.identity import DocumentIdentity, tracking_uid
+
+DIAGNOSTIC_SCORE = 0.7
+"""From this mean detection score on an estimate's image is written as of diagnostic quality, below it as limited."""
+
+SERIAL_NUMBER_LENGTH = 16
+"""Digits of the Device UID that stand for a serial number: software has none of its own."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """What the tree is made of. ``source`` is the header of the image that was read."""
+
+    source: Dataset
+    finding: Finding
+    identity: DocumentIdentity
+
+    @property
+    def image_box(self) -> Box | None:
+        """The whole image, None where the header does not say how large it is."""
+        rows, columns = numbers_of(self.source, "Rows")[:1], numbers_of(self.source, "Columns")[:1]
+        if not rows or not columns or rows[0] < 1 or columns[0] < 1:
+            return None
+        return Box(0.0, 0.0, columns[0], rows[0])
+
+    def on_image(self, box: Box) -> Box | None:
+        """Return the part of a box that lies on the image: SR takes a SCOORD outside it without a word."""
+        image = self.image_box
+        return None if image is None else box.clipped(int(image.x1), int(image.y1))
+
+
+def measurement_report(report: Report) -> Item:
+    """Return the root container, TID 1500.
+
+    Raises
+    ------
+    UnplaceableFinding
+        An estimate's hand does not lie on its image.
+    """
+    groups = _estimate_groups(report, report.finding) if isinstance(report.finding, Estimate) else ()
+    groups = groups or _refusal_groups(report)
+    return content.with_children(
+        measurement_root(),
+        content.code(codes.LANGUAGE, codes.ENGLISH, relation=Relation.HAS_CONCEPT_MOD),
+        *_observer(report.identity, report.finding.model),
+        *_subject(report.finding.subject),
+        content.code(codes.PROCEDURE_REPORTED, codes.BONE_AGE_PROCEDURE, relation=Relation.HAS_CONCEPT_MOD),
+        _image_library(report.source),
+        content.container(codes.IMAGING_MEASUREMENTS, *groups),
+        content.container(codes.QUALITATIVE_EVALUATIONS, *_evaluations(report)),
+    )
+
+
+def measurement_root() -> Item:
+    """Return the root container without its content."""
+    return content.container(codes.IMAGING_MEASUREMENT_REPORT, template="1500", relation=None)
+
+
+def _observer(identity: DocumentIdentity, model: ModelIdentity | None) -> list[Item]:
+    """TID 1002 and 1004: the node as a device observer."""
+    context = Relation.HAS_OBS_CONTEXT
+    model_name = model.name if model else "boneage-node"
+    return [
+        content.code(codes.OBSERVER_TYPE, codes.DEVICE, relation=context),
+        content.uid_reference(codes.DEVICE_UID, identity.device_uid),
+        content.text(codes.DEVICE_NAME, identity.station_name, context),
+        content.text(codes.DEVICE_MANUFACTURER, identity.manufacturer, context),
+        content.text(codes.DEVICE_MODEL, model_name, context),
+        content.text(codes.DEVICE_SERIAL, identity.device_uid[-SERIAL_NUMBER_LENGTH:], context),
+    ]
+
+
+def _subject(subject: Subject) -> list[Item]:
+    """TID 1006 and 1007: the patient, with the sex and the age that were used, where there are any."""
+    context = Relation.HAS_OBS_CONTEXT
+    items = [content.code(codes.SUBJECT_CLASS, codes.PATIENT, relation=context)]
+    if subject.sex is not None:
+        items.append(content.code(codes.SUBJECT_SEX, codes.SEXES[subject.sex], relation=context))
+    if subject.age_months is not None:
+        items.append(content.number(codes.SUBJECT_AGE, subject.age_months, codes.MONTH, relation=context))
+    return items
+
+
+def _image_library(source: Dataset) -> Item:
+    """TID 1600: the image that was read, with those of its descriptors the header has."""
+    entry = content.with_children(content.image(source, Relation.CONTAINS), *_descriptors(source))
+    return content.container(codes.IMAGE_LIBRARY, content.container(codes.IMAGE_LIBRARY_GROUP, entry), template="1600")
+
+
+def _descriptors(source: Dataset) -> list[Item]:
+    """TID 1602 and 1603. CR often has neither spacing nor orientation, so each is written where it is usable."""
+    context = Relation.HAS_ACQ_CONTEXT
+    modality = codes.MODALITIES.get(str(source.SOPClassUID), codes.OTHER_MODALITY)
+    items = [content.code(codes.MODALITY, modality, relation=context)]
+    side = _header_side(source)
+    if side is not None:
+        items.append(content.code(codes.IMAGE_LATERALITY, codes.SIDES[side], relation=context))
+    for name, keyword in ((codes.ROWS, "Rows"), (codes.COLUMNS, "Columns")):
+        items.extend(content.count(name, int(size), codes.PIXELS, context) for size in numbers_of(source, keyword)[:1])
+    orientation = patient_orientation(source)
+    if orientation is not None:
+        items.append(content.text(codes.ORIENTATION_ROW, orientation[0], context))
+        items.append(content.text(codes.ORIENTATION_COLUMN, orientation[1], context))
+    spacing = numbers_of(source, "ImagerPixelSpacing")
+    if len(spacing) == 2 and min(spacing) > 0 and max(spacing) < float("inf"):
+        items.append(content.measure(codes.SPACING_HORIZONTAL, spacing[1], codes.MILLIMETRE, context))
+        items.append(content.measure(codes.SPACING_VERTICAL, spacing[0], codes.MILLIMETRE, context))
+    return items
+
+
+def _header_side(source: Dataset) -> Laterality | None:
+    """Return the side the header states: Image Laterality (0020,0062), else the series' Laterality (0020,0060)."""
+    for keyword in ("ImageLaterality", "Laterality"):
+        for side in codes.SIDES:
+            if text_of(source, keyword) == side.value:
+                return side
+    return None
+
+
+def patient_orientation(source: Dataset) -> tuple[str, str] | None:
+    """Return Patient Orientation (0020,0020) of rows and columns; None for the "PR" or nothing of many CR."""
+    parts = text_of(source, "PatientOrientation").split("\\")
+    if len(parts) != 2 or not all(part and set(part) <= set("ALPRHF") for part in parts):
+        return None
+    return parts[0], parts[1]
+
+
+def _estimate_groups(report: Report, estimate: Estimate) -> list[Item]:
+    """Return the hand's group with the bone age, then one group for each region that lies on the image."""
+    hand = report.on_image(estimate.hand)
+    if hand is None:
+        raise UnplaceableFinding("The box of the hand does not lie on the image.")
+    side = estimate.laterality
+    values = [
+        content.code(codes.METHOD, codes.estimation_method(estimate.model.method), relation=Relation.HAS_CONCEPT_MOD),
+        _site(codes.HAND, side),
+        *_algorithm(estimate.model),
+        _bone_age(report, estimate, hand),
+        *_age_numbers(estimate),
+        *_estimate_codes(estimate),
+    ]
+    name = f"Bone age, {wording.LATERALITY_WORDS[side]} hand" if side in codes.SIDES else "Bone age, hand"
+    return [_group(report, name, codes.SKELETAL_MATURITY, hand, values), *_roi_groups(report, side)]
+
+
+def _refusal_groups(report: Report) -> list[Item]:
+    """Return the refused image's group: of the hand where one was found, else of the whole image; then the regions."""
+    refusal = report.finding
+    if not isinstance(refusal, Refusal):
+        raise TypeError("Only a refusal has a group without a number.")
+    hand = None if refusal.hand is None else report.on_image(refusal.hand)
+    region = hand or report.image_box
+    if region is None:  # no size, so nothing can be drawn; viewers load an empty container
+        return []
+    values = [] if hand is None else [_site(codes.HAND, Laterality.UNKNOWN)]
+    values += [] if refusal.model is None else _algorithm(refusal.model)
+    values += _quality(codes.QUALITIES.get(codes.REFUSED_QUALITIES.get(refusal.code, "")))
+    group = _group(report, "Refused, hand" if hand else "Refused, image", codes.REFUSALS[refusal.code], region, values)
+    return [group, *_roi_groups(report, Laterality.UNKNOWN)]
+
+
+def _roi_groups(report: Report, side: Laterality) -> list[Item]:
+    """One TID 1410 group for each region of interest, in the order of the finding."""
+    algorithm = [] if report.finding.model is None else _algorithm_named(report.finding.model)
+    groups = []
+    for roi in report.finding.rois:
+        box = report.on_image(roi.box)
+        if box is not None:
+            values = [_site(codes.SITES[roi.name], side), *algorithm]
+            groups.append(_group(report, f"Region {roi.name}", codes.REGIONS[roi.name], box, values))
+    return groups
+
+
+def rois_off_image(report: Report) -> list[Roi]:
+    """Return the regions that could not be drawn because nothing of them lies on the image."""
+    return [roi for roi in report.finding.rois if report.on_image(roi.box) is None]
+
+
+def _group(report: Report, name: str, finding: Code, box: Box, values: list[Item]) -> Item:
+    """TID 1410 "Planar ROI Measurements and Qualitative Evaluations", with its tracking identifiers (TID 4108)."""
+    context = Relation.HAS_OBS_CONTEXT
+    return content.container(
+        codes.MEASUREMENT_GROUP,
+        content.text(codes.TRACKING_IDENTIFIER, name, context),
+        content.uid_reference(codes.TRACKING_UID, tracking_uid(report.identity.sop_instance_uid, name), context),
+        content.code(codes.FINDING, finding),
+        *values,
+        content.region(box, report.source),
+        template="1410",
+    )
+
+
+def _site(site: Code, side: Laterality) -> Item:
+    """Return the finding site, with its side where it is known."""
+    modifier = Relation.HAS_CONCEPT_MOD
+    sides = [content.code(codes.LATERALITY, codes.SIDES[side], relation=modifier)] if side in codes.SIDES else []
+    return content.code(codes.FINDING_SITE, site, *sides, relation=modifier)
+
+
+def _algorithm_named(model: ModelIdentity) -> list[Item]:
+    """TID 4019, its mandatory rows: enough for a region, the whole stands in the first group."""
+    modifier = Relation.HAS_CONCEPT_MOD
+    return [
+        content.text(codes.ALGORITHM_NAME, model.name, modifier),
+        content.text(codes.ALGORITHM_VERSION, model.version, modifier),
+    ]
+
+
+def _algorithm(model: ModelIdentity) -> list[Item]:
+    """TID 4019: which model, which version, which weights."""
+    modifier = Relation.HAS_CONCEPT_MOD
+    return [
+        *_algorithm_named(model),
+        content.text(codes.ALGORITHM_MANUFACTURER, model.manufacturer, modifier),
+        content.text(codes.ALGORITHM_PARAMETERS, f"method={model.method}", modifier),
+        content.text(codes.ALGORITHM_PARAMETERS, f"weights-sha256={model.weights_sha256}", modifier),
+        content.code(codes.ALGORITHM_FAMILY, codes.ARTIFICIAL_INTELLIGENCE, relation=modifier),
+    ]
+
+
+def _bone_age(report: Report, estimate: Estimate, hand: Box) -> Item:
+    """TID 300: the bone age with its interval as uncertainty and in words, and the region it was read from.
+
+    CID 225 carries no confidence level, hence the words. highdicom would write the uncertainties without their unit.
+    """
+    age = estimate.age_months
+    properties = Relation.HAS_PROPERTIES
+    above, below = estimate.interval_high_months - age, age - estimate.interval_low_months
+    return content.number(
+        codes.BONE_AGE,
+        age,
+        codes.MONTH,
+        content.number(codes.UNCERTAINTY_ABOVE, above, codes.MONTH, relation=properties),
+        content.number(codes.UNCERTAINTY_BELOW, below, codes.MONTH, relation=properties),
+        content.text(codes.INTERVAL, wording.interval(estimate), properties),
+        content.region(hand, report.source, Relation.INFERRED_FROM),
+    )
+
+
+def _age_numbers(estimate: Estimate) -> list[Item]:
+    """Chronological age, its source, and the difference; nothing where the header has no age."""
+    subject = estimate.subject
+    items = []
+    if subject.age_months is not None:
+        source = content.text(codes.VALUE_SOURCE, subject.age_source, Relation.HAS_PROPERTIES)
+        apart = estimate.age_months - subject.age_months
+        items.append(content.number(codes.CHRONOLOGICAL_AGE, subject.age_months, codes.MONTH, source))
+        items.append(content.number(codes.AGE_DIFFERENCE, apart, codes.MONTH))
+    items.append(content.measure(codes.DETECTION_SCORE, round(estimate.quality, 4), codes.NO_UNITS, Relation.CONTAINS))
+    return items
+
+
+def _estimate_codes(estimate: Estimate) -> list[Item]:
+    """Return the reference method, the sex used with its source, and the quality of the image."""
+    reference = codes.REFERENCE_METHODS.get(estimate.model.method)
+    subject = estimate.subject
+    sex = codes.UNKNOWN_SEX if subject.sex is None else codes.SEXES[subject.sex]
+    source = content.text(codes.VALUE_SOURCE, subject.sex_source, Relation.HAS_PROPERTIES)
+    quality = "diagnostic" if estimate.quality >= DIAGNOSTIC_SCORE else "limited"
+    return [
+        *([content.code(codes.BONE_AGE_METHOD, reference)] if reference else []),
+        content.code(codes.SEX_USED, sex, source),
+        *_quality(codes.QUALITIES[quality]),
+    ]
+
+
+def _quality(quality: Code | None) -> list[Item]:
+    return [] if quality is None else [content.code(codes.IMAGE_QUALITY, quality)]
+
+
+def _evaluations(report: Report) -> list[Item]:
+    """Return what is read where only text is shown: conclusion, what speaks against it, disclaimer."""
+    finding = report.finding
+    items = [content.code(codes.FINDING, _main_finding(finding))]
+    items.append(content.text(codes.CONCLUSION, wording.conclusion(finding)))
+    if isinstance(finding, Refusal):
+        items.append(content.text(codes.RECOMMENDATION, finding.remedy))
+        items.append(content.text(codes.COMMENT, wording.sex_used(finding.subject)))
+        items.append(content.text(codes.COMMENT, wording.chronological_age(finding.subject)))
+    items.extend(content.text(codes.FLAG, f"{flag.sentence} [{flag.code}]") for flag in wording.flags(finding))
+    items.extend(content.text(codes.FLAG, wording.off_image(roi.name)) for roi in rois_off_image(report))
+    items.append(content.text(codes.COMMENT, wording.DISCLAIMER_SENTENCE))
+    return items
+
+
+def _main_finding(finding: Finding) -> Code:
+    return codes.REFUSALS[finding.code] if isinstance(finding, Refusal) else codes.SKELETAL_MATURITY

@@ -1,0 +1,144 @@
+"""The overlay as an RGB Secondary Capture image (PS3.3 A.8.1), made with highdicom: what every viewer can show.
+
+highdicom says the capture was digitised (DI) and adds a third value to Image Type; both are put right afterwards.
+There is no pixel spacing on purpose: nobody should measure on a picture made smaller, with a strip below it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from highdicom.sc import SCImage
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
+
+from inference.finding import Estimate, Finding, Laterality
+from reports import codes, wording
+from reports.document import put_into_study, put_series_and_equipment, sealed, written_date, written_time
+from reports.header import numbers_of, required_uid, text_of
+from reports.identity import DocumentIdentity
+from reports.measurement_report import patient_orientation
+from reports.overlay import draw_overlay
+
+SERIES_DESCRIPTION = "Bone age overlay (research use only)"
+DERIVATION = "Reduced in size, with boxes drawn on it and text added beside it"
+
+LOSSY_SYNTAXES: frozenset[str] = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless})
+"""Transfer syntaxes that always lose something, whatever the header says."""
+
+
+def compose_sc(
+    source: Dataset, finding: Finding, display: NDArray[np.uint8] | None, identity: DocumentIdentity
+) -> FileDataset:
+    """Compose the secondary capture of one finding.
+
+    Parameters
+    ----------
+    source
+        The image that was read; its header may be as poor as real CR. It is not changed.
+    finding
+        An estimate, or a refusal: both are shown.
+    display
+        uint8 of shape (rows, columns), bones bright; None where the pixels could not be decoded.
+    identity
+        The document's own UIDs, numbers and time.
+
+    Returns
+    -------
+    FileDataset
+        Explicit VR Little Endian, RGB of 8 bits, with file meta information, as a reader would get it.
+
+    Raises
+    ------
+    IncompleteSource
+        The source lacks a UID the capture refers to.
+    """
+    document = SCImage(
+        pixel_array=draw_overlay(display, finding, _film_size(source)),
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "F"),  # it insists on one; what the source says is written below
+        study_instance_uid=required_uid(source, "StudyInstanceUID"),
+        series_instance_uid=identity.series_instance_uid,
+        series_number=identity.series_number,
+        sop_instance_uid=identity.sop_instance_uid,
+        instance_number=identity.instance_number,
+        manufacturer=identity.manufacturer[:64],
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
+    put_into_study(document, source)
+    model_name = finding.model.name if finding.model else "boneage-node"
+    put_series_and_equipment(document, identity, model_name, SERIES_DESCRIPTION)
+    _put_capture(document, identity)
+    _put_image(document, source, finding)
+    return sealed(document, identity)
+
+
+def _film_size(source: Dataset) -> tuple[int, int] | None:
+    rows, columns = numbers_of(source, "Rows")[:1], numbers_of(source, "Columns")[:1]
+    return (int(rows[0]), int(columns[0])) if rows and columns and min(*rows, *columns) >= 1 else None
+
+
+def _put_capture(document: Dataset, identity: DocumentIdentity) -> None:
+    """Write SC Equipment and SC Image (PS3.3 C.8.6.1 and C.8.6.2): made by a workstation, not digitised."""
+    document.ConversionType = "WSD"
+    document.SecondaryCaptureDeviceManufacturer = identity.manufacturer[:64]
+    document.SecondaryCaptureDeviceSoftwareVersions = identity.software_version[:64]
+    document.DateOfSecondaryCapture = written_date(identity.created_at)
+    document.TimeOfSecondaryCapture = written_time(identity.created_at)
+
+
+def _put_image(document: Dataset, source: Dataset, finding: Finding) -> None:
+    """Write General Image and General Series' anatomy (PS3.3 C.7.6.1, C.7.3.1)."""
+    document.ImageType = ["DERIVED", "SECONDARY"]
+    document.BurnedInAnnotation = "YES"
+    document.DerivationDescription = DERIVATION
+    document.ImageComments = f"{wording.conclusion(finding)} {wording.DISCLAIMER}."
+    orientation = patient_orientation(source)
+    document.PatientOrientation = "" if orientation is None else list(orientation)
+    document.SourceImageSequence = Sequence([_source_image(source)])
+    _put_anatomy(document, source, finding)
+    _put_compression(document, source)
+
+
+def _source_image(source: Dataset) -> Dataset:
+    """Return the reference to the image this one was made from, with its purpose (CID 7202)."""
+    purpose = Dataset()
+    purpose.CodeValue = codes.SOURCE_OF_PROCESSING.value
+    purpose.CodingSchemeDesignator = codes.SOURCE_OF_PROCESSING.scheme_designator
+    purpose.CodeMeaning = codes.SOURCE_OF_PROCESSING.meaning
+    item = Dataset()
+    item.ReferencedSOPClassUID = required_uid(source, "SOPClassUID")
+    item.ReferencedSOPInstanceUID = required_uid(source, "SOPInstanceUID")
+    item.PurposeOfReferenceCodeSequence = Sequence([purpose])
+    return item
+
+
+def _put_anatomy(document: Dataset, source: Dataset, finding: Finding) -> None:
+    """Write body part and side: what was read, or, where nothing was, what the source claims."""
+    if isinstance(finding, Estimate):
+        part, side = "HAND", finding.laterality.value
+    else:
+        part, side = text_of(source, "BodyPartExamined"), text_of(source, "ImageLaterality")
+    if part and "\\" not in part:
+        document.BodyPartExamined = part
+    if side in {Laterality.LEFT.value, Laterality.RIGHT.value, "B"}:
+        document.ImageLaterality = side
+    else:
+        document.Laterality = ""  # type 2C: required of a paired part where the image itself does not say it
+
+
+def _put_compression(document: Dataset, source: Dataset) -> None:
+    """Keep what was lost on record: once lossy, always lossy (PS3.3 C.7.6.1.1.5)."""
+    syntax = str(getattr(getattr(source, "file_meta", None), "TransferSyntaxUID", ""))
+    stated = text_of(source, "LossyImageCompression")
+    if stated == "01" or syntax in LOSSY_SYNTAXES:
+        document.LossyImageCompression = "01"
+        for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            value = text_of(source, keyword)
+            if value:
+                setattr(document, keyword, value.split("\\"))
+    elif stated == "00":
+        document.LossyImageCompression = "00"

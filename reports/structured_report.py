@@ -1,0 +1,117 @@
+"""The report as a Comprehensive 3D Structured Report (PS3.3 A.35.13), made with highdicom.
+
+highdicom's constructor raises for the headers real CR has and copies their character set, so it gets a stand-in with
+the source's UIDs only; patient and study are written afterwards, from what the source really says.
+"""
+
+from __future__ import annotations
+
+from highdicom.sr import Comprehensive3DSR
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.sequence import Sequence
+
+from inference.finding import Finding
+from reports import codes
+from reports.document import declare_private_scheme, put_into_study, put_series_and_equipment, sealed
+from reports.header import PATIENT_AND_STUDY_TYPE_2, REQUIRED_UIDS, items_of, required_uid, text_of
+from reports.identity import DocumentIdentity
+from reports.measurement_report import Report, measurement_report, measurement_root
+
+SERIES_DESCRIPTION = "Bone age report (research use only)"
+
+REQUEST_TYPE_2: tuple[str, ...] = (
+    "AccessionNumber", "PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest",
+    "RequestedProcedureID", "RequestedProcedureDescription",
+)  # fmt: skip
+"""Attributes of an item of Referenced Request Sequence (0040,A370) that may be empty, PS3.3 C.17.2."""
+
+
+def compose_sr(
+    source: Dataset, finding: Finding, identity: DocumentIdentity, *, preliminary: bool = True
+) -> FileDataset:
+    """Compose the Structured Report of one finding.
+
+    Parameters
+    ----------
+    source
+        The image that was read; its header may be as poor as real CR. It is not changed.
+    finding
+        An estimate, or a refusal: both become a report.
+    identity
+        The document's own UIDs, numbers and time.
+    preliminary
+        Preliminary Flag (0040,A496): PRELIMINARY, because nobody has verified what software wrote; FINAL where a site
+        decides otherwise.
+
+    Returns
+    -------
+    FileDataset
+        Explicit VR Little Endian with file meta information, as a reader would get it.
+
+    Raises
+    ------
+    IncompleteSource
+        The source lacks a UID the report refers to.
+    UnplaceableFinding
+        An estimate's hand does not lie on its image.
+    """
+    stand_in = _stand_in(source)
+    root = measurement_report(Report(source, finding, identity))
+    document = Comprehensive3DSR(
+        evidence=[stand_in],
+        content=_trunk(root),
+        series_instance_uid=identity.series_instance_uid,
+        series_number=identity.series_number,
+        sop_instance_uid=identity.sop_instance_uid,
+        instance_number=identity.instance_number,
+        is_complete=True,
+        is_final=not preliminary,
+        is_verified=False,
+        requested_procedures=_requests(source) or None,
+    )
+    document.ContentSequence = root.ContentSequence
+    put_into_study(document, source)
+    model_name = finding.model.name if finding.model else "boneage-node"
+    put_series_and_equipment(document, identity, model_name, SERIES_DESCRIPTION)
+    document.CodingSchemeIdentificationSequence = Sequence([declare_private_scheme()])
+    return sealed(document, identity)
+
+
+def _trunk(root: Dataset) -> Dataset:
+    """Return the root with its image library only, which names all evidence there is.
+
+    highdicom copies the content twice and searches it three times: with the whole tree, two thirds of the time.
+    """
+    trunk = measurement_root()
+    trunk.ContentSequence = [item for item in root.ContentSequence if item.name == codes.IMAGE_LIBRARY]
+    return trunk
+
+
+def _stand_in(source: Dataset) -> Dataset:
+    """Return an image header with the source's UIDs and nothing else that highdicom could stumble over."""
+    stand_in = Dataset()
+    for keyword in REQUIRED_UIDS:
+        setattr(stand_in, keyword, required_uid(source, keyword))
+    for keyword in PATIENT_AND_STUDY_TYPE_2:
+        setattr(stand_in, keyword, "")
+    return stand_in
+
+
+def _requests(source: Dataset) -> list[Dataset]:
+    """Return the requests this report answers, from the source's Request Attributes Sequence (0040,0275)."""
+    return [_request(source, attributes) for attributes in items_of(source, "RequestAttributesSequence")]
+
+
+def _request(source: Dataset, attributes: Dataset) -> Dataset:
+    request = Dataset()
+    request.StudyInstanceUID = text_of(attributes, "StudyInstanceUID") or required_uid(source, "StudyInstanceUID")
+    request.ReferencedStudySequence = Sequence()
+    request.RequestedProcedureCodeSequence = Sequence(items_of(attributes, "RequestedProcedureCodeSequence"))
+    for keyword in REQUEST_TYPE_2:
+        if keyword in attributes:
+            request[keyword] = attributes[keyword]
+        else:
+            setattr(request, keyword, "")
+    if not request.AccessionNumber:
+        request.AccessionNumber = text_of(source, "AccessionNumber")
+    return request
