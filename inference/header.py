@@ -8,15 +8,20 @@ stand in the data set and parsed here; what cannot be parsed counts as absent.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterable
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
-UNPARSABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError, OverflowError, EOFError)
+UNPARSABLE = (
+    ValueError, TypeError, LookupError, AttributeError, NotImplementedError, OverflowError, OSError, EOFError,
+    struct.error, BytesLengthException, InvalidDicomError, RecursionError,
+)  # fmt: skip
 """What pydicom raises, depending on the VR, when the bytes of an element are not what the VR demands."""
 
 

@@ -130,7 +130,7 @@ def decode(ds: Dataset, layout: Layout) -> npt.NDArray[np.generic]:
             decoding_plugin=plugin,
             **_options(layout),
         )
-    except (*UNPARSABLE, RuntimeError, struct.error, MemoryError) as error:
+    except (*UNPARSABLE, RuntimeError, MemoryError) as error:
         kind = type(error).__name__  # its message may quote the data set
         raise UnreadablePixels(f"The pixel data cannot be decoded ({kind}).") from error
     return pixels
