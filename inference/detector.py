@@ -1,10 +1,10 @@
 """Finding hands and their regions of interest: a coarse finder for any pose, then a landmark net on the upright crop.
 
-Both are one-stage, anchor-free detectors that predict centres as heat maps (Zhou et al., Objects as Points, 2019), small
-enough for a CPU. The finder sees the whole film, letterboxed, and answers for each hand where its centre is, how it is
-turned and scaled, and whether it is mirrored; the landmark net sees the hand upright and finds the 44 points of
-``inference.anatomy.POINT_NAMES`` and the sizes of the 21 epiphyseal boxes. Hui et al. use a YOLOv5 here; that detector is
-a method of its own in this project's plan, and this one serves all methods.
+Both are one-stage, anchor-free detectors that predict centres as heat maps (Zhou et al., Objects as Points, 2019),
+small enough for a CPU. The finder sees the whole film, letterboxed, and answers for each hand where its centre is,
+how it is turned and scaled, and whether it is mirrored; the landmark net sees the hand upright and finds the 44
+points of ``inference.anatomy.POINT_NAMES`` and the sizes of the 21 epiphyseal boxes. Hui et al. use a YOLOv5 here; that
+detector is a method of its own in this project's plan, and this one serves all methods.
 """
 
 from __future__ import annotations
@@ -69,11 +69,16 @@ class HeatMapNet(nn.Module):
             norm="BATCH",
         )
         self.out = nn.Conv2d(widths[0], channels_out, 1)
-        nn.init.constant_(self.out.bias, -2.2)  # heat starts low, as the focal loss wants it  # type: ignore[arg-type]
+        nn.init.constant_(_bias(self.out), -2.2)  # heat starts low, as the focal loss wants it
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, 1, S, S) images of 0..1 to (N, channels_out, S/4, S/4) maps; heat maps are logits."""
         return self.out(torch.relu(self.body(self.stem(image - 0.5))))  # type: ignore[no-any-return]
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
 
 
 def make_finder() -> HeatMapNet:
@@ -109,7 +114,7 @@ class Landmarks:
 
 
 def letterbox(image: Grey, side: int = FINDER_SIDE) -> tuple[Grey, float, tuple[float, float]]:
-    """Fit an image into a square; return it with the scale and the (x, y) offset: ``canvas = film * scale + offset``."""
+    """Fit an image into a square; return it with scale and (x, y) offset: ``canvas = film * scale + offset``."""
     rows, columns = image.shape
     scale = side / max(rows, columns)
     width, height = max(1, round(columns * scale)), max(1, round(rows * scale))
@@ -124,7 +129,7 @@ def stretch(image: Grey) -> npt.NDArray[np.float32]:
     """Scale grey values to 0..1 between their 1st and 99th percentile."""
     low, high = np.percentile(image, (1, 99))
     stretched = np.clip((image.astype(np.float32) - low) / max(float(high - low), 1.0), 0, 1)
-    return stretched.astype(np.float32)
+    return np.asarray(stretched, dtype=np.float32)
 
 
 def find_hands(net: nn.Module, film: Grey, threshold: float = 0.3, most: int = 3) -> list[FoundHand]:
@@ -212,7 +217,7 @@ def decode_landmarks(maps: Float) -> tuple[Float, Float, Float]:
     """Return points (44, 2) in crop pixels, scores (44,) and box sizes (21, 2) from the landmark net's maps."""
     count = len(POINT_NAMES)
     heat = 1 / (1 + np.exp(-maps[:count]))
-    height, width = heat.shape[1:]
+    width = heat.shape[2]
     peak = heat.reshape(count, -1).argmax(1)
     rows, columns = peak // width, peak % width
     scores = heat[np.arange(count), rows, columns]

@@ -40,7 +40,7 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class HandEvidence:
-    """What speaks for a hand: finder score, points found of 44, their mean score, shape error, RUS bones found of 13."""
+    """What speaks for a hand: finder score, points found of 44, mean score, shape error, RUS bones found of 13."""
 
     finder_score: float
     points_found: int

@@ -1,4 +1,4 @@
-"""The engine: a DICOM object in, a finding out. Everything torch is loaded by :meth:`Engine.load`, not by the import."""
+"""The engine: a DICOM object in, a finding out. torch is loaded by :meth:`Engine.load`, not by the import."""
 
 from __future__ import annotations
 
@@ -145,10 +145,10 @@ class Engine:
         hand = choose_hand(hands, image.shape[1])
         if len(hands) > 1:
             flags.append(Flag("two-hands", f"The film shows {len(hands)} hands; the {_SIDES[hand.side]} one was read."))
-        return self._read_hand(image, film, subject, hand, len(hands), flags)
+        return self._read_hand(image, film, subject, hand, hands_found=len(hands), flags=flags)
 
     def _read_hand(
-        self, image: Grey, film: Film, subject: Subject, hand: LocatedHand, hands_found: int, flags: list[Flag]
+        self, image: Grey, film: Film, subject: Subject, hand: LocatedHand, *, hands_found: int, flags: list[Flag]
     ) -> Finding:
         from inference import eligibility
         from inference.preparation import hand_box, make_rois
@@ -225,7 +225,8 @@ def _flags_of_pose(film: Film, hand: LocatedHand, hands_found: int) -> list[Flag
         flags.append(
             Flag(
                 "laterality-conflict",
-                f"The header says {_SIDES[film.laterality]} hand, the thumb shows a {_SIDES[hand.side]} one; check for a mirrored film.",
+                f"The header says {_SIDES[film.laterality]} hand, the thumb shows a {_SIDES[hand.side]} one; "
+                "check for a mirrored film.",
             )
         )
     turned = hand.landmarks.pose.rotation_deg

@@ -1,14 +1,15 @@
 """The global-local fusion network of Hui et al., Appl. Sci. 2022, 12, 7218: Table 1 and Figure 7.
 
-Two pathways of nine convolutions each, a whole-hand image and 18 ROI patches stacked as channels, are concatenated after
-each of four stages; two valid convolutions, global max pooling, dense 512 and dense 1 follow. Batch normalisation and
-ReLU come after each convolution.
+Two pathways of nine convolutions each, a whole-hand image and 18 ROI patches stacked as channels, are concatenated
+after each of four stages; two valid convolutions, global max pooling, dense 512 and dense 1 follow. Batch
+normalisation and ReLU come after each convolution.
 
 Decisions where the paper is silent or contradicts itself:
 
 * "2 x 2 x 2048" after the last two convolutions (section 4.2) against Table 1's strides: plain arithmetic gives
   7 -> 3 -> 1, and Table 1 is what is built; global max pooling is then over one position at 224 pixels.
-* The figure shows one concatenated map feeding "the global path": the fused map goes on in the global pathway, the local
+* The figure shows one concatenated map feeding "the global path": the fused map goes on in the global pathway, the
+local
   pathway goes on from its own map. Conv 4 of the global pathway therefore sees twice the channels of conv 3.
 * The paper evaluates both sexes with one network and does not say how sex enters, or whether it does. Here sex is
   embedded in 32 values that join the pooled feature before dense 512.

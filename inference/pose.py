@@ -1,8 +1,8 @@
 """Where a hand lies in a film: similarity transforms between the template hand and film pixels.
 
 The template is a left hand, palm down, fingers up, thumb to the right, in a unit square (x right, y down): the mean of
-the annotated training films after generalised Procrustes alignment, written by ``training.template``. A pose may reflect:
-a right hand, or a mirrored film, is the template reflected.
+the annotated training films after generalised Procrustes alignment, written by ``training.template``. A pose may
+reflect: a right hand, or a mirrored film, is the template reflected.
 """
 
 from __future__ import annotations

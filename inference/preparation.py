@@ -1,8 +1,8 @@
-"""From a film and its landmarks to what the age networks see. Training and the node both use this code and no copy of it.
+"""From a film and its landmarks to what the age networks see: used by training and the node, no copy of it.
 
-The hand is cut out upright and as a left hand (so rotation, side and mirroring are gone before a network looks), its grey
-values are equalised by the hand crop's own histogram (Hui et al. 2022, section 3.1), and the 18 ROIs are cut from the
-film at full resolution with the same orientation and the same grey-value table.
+The hand is cut out upright and as a left hand (so rotation, side and mirroring are gone before a network looks), its
+grey values are equalised by the hand crop's own histogram (Hui et al. 2022, section 3.1), and the 18 ROIs are cut
+from the film at full resolution with the same orientation and the same grey-value table.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CARPAL_SIZES = np.array([[0.15, 0.13], [0.14, 0.11], [0.10, 0.10], [0.11, 0.10]
 PATCH_SIDES = np.array(
     [0.20, 0.18, 0.15, 0.16, 0.15, 0.125, 0.135, 0.12, 0.105, 0.095, 0.15, 0.135, 0.12, 0.15, 0.14, 0.11, 0.12, 0.27]
 )
-"""Sides of the square patches in template units: the median long side of the annotated boxes, in the order of ROI_NAMES."""
+"""Sides of the square patches in template units: median long sides of the annotated boxes, in ROI_NAMES order."""
 
 _RUS_PLACES = [POINT_NAMES.index(name) for name in RUS_NAMES]
 _BOX_PLACES = [BOX_NAMES.index(name) for name in RUS_NAMES]
@@ -71,7 +71,7 @@ def make_rois(landmarks: Landmarks) -> tuple[Roi, ...]:
 
 
 def hand_box(landmarks: Landmarks, margin: float = 0.04) -> Box:
-    """Return the box around the hand in film pixels: all points of the template, widened by a margin in template units."""
+    """Return the box around the hand in film pixels, all of the template, widened by a margin in template units."""
     corners = np.concatenate([landmarks.pose.to_film(template_points()), landmarks.points[landmarks.scores > 0.3]])
     reach = margin * landmarks.pose.scale
     (x0, y0), (x1, y1) = corners.min(0) - reach, corners.max(0) + reach
@@ -92,7 +92,8 @@ def equalisation_table(crop: Grey) -> Grey:
     cumulative = histogram.cumsum()
     first = cumulative[np.flatnonzero(histogram)[0]]
     spread = max(int(cumulative[-1] - first), 1)
-    return np.clip(np.rint((cumulative - first) * (255.0 / spread)), 0, 255).astype(np.uint8)
+    flat = np.clip(np.rint((cumulative - first) * (255.0 / spread)), 0, 255)
+    return np.asarray(flat, dtype=np.uint8)
 
 
 def prepare(film: Grey, pose: Pose, centres: Float, *, side: int = 224, patch_side: int = 64) -> PreparedHand:

@@ -56,7 +56,7 @@ def _locate_batch(
 ) -> Iterator[LocatedFilm]:
     unit = (LANDMARK_WINDOW[2] - LANDMARK_WINDOW[0]) / LANDMARK_SIDE
     poses = [pose for _, _, pose in waiting]
-    points = np.empty(0)
+    points: Float = np.empty((0, 44, 2))
     for _ in range(2):
         crops = [
             stretch(crop_upright(p, pose, LANDMARK_SIDE, LANDMARK_WINDOW))
@@ -104,9 +104,10 @@ def sample(
     hand = prepare(film.pixels, pose, centres)
     whole, patches = to_units(hand.whole), to_units(hand.patches)
     gamma = float(np.exp(generator.uniform(-0.35, 0.35)))
-    whole, patches = (2 * ((image + 1) / 2) ** gamma - 1 for image in (whole, patches))
+    whole, patches = (np.asarray(2 * ((image + 1) / 2) ** gamma - 1, dtype=np.float32) for image in (whole, patches))
     if generator.random() < 0.3:
-        whole = cv2.GaussianBlur(whole, (0, 0), float(generator.uniform(0.4, 1.4)))
+        sigma = float(generator.uniform(0.4, 1.4))
+        whole = np.asarray(cv2.GaussianBlur(whole, (0, 0), sigma), dtype=np.float32)
     if generator.random() < 0.3:
         noise = generator.uniform(0.02, 0.12)
         whole = whole + generator.normal(0, noise, whole.shape).astype(np.float32)

@@ -50,7 +50,7 @@ _KEYPOINTS = {
 
 @dataclass(slots=True)
 class Annotation:
-    """Named points ``(x, y)`` and box sizes ``(width, height)``, both relative to the film's width and height (0..1)."""
+    """Named points ``(x, y)`` and box sizes ``(width, height)``, relative to the film's width and height (0..1)."""
 
     rsna_id: int
     aspect: float  # columns / rows of the original film

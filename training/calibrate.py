@@ -1,7 +1,7 @@
 """Write a method's ``calibration.json``: 90 % intervals from the validation films, through the node's own engine.
 
-``python -m training.calibrate --data DIR [--method global-local]``. Split conformal prediction per predicted-age bin; the
-sexes share a bin's quantile while the validation part holds only 123 films.
+``python -m training.calibrate --data DIR [--method global-local]``. Split conformal prediction per predicted-age bin;
+the sexes share a bin's quantile while the validation part holds only 123 films.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def half_widths(rows: list[Row], level: float = LEVEL) -> list[float]:
     read = [(r.estimate_months, r.reference_months) for r in rows if r.estimate_months is not None]
     estimates, references = np.array(read).T
     widths = []
-    for low, high in zip(EDGES_MONTHS, EDGES_MONTHS[1:], strict=False):
+    for low, high in pairwise(EDGES_MONTHS):
         errors = np.sort(np.abs(estimates - references)[(estimates >= low) & (estimates < high)])
         rank = min(math.ceil((len(errors) + 1) * level), len(errors))
         widths.append(round(float(errors[rank - 1]), 2))

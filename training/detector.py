@@ -1,4 +1,4 @@
-"""Train the finder and the landmark net on annotated films, with poses, pairs of hands and non-hands made on the fly."""
+"""Samples and losses of the finder and the landmark net: poses, pairs of hands and non-hands made on the fly."""
 
 from __future__ import annotations
 
@@ -101,7 +101,10 @@ def _film_to(pose_on_canvas: Pose, film: AnnotatedFilm) -> Float:
 def finder_sample(
     films: list[AnnotatedFilm], negatives: list[Grey], generator: np.random.Generator
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Make one finder input (128, 128) and its target (7, 32, 32): heat, x, y, mirrored, inverted, regression weight, care."""
+    """Make one finder input (128, 128) and its target (7, 32, 32).
+
+    The target's channels: heat, direction x and y, mirrored, inverted, weight of the regression, care.
+    """
     side, cells = FINDER_SIDE, FINDER_SIDE // STRIDE
     target = np.zeros((7, cells, cells), dtype=np.float32)
     target[6] = 1
@@ -178,7 +181,7 @@ def _negative(negatives: list[Grey], films: list[AnnotatedFilm], generator: np.r
 
 
 def _draw_hand(target: npt.NDArray[np.float32], pose: Pose, *, inverted: bool, visible: float) -> None:
-    """Write one hand into a finder target; a hand only partly on the canvas is neither taught nor held against the net."""
+    """Write one hand into a target; a hand only partly on the canvas is neither taught nor held against the net."""
     cells = target.shape[1]
     centre = pose.to_film(template_points()[list(CENTRE_POINTS)].mean(0)) / STRIDE - 0.5
     rows, columns = np.ogrid[:cells, :cells]
@@ -220,7 +223,7 @@ def landmark_sample(
     else:
         fill = int(generator.choice([0, int(np.median(film.pixels)), 255]))
         crop = cv2.warpAffine(film.pixels, matrix, (LANDMARK_SIDE,) * 2, flags=flags, borderValue=fill)
-    points = np.column_stack([film.points, np.isfinite(film.points).all(1)])
+    points: Float = np.column_stack([film.points, np.isfinite(film.points).all(1)]).astype(np.float64)
     unit = (LANDMARK_WINDOW[2] - LANDMARK_WINDOW[0]) / LANDMARK_SIDE
     points[:, :2] = (pose.to_template(film.points) - LANDMARK_WINDOW[0]) / unit
     _hide(np.asarray(crop, dtype=np.uint8), points, generator)
@@ -249,7 +252,7 @@ def _hide(crop: Grey, points: Float, generator: np.random.Generator) -> None:
 
 
 def draw_heat(points: Tensor, cells: int, sigma: float = 1.3) -> Tensor:
-    """Return Gaussian heat maps (N, P, cells, cells) with their peak of exactly one at the nearest cell of each point."""
+    """Return Gaussian heat maps (N, P, cells, cells), exactly one at the nearest cell of each point."""
     centre = points[..., :2] / STRIDE - 0.5
     axis = torch.arange(cells, dtype=torch.float32)
     x = torch.exp(-((axis - centre[..., 0:1]) ** 2) / (2 * sigma**2))

@@ -58,7 +58,7 @@ class Errors:
 
 def film_of(pixels: npt.NDArray[np.uint8]) -> Film:
     """Wrap an 8-bit image as a decoded film."""
-    return Film(pixels.astype(np.float32) / 255, Laterality.UNKNOWN, "no header", None, ())
+    return Film(np.asarray(pixels, dtype=np.float32) / np.float32(255), Laterality.UNKNOWN, "no header", None, ())
 
 
 def interpret(engine: Engine, film: Radiograph) -> Finding:
@@ -204,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         figures = evaluate(Engine.load(arguments.method, threads=arguments.threads), arguments.data, arguments.part)
     except TrainingError as error:
-        _log.error("%s: %s", error.code, error)  # noqa: TRY400 - the sentence is meant for the user, a traceback is not
+        _log.error("%s: %s", error.code, error)
         return 2
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")

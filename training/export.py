@@ -1,7 +1,7 @@
 """Write MONAI bundles from finished runs: weights as half-precision safetensors, hashes, metadata.
 
-``python -m training.export detector --finder RUN --landmarks RUN`` and ``python -m training.export global-local --run RUN``
-write into the package's ``inference/bundles``; model cards are written by hand and stay.
+``python -m training.export detector --finder RUN --landmarks RUN`` and ``python -m training.export global-local --run
+RUN`` write into the package's ``inference/bundles``; model cards are written by hand and stay.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ def write_metadata(folder: Path, name: str, description: str, config: dict[str, 
     configs.mkdir(parents=True, exist_ok=True)
     hashes = {path.name: file_sha256(path) for path in sorted((folder / "models").glob("*.safetensors"))}
     metadata = {
-        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
         "version": VERSION,
         "name": name,
         "description": description,

@@ -61,6 +61,7 @@ def fit(
     loss_of: Callable[[nn.Module, Batch], Tensor],
     schedule: Schedule,
     folder: Path,
+    *,
     validate: Callable[[nn.Module], float] | None = None,
 ) -> nn.Module:
     """Train a net and return its moving average, the best epoch by ``validate`` if that is given.
@@ -91,9 +92,8 @@ def fit(
     cycle = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=schedule.peak_learning_rate, total_steps=total + 1, pct_start=0.15
     )
-    average = torch.optim.swa_utils.AveragedModel(
-        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.averaging), use_buffers=True
-    )
+    moving = torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.averaging)  # type: ignore[no-untyped-call]
+    average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=moving, use_buffers=True)
     best: tuple[float, dict[str, Tensor]] | None = None
     first = 0
     checkpoint = folder / "checkpoint.pt"
@@ -113,7 +113,7 @@ def fit(
         for _ in range(schedule.steps_per_epoch):
             optimiser.zero_grad(set_to_none=True)
             loss = loss_of(net, next(source))
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(net.parameters(), 5.0)
             optimiser.step()
             cycle.step()
@@ -145,4 +145,4 @@ def fit(
         part.replace(checkpoint)
     if best is not None:
         average.module.load_state_dict(best[1])
-    return average.module.eval()  # type: ignore[no-any-return]
+    return average.module.eval()

@@ -1,4 +1,4 @@
-"""Make the template hand: the mean of the annotated training films after generalised Procrustes alignment (Gower 1975)."""
+"""Make the template hand: the mean of the annotated training films by generalised Procrustes (Gower 1975)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _ROUNDS = 8
 
 
 def film_points(annotation: Annotation, rows: float = 1.0) -> npt.NDArray[np.float64]:
-    """Return an annotation's points in pixels of a film that is ``rows`` high, shape (len(POINT_NAMES), 2), NaN if absent."""
+    """Return an annotation's points in pixels of a film ``rows`` high, shape (44, 2), NaN where absent."""
     return annotation.array().astype(np.float64) * (rows * annotation.aspect, rows)
 
 
 def make_template(annotations: list[Annotation]) -> npt.NDArray[np.float64]:
-    """Return the template's points, shape (len(POINT_NAMES), 2): fingers up, thumb right, centred in the unit square."""
+    """Return the template's points, shape (44, 2): fingers up, thumb right, centred in the unit square."""
     shapes = [film_points(annotation) for annotation in annotations]
     mean = max(shapes, key=lambda shape: int(np.isfinite(shape).sum())).copy()
     for _ in range(_ROUNDS):
@@ -27,9 +27,9 @@ def make_template(annotations: list[Annotation]) -> npt.NDArray[np.float64]:
         mean = np.nanmean(np.stack(aligned), axis=0)
     mean = _upright(mean)
     tip, radius = (mean[POINT_NAMES.index(name)] for name in ("TIP3", "radius"))
-    mean = mean * (_BOTTOM - _TOP) / (radius[1] - tip[1])
+    mean = np.asarray(mean) * (_BOTTOM - _TOP) / (radius[1] - tip[1])
     mean += (0.5 - (mean[:, 0].min() + mean[:, 0].max()) / 2, _TOP - mean[POINT_NAMES.index("TIP3"), 1])
-    return mean
+    return np.asarray(mean, dtype=np.float64)
 
 
 def _shared(mean: npt.NDArray[np.float64], shape: npt.NDArray[np.float64]) -> int:
@@ -42,4 +42,4 @@ def _upright(mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     up /= np.linalg.norm(up)
     turned = mean @ np.array([[-up[1], -up[0]], [up[0], -up[1]]])
     thumb_right = turned[POINT_NAMES.index("DP1"), 0] > turned[POINT_NAMES.index("DP5"), 0]
-    return turned if thumb_right else turned * (-1, 1)
+    return np.asarray(turned if thumb_right else turned * (-1, 1), dtype=np.float64)

@@ -1,8 +1,8 @@
 """``boneage-node train``: train the finder, the landmark net or the global-local network; resume where a run stopped.
 
 The recipes stand here as data. ``global-local`` keeps the paper's loss target (labels softened by 3 months), histogram
-equalisation, Adam and peak rate 0.001, and differs where 920 sharp films are all there are: it also draws the 11,264 films
-of the ``pretrain`` part at 100 x 100 pixels, runs one cycle instead of a step schedule, and averages its weights.
+equalisation, Adam and peak rate 0.001, and differs where 920 sharp films are all there are: it also draws the 11,264
+films of the ``pretrain`` part at 100 x 100 pixels, runs one cycle instead of a step schedule, and averages its weights.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         net = TRAINERS[arguments.target](arguments.data, arguments.run, schedule, arguments.seed)
     except TrainingError as error:
-        _log.error("%s: %s", error.code, error)  # noqa: TRY400 - the sentence is meant for the user, a traceback is not
+        _log.error("%s: %s", error.code, error)
         return 2
     torch.save(net.state_dict(), arguments.run / "final.pt")
     _log.info("done: %s", arguments.run / "final.pt")

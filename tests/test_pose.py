@@ -1,0 +1,73 @@
+"""Poses: similarity transforms between template and film. Does not cover how well the detector finds them."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference.anatomy import POINT_NAMES
+from inference.pose import Pose, fit_pose, template_points
+
+
+def make_pose(angle_deg: float, scale: float, shift: tuple[float, float], *, mirrored: bool) -> Pose:
+    angle = np.radians(angle_deg)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    linear = scale * rotation @ np.diag([-1.0 if mirrored else 1.0, 1.0])
+    return Pose(np.column_stack([linear, np.array(shift)]))
+
+
+@given(st.floats(-179, 179), st.floats(20, 3000), st.floats(-500, 500), st.floats(-500, 500), st.booleans())
+def test_a_pose_is_recovered_from_the_points_it_made(angle, scale, x, y, mirrored):
+    pose = make_pose(angle, scale, (x, y), mirrored=mirrored)
+    fitted = fit_pose(template_points(), pose.to_film(template_points()))
+    assert np.allclose(fitted.matrix, pose.matrix, atol=1e-6 * scale + 1e-6)
+    assert fitted.mirrored is mirrored
+    assert fitted.scale == pytest.approx(scale)
+
+
+@given(st.floats(-179, 179), st.booleans())
+def test_rotation_is_clockwise_from_fingers_up(angle, mirrored):
+    pose = make_pose(angle, 100, (0, 0), mirrored=mirrored)
+    assert (pose.rotation_deg - angle + 180) % 360 - 180 == pytest.approx(0, abs=1e-6)
+
+
+def test_to_template_inverts_to_film():
+    pose = make_pose(33, 700, (12, -40), mirrored=True)
+    points = template_points()
+    assert np.allclose(pose.to_template(pose.to_film(points)), points)
+
+
+def test_unknown_points_are_left_out():
+    pose = make_pose(-20, 500, (100, 50), mirrored=False)
+    film = pose.to_film(template_points())
+    film[3:20] = np.nan
+    assert np.allclose(fit_pose(template_points(), film).matrix, pose.matrix)
+
+
+def test_a_forbidden_reflection_is_not_fitted():
+    pose = make_pose(0, 100, (0, 0), mirrored=True)
+    assert not fit_pose(template_points(), pose.to_film(template_points()), mirrored=False).mirrored
+
+
+def test_a_pose_needs_two_points():
+    with pytest.raises(ValueError, match="two points"):
+        fit_pose(template_points()[:1], template_points()[:1])
+
+
+def test_the_warp_shows_a_template_point_where_the_window_says():
+    pose = make_pose(90, 200, (300, 100), mirrored=False)
+    film = np.zeros((600, 600), dtype=np.uint8)
+    x, y = pose.to_film(template_points()[POINT_NAMES.index("MC3")])
+    cv2.circle(film, (int(x), int(y)), 3, 255, -1)
+    crop = cv2.warpAffine(film, pose.warp_matrix(200), (200, 200), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    row, column = np.unravel_index(int(cv2.GaussianBlur(crop, (0, 0), 2).argmax()), crop.shape)
+    expected = template_points()[POINT_NAMES.index("MC3")] * 200
+    assert np.hypot(column + 0.5 - expected[0], row + 0.5 - expected[1]) < 1.5
+
+
+def test_the_template_is_an_upright_left_hand():
+    at = dict(zip(POINT_NAMES, template_points(), strict=True))
+    assert at["TIP3"][1] < at["MC3"][1] < at["radius"][1]
+    assert at["DP1"][0] > at["DP5"][0]
+    assert at["radius"][0] > at["ulna"][0]

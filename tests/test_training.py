@@ -1,0 +1,174 @@
+"""The training loop and the samples it is fed, on synthetic hands. Does not cover accuracy on radiographs."""
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from inference.anatomy import BOX_NAMES, POINT_NAMES
+from inference.finding import Sex
+from inference.pose import Pose, template_points
+from inference.preparation import equalisation_table, prepare, roi_centres
+from training.ages import LocatedFilm, age_batches, estimate
+from training.annotations import read_annotations
+from training.detector import (
+    AnnotatedFilm,
+    draw_heat,
+    finder_batches,
+    finder_loss,
+    landmark_batches,
+    landmark_loss,
+)
+from training.errors import RunError
+from training.fit import Schedule, fit
+from training.radiographs import Reading
+
+
+def draw_hand(rows: int = 400, columns: int = 320, age_months: float = 120.0) -> tuple[np.ndarray, Pose]:
+    """Draw a phantom: discs at the landmarks whose size grows with age."""
+    pose = Pose(np.array([[360.0, 0, -20], [0, 360.0, 10]]))
+    image = np.full((rows, columns), 20, dtype=np.uint8)
+    for x, y in pose.to_film(template_points()):
+        cv2.circle(image, (round(x), round(y)), round(2 + age_months / 30), 220, -1)
+    return image, pose
+
+
+@pytest.fixture(scope="module")
+def annotated():
+    image, pose = draw_hand()
+    return AnnotatedFilm(image, pose.to_film(template_points()), np.full((len(BOX_NAMES), 2), 0.1), pose)
+
+
+def test_the_finders_target_marks_the_hand(annotated):
+    images, targets = next(finder_batches([annotated], [], 24, 1))
+    assert images.shape == (24, 1, 128, 128)
+    assert targets.shape == (24, 7, 32, 32)
+    assert 0 <= float(images.min()) <= float(images.max()) <= 1
+    peaks = targets[:, 0].amax((1, 2))
+    assert set(peaks.tolist()) == {0.0, 1.0}, "some samples have a hand, some have none"
+
+
+def test_heat_peaks_at_one_only_where_a_point_is():
+    points = torch.tensor([[[40.0, 80.0, 1.0], [-100.0, -100.0, 1.0]]])
+    heat = draw_heat(points, 56)
+    assert float(heat[0, 0].max()) == 1
+    assert divmod(int(heat[0, 0].argmax()), 56) == (20, 10) or divmod(int(heat[0, 0].argmax()), 56) == (19, 9)
+    assert float(heat[0, 1].max()) < 0.01
+
+
+def test_perfect_maps_have_almost_no_loss(annotated):
+    _, targets = next(finder_batches([annotated], [], 8, 2))
+    logits = torch.logit(targets.clamp(1e-6, 1 - 1e-6))
+    good = torch.cat([logits[:, :1], targets[:, 1:3], 20 * (targets[:, 3:5] - 0.5)], dim=1)
+    assert float(finder_loss(good, targets)) < 0.3  # the focal loss never vanishes beside a peak
+    assert float(finder_loss(torch.zeros_like(good), targets)) > 2
+
+
+def test_landmark_samples_and_loss(annotated):
+    images, points, sizes = next(landmark_batches([annotated], 4, 3))
+    assert images.shape == (4, 1, 224, 224)
+    assert points.shape == (4, len(POINT_NAMES), 3)
+    maps = torch.zeros(4, len(POINT_NAMES) + 2 * len(BOX_NAMES), 56, 56)
+    assert torch.isfinite(landmark_loss(maps, points, sizes))
+
+
+def located(age_months: float, sex: Sex) -> LocatedFilm:
+    image, pose = draw_hand(age_months=age_months)
+    return LocatedFilm(
+        Reading(1, age_months, sex, "train"), image, pose, roi_centres(pose.to_film(template_points()), pose)
+    )
+
+
+def test_a_prepared_hand_is_equalised_and_has_18_patches():
+    film = located(100, Sex.MALE)
+    hand = prepare(film.pixels, film.pose, film.centres)
+    assert hand.whole.shape == (224, 224)
+    assert hand.patches.shape == (18, 64, 64)
+    assert hand.whole.max() == 255
+
+
+def test_the_equalisation_table_is_cv2s():
+    image = np.random.default_rng(1).normal(90, 20, (64, 64)).clip(0, 255).astype(np.uint8)
+    assert (
+        np.abs(cv2.LUT(image, equalisation_table(image)).astype(int) - cv2.equalizeHist(image).astype(int)).max() <= 1
+    )
+
+
+def test_a_mirrored_turned_film_is_prepared_as_the_same_hand():
+    film = located(100, Sex.MALE)
+    straight = prepare(film.pixels, film.pose, film.centres).whole.astype(int)
+    flipped = np.ascontiguousarray(film.pixels[:, ::-1])
+    flip = np.array([[-1.0, 0, film.pixels.shape[1]], [0, 1.0, 0]])
+    pose = Pose(
+        np.column_stack([flip[:, :2] @ film.pose.matrix[:, :2], flip[:, :2] @ film.pose.matrix[:, 2] + flip[:, 2]])
+    )
+    mirrored = prepare(flipped, pose, film.centres * (-1, 1) + (film.pixels.shape[1], 0)).whole.astype(int)
+    assert np.abs(straight - mirrored).mean() < 1
+
+
+class Tiny(torch.nn.Module):
+    """A net as small as a test likes."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Linear(2, 1)
+
+    def forward(self, whole, local, male):
+        feature = torch.stack([whole.mean((1, 2, 3)), local.mean((1, 2, 3))], 1)
+        return self.scale(feature).squeeze(1) * 100 + 100
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
+    """Given a run killed after two of four epochs, when it is started again, then two more epochs are done, not four."""
+    films = [located(age, sex) for age in (60, 180) for sex in Sex]
+    loss = lambda net, b: (net(*b[:3]) - b[3]).abs().mean()  # noqa: E731
+    schedule = Schedule(epochs=4, steps_per_epoch=2, peak_learning_rate=0.01)
+    validated = []
+
+    def stop_after_two(net):
+        validated.append(float(np.abs(estimate(net, films) - 100).mean()))
+        if len(validated) == 3:
+            raise KeyboardInterrupt
+        return validated[-1]
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Tiny(), age_batches([(films, 1.0)], 4, 1), loss, schedule, tmp_path, validate=stop_after_two)
+    assert len((tmp_path / "curve.jsonl").read_text().splitlines()) == 2
+    fit(Tiny(), age_batches([(films, 1.0)], 4, 1), loss, schedule, tmp_path, validate=lambda _: 1.0)
+    assert len((tmp_path / "curve.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_folder_with_another_schedule_is_refused(tmp_path):
+    films = [located(60, Sex.MALE)]
+    loss = lambda net, b: (net(*b[:3]) - b[3]).abs().mean()  # noqa: E731
+    fit(Tiny(), age_batches([(films, 1.0)], 2, 1), loss, Schedule(1, 1, 0.01), tmp_path)
+    with pytest.raises(RunError, match="another schedule"):
+        fit(Tiny(), age_batches([(films, 1.0)], 2, 1), loss, Schedule(2, 1, 0.01), tmp_path)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_fingers_are_numbered_by_geometry(tmp_path, mirrored):
+    """Given 21 boxes without finger numbers, when they are read, then every box gets the name of its bone."""
+    folder = tmp_path / "annotations"
+    folder.mkdir()
+    labels = {"radius": "Radius", "ulna": "Ulna", "MC1": "MCPFirst", "MC": "MCP", "PP": "ProximalPhalanx",
+              "MP": "MiddlePhalanx", "DP": "DistalPhalanx"}  # fmt: skip
+    points = dict(zip(POINT_NAMES, template_points() * 1000, strict=True))
+    if mirrored:
+        points = {name: np.array([1000 - x, y]) for name, (x, y) in points.items()}
+    with (folder / "rus_boxes_881.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["rsna_id", "image_width", "image_height", "label", "xmin", "ymin", "xmax", "ymax"])
+        for name in sorted(BOX_NAMES, key=hash):
+            x, y = points[name]
+            writer.writerow([7, 1000, 1000, labels.get(name, labels.get(name[:2])), x - 20, y - 20, x + 20, y + 20])
+    (folder / "ossification_rois_koitka2018.csv").write_text(
+        "rsna_id,split,ref_width,ref_height,label,xmin,ymin,xmax,ymax,truncated,difficult\n"
+    )
+    (folder / "keypoints21.csv").write_text("rsna_id,ref_width,ref_height\n")
+    annotation = read_annotations(tmp_path)[7]
+    assert set(annotation.points) == set(BOX_NAMES)
+    for name in BOX_NAMES:
+        assert np.allclose(np.array(annotation.points[name]) * 1000, points[name], atol=1e-6), name
