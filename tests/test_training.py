@@ -121,7 +121,7 @@ class Tiny(torch.nn.Module):
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
-    """Given a run killed after two of four epochs, when it is started again, then two more epochs are done, not four."""
+    """Given a run killed after two of four epochs, when it is started again, then only two more are done."""
     films = [located(age, sex) for age in (60, 180) for sex in Sex]
     loss = lambda net, b: (net(*b[:3]) - b[3]).abs().mean()  # noqa: E731
     schedule = Schedule(epochs=4, steps_per_epoch=2, peak_learning_rate=0.01)
