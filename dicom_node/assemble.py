@@ -112,7 +112,7 @@ def pending_walks(store: Store) -> tuple[Walk, ...]:
             .join(Study, Study.id == Revision.study_id)
             .where(Revision.state.in_(WALKING))
             .order_by(Revision.id)
-        ).tuples()
+        )
         return tuple(Walk(*row) for row in rows)
 
 

@@ -218,7 +218,7 @@ def _of_transaction(session: Session, transaction_uid: str) -> dict[str, Deliver
         .join(CommitmentRequest, CommitmentRequest.delivery_id == Delivery.id)
         .where(CommitmentRequest.transaction_uid == transaction_uid)
     )
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())
 
 
 def _deliveries(session: Session, delivery_ids: Sequence[int]) -> Sequence[Delivery]:

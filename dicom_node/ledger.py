@@ -78,7 +78,7 @@ def due_turns(store: Store, at: datetime) -> tuple[Turn, ...]:
             .group_by(Delivery.revision_id, Delivery.peer)
             .having(sa.func.min(Delivery.due_at) <= at)
             .order_by(sa.func.min(Delivery.due_at))
-        ).tuples()
+        )
         return tuple(Turn(*row) for row in rows)
 
 
@@ -96,7 +96,7 @@ def jobs_of(store: Store, turn: Turn, at: datetime) -> tuple[Job, ...]:
             .join(Document, Document.id == Delivery.document_id)
             .where(Delivery.revision_id == turn.revision_id, Delivery.peer == turn.peer, Delivery.due_at <= at)
             .order_by(Delivery.id)
-        ).tuples()
+        )
         return tuple(_job(delivery, document) for delivery, document in rows)
 
 

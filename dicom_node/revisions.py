@@ -128,9 +128,7 @@ def study_state(*, receives: bool, revisions: Iterable[tuple[Scope, RevisionStat
 
 def settle(session: Session, study: Study, revision: Revision) -> RevisionState:
     """Write down what the ledger says of a composed revision, and what its study does now. The study is locked."""
-    entries = session.execute(
-        sa.select(Delivery.state, Delivery.commitment).where(Delivery.revision_id == revision.id)
-    ).tuples()
+    entries = session.execute(sa.select(Delivery.state, Delivery.commitment).where(Delivery.revision_id == revision.id))
     revision.state = RevisionState.FAILED if revision.error_code else judge(entries)
     revision.updated_at = now()
     refresh_study(session, study)
@@ -142,7 +140,7 @@ def refresh_study(session: Session, study: Study) -> None:
     session.flush()
     rows = session.execute(
         sa.select(Revision.scope, Revision.state).where(Revision.study_id == study.id).order_by(Revision.number)
-    ).tuples()
+    )
     revisions = [(Scope(scope), RevisionState(state)) for scope, state in rows]
     study.state = study_state(receives=study.ready_at is not None, revisions=revisions)
 

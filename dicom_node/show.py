@@ -85,7 +85,7 @@ def _instances(session: Session, study: Study, settings: Settings) -> _Section:
         .where(Instance.study_id == study.id)
         .order_by(Instance.id)
     )
-    rows = [(*row[:-1], settings.spool_dir / row[-1]) for row in session.execute(query).tuples()]
+    rows = [(*row[:-1], settings.spool_dir / row[-1]) for row in session.execute(query)]
     return "Received", ("object", "modality", "from", "at", "bytes", "revision", "file"), rows
 
 
@@ -93,7 +93,7 @@ def _revisions(session: Session, study: Study) -> _Section:
     query = sa.select(
         Revision.number, Revision.state, Revision.assembled_at, Revision.updated_at, Revision.error_code, Revision.error
     ).where(Revision.study_id == study.id)
-    rows = session.execute(query.order_by(Revision.number)).tuples()
+    rows = session.execute(query.order_by(Revision.number))
     return "Revisions", ("number", "state", "assembled", "updated", "code", "error"), rows
 
 
@@ -107,7 +107,7 @@ def _findings(session: Session, study: Study) -> _Section:
     )
     rows = [
         (number, uid, "" if age is None else f"{age:.1f} months ({age / MONTHS_A_YEAR:.1f} years)", refusal)
-        for number, uid, age, refusal in session.execute(query).tuples()
+        for number, uid, age, refusal in session.execute(query)
     ]
     return "Findings", ("revision", "object", "bone age", "refused"), rows
 
@@ -119,7 +119,7 @@ def _documents(session: Session, study: Study, settings: Settings) -> _Section:
         .where(Revision.study_id == study.id)
         .order_by(Document.id)
     )
-    rows = [(*row[:-1], settings.documents_dir / row[-1]) for row in session.execute(query).tuples()]
+    rows = [(*row[:-1], settings.documents_dir / row[-1]) for row in session.execute(query)]
     return "Documents", ("revision", "kind", "object", "verified", "file"), rows
 
 
@@ -143,7 +143,7 @@ def _deliveries(session: Session, study: Study) -> _Section:
             delivery.committed_at or delivery.sent_at or delivery.due_at,
             delivery.error or "",
         )
-        for number, kind, delivery in session.execute(query).tuples()
+        for number, kind, delivery in session.execute(query)
     ]
     columns = ("revision", "kind", "peer", "state", "commitment", "attempts", "status", "at", "error")
     return "Deliveries", columns, rows
@@ -156,7 +156,7 @@ def _events(session: Session, study: Study) -> _Section:
     return (
         "Events",
         ("at", "node", "what", "revision", "peer", "detail"),
-        session.execute(query.order_by(Event.id)).tuples(),
+        session.execute(query.order_by(Event.id)),
     )
 
 

@@ -88,8 +88,8 @@ def find_troubles(session: Session) -> list[Trouble]:
         .order_by(Delivery.due_at.is_not(None), Delivery.updated_at.desc())
     )
     troubles = [Trouble(uid, number, "the street", code or "", text or "", None) for uid, number, code, text in
-                session.execute(walks.order_by(Revision.updated_at.desc())).tuples()]  # fmt: skip
-    for uid, number, peer, kind, code, text, due_at in session.execute(deliveries).tuples():
+                session.execute(walks.order_by(Revision.updated_at.desc()))]  # fmt: skip
+    for uid, number, peer, kind, code, text, due_at in session.execute(deliveries):
         troubles.append(Trouble(uid, number, f"{kind} to {peer}", code or "", text or "", due_at))
     return troubles
 
@@ -111,7 +111,7 @@ def _state_of(node: NodeRow, silent_after: timedelta) -> str:
 def _print_studies(console: Console, session: Session) -> None:
     counts = session.execute(sa.select(Study.state, sa.func.count()).group_by(Study.state).order_by(Study.state))
     table = Table("studies", "number", title="Studies", title_justify="left")
-    for state, number in counts.tuples():
+    for state, number in counts:
         table.add_row(state, str(number))
     console.print(table)
 
@@ -123,7 +123,7 @@ def _print_deliveries(console: Console, session: Session) -> None:
         .order_by(Delivery.peer, Delivery.state)
     )
     table = Table("peer", "objects", "number", "next try", title="Deliveries", title_justify="left")
-    for peer, state, number, due_at in counts.tuples():
+    for peer, state, number, due_at in counts:
         table.add_row(peer, state, str(number), _time(due_at))
     console.print(table)
 

@@ -1,0 +1,96 @@
+"""``retry`` and ``reprocess``: what a person has done once more. A running node notices within a second."""
+
+from __future__ import annotations
+
+import argparse
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from dicom_node import assemble, ledger
+from dicom_node.cli import DONE, FAILED
+from dicom_node.events import record
+from dicom_node.revisions import DeliveryState, RevisionState, lock_revision, settle
+from dicom_node.settings import LogSettings, load_settings
+from dicom_node.show import find_study_by_beginning
+from dicom_node.status import open_existing
+from dicom_node.store import Delivery, Revision, Study
+from dicom_node.terminal import open_console
+
+
+def retry(options: argparse.Namespace) -> int:
+    """Put what failed, and what waits for its next try, to work at once; 1 where there is nothing of that kind."""
+    settings = load_settings(options.config)
+    _quieten()
+    store = open_existing(settings)
+    with store.session() as session:
+        uid = None if options.all else find_study_by_beginning(session, options.study).study_instance_uid
+        walks = 0 if options.peer else _walk_again(session, uid, settings.node.id)
+        deliveries = _deliver_again(session, uid, options.peer, settings.node.id)
+    store.close()
+    console = open_console()
+    if not walks + deliveries:
+        console.print("Nothing there has failed or waits for another try.")
+        return FAILED
+    console.print(f"Put to work again: {walks} walk(s) of a study, {deliveries} deliveries.")
+    return DONE
+
+
+def reprocess(options: argparse.Namespace) -> int:
+    """Read a whole study again, as a new revision with documents of its own."""
+    settings = load_settings(options.config)
+    _quieten()
+    store = open_existing(settings)
+    with store.reading() as session:
+        uid = find_study_by_beginning(session, options.study).study_instance_uid
+    walk = assemble.reprocess(store, uid, settings.node.id)
+    store.close()
+    open_console().print(f"Study {uid} is read again, as revision {walk.number}.", soft_wrap=True)
+    return DONE
+
+
+def _walk_again(session: Session, study_instance_uid: str | None, node_id: str) -> int:
+    """Have revisions walk again that something on the street set aside; return how many."""
+    set_aside = (Revision.state == RevisionState.FAILED, Revision.error_code.is_not(None))
+    query = sa.select(Revision.id).where(*set_aside, *_in_study(study_instance_uid)).order_by(Revision.id)
+    ids = session.scalars(query).all()
+    for revision_id in ids:
+        assemble.walk_again(session, *lock_revision(session, revision_id), node_id)
+    return len(ids)
+
+
+def _deliver_again(session: Session, study_instance_uid: str | None, peer: str | None, node_id: str) -> int:
+    """Put deliveries to work that failed or wait for another try; return how many."""
+    troubled = sa.or_(Delivery.state == DeliveryState.FAILED, Delivery.error_code.is_not(None))
+    query = (
+        sa.select(Delivery.revision_id, Delivery.peer)
+        .join(Revision, Revision.id == Delivery.revision_id)
+        .where(Delivery.state != DeliveryState.COMMITTED, troubled, *_in_study(study_instance_uid))
+        .where(*([] if peer is None else [Delivery.peer == peer]))
+        .distinct()
+        .order_by(Delivery.revision_id, Delivery.peer)
+    )
+    number = 0
+    for revision_id, name in session.execute(query).all():
+        study, revision = lock_revision(session, revision_id)
+        chosen = sa.select(Delivery).where(Delivery.revision_id == revision_id, Delivery.peer == name, troubled)
+        deliveries = session.scalars(chosen.with_for_update()).all()
+        ledger.put_to_work(deliveries)
+        number += len(deliveries)
+        record(session, node_id, "retried-by-hand", study, revision=revision.number, peer=name)
+        if revision.state != RevisionState.ASSEMBLED:  # a walk that begins again settles at its end
+            session.flush()
+            settle(session, study, revision)
+    return number
+
+
+def _in_study(uid: str | None) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions that keep revisions to one study; none for all studies."""
+    return [] if uid is None else [Revision.study_id == Study.id, Study.study_instance_uid == uid]
+
+
+def _quieten() -> None:
+    """Keep events off the terminal: they are in the store, and the command says what it did."""
+    from dicom_node import logs
+
+    logs.configure(LogSettings(level="WARNING", format="console"))
