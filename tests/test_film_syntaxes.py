@@ -6,7 +6,6 @@ standard codes them unsigned, so a loss around zero wraps), and other encoders' 
 
 from __future__ import annotations
 
-import base64
 import logging
 import struct
 from io import BytesIO
@@ -17,54 +16,18 @@ from pydicom import dcmread, uid
 from pydicom.data import get_testdata_file
 from pydicom.encaps import get_frame
 
+from conformance import htj2k
 from conformance.films import LOSSLESS, draw_pattern, encode, make_film, write, write_encapsulated
 from inference.errors import UnreadablePixels, UnsupportedObject
 from inference.film import SUPPORTED_TRANSFER_SYNTAXES, Film, read_film
 from inference.pixels import DECODERS, MAX_PIXELS, decode, read_layout
 
 ENCAPSULATED = [syntax for syntax in LOSSLESS if syntax.is_encapsulated]
-HTJ2K = [uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K]
-
-# Written once with OpenJPH, for which there is no encoder among our parts: 48 x 40, 16 bits unsigned.
-HTJ2K_REVERSIBLE = base64.b64decode(
-    """
-/0//UQApQAAAAAAoAAAAMAAAAAAAAAAAAAAAKAAAADAAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCIkJCQkJCQkJ
-CQkJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAABBkAAf+TwAArAFHui/g593MBAWOUAMAAE8AAE4C5mqsDC3QA4Q73AKI0
-AMAAFZAABah//sw55585A5kBtQB/f/9++/ujLGWU/QChC8whAPm5AMAAF1sAAF1In8/Pz+fz+aik0ufz8/PJJ598opJKn8/PzyeffPKJSir9H/
-Bf/guUHwAAMbwA3/f7fd/3fd/3/X7f933f94X+F/pf6H+h/wX9AGZ8gMd/+suEH+QxvgDAABe9QAAXtwDnPM8555xzzjnnnDhBkOA5z3POOeec
-c845J04QJHjO85xzzjnnnHPOiRMECZ7zPOecc84555xz4gRBguc8zznnnHPOOeecOEGQ4DnPc84555xzzjknThAk+ATvXr9Zed69frLzvXr9Ze
-d69frLzvXr9ZcgWJDGJDGxAnfv3d3d3d3d3d3dvXd3d3d3d3d3d/fe3d3d3d3d3d3de3d3d3d3d3d3d+/d3d3d3d3d3V3QcUHHBR0XdFzQcUHH
-BR0XdFzQcUHHACAQhABBCEAGP1+vX6y/X69frL9fr1+sv1+vX6y+GoxqMbQCwAAv1NgABfo0yUySJEmSJEmSJEmSJElCAhxcMpMkSZIkSZIkSZ
-IkSZKQAAeXzCRJkiRJkiRJkiRJkiQkwMElM0mSJEmSJEmSJEmSJAkJcHDJTJIkSZIkSZIkSZIkSUICHFwykyRJkiRJkiRJkiRJkpAAB5fMJEmS
-JEmSJEmSJEmSJCTAwSUzSZIkSZIkSZIkSZIkCQlwcMlMkiRJkiRJkiRJkiRJQgIcXDKTJEmSJEmSJEmSJEmSkAAHl8wkSZIkSZIkSZIkSZIkJM
-DBJTNJkiRJkiRJkiRJkiQJCXBwAGdr9ev16/Xr9ZfO1+vX69fr1+svna/Xr9ev16/WXztfr1+vX69frL52v16/Xr9ev1l87X69fr1+vX6y+dr9
-ev16/Xr9ZfO1+vX69fr1+svna/Xr9ev16/WXztfr1+vX69frL52v16/Xr9ev1lwisbMbMbMbMbgHtVVVVVVVVVVVVdVWVVVVVVVVVVVVW1VVVV
-VVVVVVVW1VVVVVVVVVVVW1VVVVVVVVVVVV1VZVVVVVVVVVVVVbVVVVVVVVVVVVbVVVVVVVVVVVVbVVVVVVVVVVVVXVVlVVVVVVVVVVVVtVVVVV
-VVVVVVUBQwFDAUMBQwFDAUMBQwFDAUMBQwFDAUMBQwFDAUMBQwFDAUMBQwHDeCEACCIQAIIhAAgiEACCIQAMf16/Xr9ev16/WX9ev16/Xr9ev1
-l/Xr9ev16/Xr9Zf16/Xr9ev16/WX9ev16/Xr9ev1l/Xr9ev16/Xr9Zf16/Xr9ev16/WX9ev16/Xr9ev1l/Xr9ev16/Xr9Zf16/Xr9ev16/WXox
-qMajGoxqMbEI/9k=
-"""
-)
-HTJ2K_IRREVERSIBLE = base64.b64decode(
-    """
-/0//UQApQAAAAAAoAAAAMAAAAAAAAAAAAAAAKAAAADAAAAAAAAAAAAABDwEB/1AACAACAAAAJ/9SAAwAAgABAAUEBEAA/1wAIyKcXZw3nDecEp
-RJlEmUMYyIjIiMnIUhhSGFjXz2fPZ8mf9kABcAAU9wZW5KUEggVmVyIDAuMjYuMy7/kAAKAAAAAAGtAAH/k8AACuBT5vQSdCqgvR/9A0G0AMAA
-CogAAThrck3+A4t0AId8yADCNADAABWQAAWmM2aceuqMUwOZAbUApYlLJ5Ymal1rrQChC8whAPm5AMAALqoAAXQgmZnHIxBIJPTpy2QejwABEi
-XSpy+TeTwCBEiUSJ++H/Af/gOQHwAAWZwA7dIu7dIu7XJGxzN0PKPjjI5n6PgAIH5CAU3QBC/k0L0AwABdtAAF2ABtC2E0UipbC2E0UipbC2E0
-UipbC2E0UipbC2E0UipbC2E0UipvkoHkoHkoHkoHkoHEFYBJkgEfHx8fHx8fHx8fGcoMygwlQ5mhZCgzlAxlhpKh/B/QCFMQgKdMQgKboAZqta
-rQswHAAL0eAAXoIN2UIGynBGE7JQjbKUHYTgnCdkoQtlOCsJ0ShO2UIGynBGE7JQjbKUH4fP9BJX8lfyV/JX8lfyV/JX8lfyV/JX8lfgCtC34B
-mSRJkiRJkqSIhVhEEYsoYhFFLKKIRRSxiCIWUcQiilhEEQP/c8AAKdMAAKdMAAKdMAAKdMAAKbvrXrXrXrXqPwH/2Q==
-"""
-)
+HTJ2K = list(htj2k.SYNTAXES)
 
 
 def read(file: bytes) -> Film:
     return read_film(dcmread(BytesIO(file)))
-
-
-def htj2k_picture() -> np.ndarray:
-    y, x = np.mgrid[0:48, 0:40]
-    return (((y - 24) ** 2 * 3 + (x - 20) ** 2 * 5) % 4096).astype(np.uint16)
 
 
 def codes(film: Film) -> set[str]:
@@ -132,25 +95,25 @@ def test_a_film_that_was_lossy_once_is_flagged_for_ever():
 
 @pytest.mark.parametrize("syntax", HTJ2K, ids=lambda syntax: syntax.keyword)
 def test_htj2k_reversible(syntax):
-    film = make_film(htj2k_picture(), 16)
+    film = make_film(htj2k.draw_picture(), 16)
 
-    ds = dcmread(BytesIO(write_encapsulated(film, syntax, HTJ2K_REVERSIBLE)))
+    ds = dcmread(BytesIO(write_encapsulated(film, syntax, htj2k.REVERSIBLE)))
 
-    np.testing.assert_array_equal(decode(ds, read_layout(ds)), htj2k_picture())
+    np.testing.assert_array_equal(decode(ds, read_layout(ds)), htj2k.draw_picture())
 
 
 def test_htj2k_irreversible():
-    ds = dcmread(BytesIO(write_encapsulated(make_film(htj2k_picture(), 16), uid.HTJ2K, HTJ2K_IRREVERSIBLE)))
+    ds = dcmread(BytesIO(write_encapsulated(make_film(htj2k.draw_picture(), 16), uid.HTJ2K, htj2k.IRREVERSIBLE)))
 
-    assert np.abs(decode(ds, read_layout(ds)).astype(int) - htj2k_picture()).max() <= 4
+    assert np.abs(decode(ds, read_layout(ds)).astype(int) - htj2k.draw_picture()).max() <= 4
     assert "lossy-compression" in codes(read_film(ds))
 
 
 def test_a_codestream_of_more_precision_than_bits_stored_is_believed():
     """OpenJPH writes 16 bits whatever BitsStored says; masking to BitsStored would be right only by luck."""
-    film = make_film(htj2k_picture(), 12)
+    film = make_film(htj2k.draw_picture(), 12)
 
-    ds = dcmread(BytesIO(write_encapsulated(film, uid.HTJ2KLossless, HTJ2K_REVERSIBLE)))
+    ds = dcmread(BytesIO(write_encapsulated(film, uid.HTJ2KLossless, htj2k.REVERSIBLE)))
 
     np.testing.assert_array_equal(read_film(ds).pixels, read_film(film).pixels)
 
@@ -217,7 +180,7 @@ def test_cut_off_streams_are_unreadable(syntax, kept, caplog):
 def stream_of(syntax):
     """Return a compressed frame and the film it belongs to."""
     if syntax in HTJ2K:
-        return HTJ2K_REVERSIBLE, make_film(htj2k_picture(), 16)
+        return htj2k.REVERSIBLE, make_film(htj2k.draw_picture(), 16)
     film = make_film()
     return get_frame(dcmread(BytesIO(encode(film, syntax))).PixelData, 0, number_of_frames=1), film
 
