@@ -6,13 +6,18 @@ import argparse
 import signal
 import threading
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import structlog
 
 from dicom_node import __version__, logs
 from dicom_node.cli import DONE
+from dicom_node.errors import SettingsError
 from dicom_node.ownership import check_ownership
-from dicom_node.settings import Settings, load_settings
+from dicom_node.settings import ReceiveSettings, Settings, SettingsProblem, load_settings
+
+if TYPE_CHECKING:
+    from dicom_node.node import Node
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +47,7 @@ def _serve(settings: Settings, leave: threading.Event) -> None:
     node = Node(settings, engine)
     if leave.is_set():
         return
-    node.start()
+    _start(node, settings.receive)
     try:
         host, port = node.address
         log.info("serve.listening", host=host, port=port, ae_title=settings.node.ae_title)
@@ -51,6 +56,15 @@ def _serve(settings: Settings, leave: threading.Event) -> None:
     finally:
         node.stop()
     log.info("serve.stopped")
+
+
+def _start(node: Node, receive: ReceiveSettings) -> None:
+    try:
+        node.start()
+    except OSError as error:
+        what = f"The node cannot listen on {receive.host}:{receive.port} ({error.strerror})."
+        remedy = "Stop what listens there, or choose another address: `ss -ltnp` shows who does."
+        raise SettingsError(SettingsProblem("receive", "port", what, remedy)) from error
 
 
 def _listen_for_signals(leave: threading.Event) -> None:
