@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
+
+from conformance.postgresql import Cluster, run_postgresql
 
 IN_CI = os.environ.get("CI") == "true"
 
@@ -41,6 +46,17 @@ def demand_peer(name: str) -> dict[str, str]:
     return {program: path for program, path in found.items() if path is not None}
 
 
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Put logging back after each test: a command configures it for its whole process."""
+    root, showwarning, config = logging.getLogger(), warnings.showwarning, structlog.get_config()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.configure(**config)
+    root.handlers[:], warnings.showwarning = handlers, showwarning
+    root.setLevel(level)
+
+
 @pytest.fixture(scope="session")
 def require_peer() -> Callable[[str], dict[str, str]]:
     """``require_peer("dcmtk")`` returns program paths, or skips the test with a reason; in CI it fails it."""
@@ -52,3 +68,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("peer"):
         for name in marker.args:
             demand_peer(name)
+
+
+@pytest.fixture(scope="session")
+def postgresql(require_peer: Callable[[str], dict[str, str]]) -> Iterator[Cluster]:
+    """Run a private PostgreSQL for the session; ``create_database()`` returns the URL of an empty database."""
+    with run_postgresql(require_peer("postgresql")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, once of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'node.db'}"
+    cluster: Cluster = request.getfixturevalue("postgresql")
+    return cluster.create_database()

@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,11 @@ from dicom_node.settings import LogSettings
 
 
 @pytest.fixture
-def lines() -> Iterator[io.StringIO]:
-    """Configure JSON logs into a buffer, and put everything back afterwards."""
+def lines() -> io.StringIO:
+    """Configure JSON logs into a buffer; conftest.py puts everything back afterwards."""
     stream = io.StringIO()
-    root, showwarning = logging.getLogger(), warnings.showwarning
-    handlers, level = root.handlers[:], root.level
     logs.configure(LogSettings(level="DEBUG"), stream)
-    yield stream
-    structlog.reset_defaults()
-    root.handlers[:], warnings.showwarning = handlers, showwarning
-    root.setLevel(level)
+    return stream
 
 
 def fail() -> None:

@@ -1,0 +1,224 @@
+"""status, show, retry, reprocess: what an administrator reads and does, over rows as the street leaves them.
+
+Not covered: that a running node takes up what these commands leave (test_street*.py).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from dicom_node import cli
+from dicom_node.errors import UnknownStudy
+from dicom_node.revisions import CommitmentState, DeliveryState, RevisionState
+from dicom_node.settings import load_settings
+from dicom_node.show import find_study_by_beginning
+from dicom_node.store import (
+    Delivery,
+    Document,
+    Event,
+    FindingRow,
+    Instance,
+    NodeRow,
+    Revision,
+    Series,
+    Store,
+    Study,
+    now,
+    open_store,
+)
+
+AT = datetime(2026, 11, 21, 3, 0, tzinfo=UTC)
+
+
+class Ward:
+    """A settings file, a store behind it, and the command line over both."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.config = folder / "node.toml"
+        self.config.write_text('[node]\ndata_dir = "data"\n')
+        self.capsys = capsys
+        self.store: Store = open_store(load_settings(self.config).database_url)
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        code = cli.main([*arguments, "--config", str(self.config)])
+        captured = self.capsys.readouterr()
+        return code, captured.out + captured.err
+
+    def add_study(
+        self,
+        uid: str,
+        *,
+        state: DeliveryState = DeliveryState.SENT,
+        delivery_error: str | None = None,
+        walk_error: str | None = None,
+        due_at: datetime | None = None,
+    ) -> None:
+        failed = walk_error or state == DeliveryState.FAILED
+        revision_state = RevisionState.FAILED if failed else RevisionState.SENT
+        with self.store.session() as session:
+            study = Study(
+                study_instance_uid=uid, state=revision_state, revision=1, first_received_at=AT, last_received_at=AT
+            )
+            session.add(study)
+            session.flush()
+            series = Series(study_id=study.id, series_instance_uid=f"{uid}.1", modality="DX")
+            session.add(series)
+            session.flush()
+            instance = Instance(
+                series_id=series.id, study_id=study.id, sop_instance_uid=f"{uid}.1.1", sop_class_uid="1.2",
+                transfer_syntax_uid="1.2", path="ab/cd", size_bytes=10, received_at=AT, calling_ae="XRAY1",
+                association_id="a", revision=1,
+            )  # fmt: skip
+            revision = Revision(
+                study_id=study.id, number=1, scope="new", state=revision_state, assembled_at=AT, updated_at=AT,
+                error_code=walk_error, error=walk_error and "It went wrong. Do this.",
+            )  # fmt: skip
+            session.add_all([instance, revision])
+            session.flush()
+            finding = FindingRow(
+                instance_id=instance.id, revision_id=revision.id, kind="estimate", age_months=99.4, body="{}",
+                interpreted_at=AT,
+            )  # fmt: skip
+            session.add(finding)
+            session.flush()
+            document = Document(
+                finding_id=finding.id, revision_id=revision.id, kind="sr", sop_class_uid="1.2",
+                sop_instance_uid=f"{uid}.9", series_instance_uid=f"{uid}.8", path="sr.dcm", created_at=AT,
+                verified_at=AT,
+            )  # fmt: skip
+            session.add(document)
+            session.flush()
+            session.add(
+                Delivery(
+                    document_id=document.id,
+                    revision_id=revision.id,
+                    peer="pacs",
+                    state=state,
+                    commitment=CommitmentState.DUE,
+                    error_code=delivery_error,
+                    error=delivery_error and "Refused.",
+                    status=0xA900 if delivery_error else None,
+                    due_at=due_at,
+                    updated_at=AT,
+                )
+            )
+            session.add(Event(at=AT, node_id="node-1", kind="received", study_id=study.id, peer="XRAY1"))
+
+    def rows(self, entity: Any) -> list[Any]:
+        with self.store.reading() as session:
+            return list(session.scalars(sa.select(entity).order_by(entity.id)))
+
+
+@pytest.fixture
+def ward(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ward:
+    return Ward(tmp_path, capsys)
+
+
+def test_without_a_database_they_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text('[node]\ndata_dir = "data"\n')
+    for line in (["status"], ["show", "1.2"], ["retry", "--all"], ["reprocess", "1.2"]):
+        assert cli.main([*line, "--config", str(config)]) == 1
+        assert "no database yet" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_status_of_a_healthy_node(ward: Ward) -> None:
+    with ward.store.session() as session:
+        session.add(NodeRow(id="node-1", incarnation="x", started_at=AT, heartbeat_at=now()))
+        session.add(NodeRow(id="node-2", incarnation="y", started_at=AT, heartbeat_at=now() - timedelta(hours=1)))
+        session.add(NodeRow(id="node-3", incarnation="z", started_at=AT, heartbeat_at=AT, stopped_at=AT))
+    ward.add_study("1.2.3")
+    code, out = ward.run("status")
+    assert code == 0
+    for words in ("lives", "SILENT", "stopped", "sent", "pacs", "Nothing needs a person"):
+        assert words in out
+
+
+def test_status_names_trouble_and_the_command_that_helps(ward: Ward) -> None:
+    ward.add_study("1.2.3", state=DeliveryState.FAILED, delivery_error="peer-refused")
+    ward.add_study("1.2.4", delivery_error="peer-unreachable", due_at=now() + timedelta(minutes=5))
+    ward.add_study("1.2.5", walk_error="composition-failed")
+    code, out = ward.run("status")
+    assert code == 0
+    for words in ("boneage-node retry 1.2.3", "peer-refused", "peer-unreachable", "composition-failed", "Do this."):
+        assert words in out
+    assert "boneage-node retry 1.2.4" not in out
+
+
+def test_show_tells_everything_of_a_study(ward: Ward) -> None:
+    ward.add_study("1.2.3", state=DeliveryState.FAILED, delivery_error="peer-refused")
+    code, out = ward.run("show", "1.2")
+    assert code == 0
+    for words in ("1.2.3.1.1", "XRAY1", "99.4 months (8.3 years)", "sr.dcm", "0xA900", "Refused.", "received"):
+        assert words in out
+
+
+def test_a_beginning_must_be_clear(ward: Ward) -> None:
+    for uid in ("1.2.3", "1.2.3.4", "1.2.3.5", "1.9"):
+        ward.add_study(uid)
+    with ward.store.reading() as session:
+        assert find_study_by_beginning(session, "1.2.3").study_instance_uid == "1.2.3"
+        assert find_study_by_beginning(session, "1.9").study_instance_uid == "1.9"
+        for unclear in ("1.2", "1.2.4", "%", "1_2"):
+            with pytest.raises(UnknownStudy):
+                find_study_by_beginning(session, unclear)
+
+
+def test_retry_puts_a_failed_delivery_to_work(ward: Ward) -> None:
+    ward.add_study("1.2.3", state=DeliveryState.FAILED, delivery_error="peer-refused")
+    ward.add_study("1.2.4", state=DeliveryState.FAILED, delivery_error="peer-refused")
+    code, out = ward.run("retry", "1.2.3")
+    assert (code, "1 deliveries" in out) == (0, True), out
+    first, second = ward.rows(Delivery)
+    assert (first.state, first.error_code) == (DeliveryState.COMPOSED, None)
+    assert first.due_at <= now()
+    assert second.state == DeliveryState.FAILED
+    assert [revision.state for revision in ward.rows(Revision)] == [RevisionState.COMPOSED, RevisionState.FAILED]
+    assert [study.state for study in ward.rows(Study)] == ["composed", "failed"]
+
+
+def test_retry_makes_due_what_waits(ward: Ward) -> None:
+    ward.add_study("1.2.3", delivery_error="peer-unreachable", due_at=now() + timedelta(days=1))
+    assert ward.run("retry", "--all")[0] == 0
+    assert ward.rows(Delivery)[0].due_at <= now()
+
+
+def test_retry_of_one_peer_leaves_the_others_and_the_walks(ward: Ward) -> None:
+    ward.add_study("1.2.3", state=DeliveryState.FAILED, delivery_error="peer-refused", walk_error="composition-failed")
+    assert ward.run("retry", "--all", "--peer", "elsewhere")[0] == 1
+    assert ward.rows(Delivery)[0].state == DeliveryState.FAILED
+    assert ward.rows(Revision)[0].state == RevisionState.FAILED
+
+
+def test_retry_has_a_failed_walk_walk_again(ward: Ward) -> None:
+    ward.add_study("1.2.3", walk_error="composition-failed")
+    assert ward.run("retry", "1.2.3")[0] == 0
+    (revision,) = ward.rows(Revision)
+    assert (revision.state, revision.round, revision.error_code) == (RevisionState.ASSEMBLED, 1, None)
+
+
+def test_retry_of_nothing_is_1(ward: Ward) -> None:
+    ward.add_study("1.2.3")
+    code, out = ward.run("retry", "--all")
+    assert code == 1
+    assert "Nothing there has failed" in out
+
+
+def test_reprocess_makes_a_revision(ward: Ward) -> None:
+    ward.add_study("1.2.3")
+    code, out = ward.run("reprocess", "1.2.3")
+    assert (code, "revision 2" in out) == (0, True)
+    assert [revision.number for revision in ward.rows(Revision)] == [1, 2]
+    assert ward.rows(Revision)[1].scope == "all"
+
+
+def test_reprocess_of_an_unknown_study_is_1(ward: Ward) -> None:
+    code, out = ward.run("reprocess", "1.2.3")
+    assert code == 1
+    assert "unknown-study" in out
