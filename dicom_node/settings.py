@@ -113,7 +113,6 @@ class ComposeSettings(_Section):
 
     series_number_sr: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9001
     series_number_sc: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9002
-    language: Literal["en"] = "en"
     preliminary: bool = True  # PreliminaryFlag (0040,A496): PRELIMINARY, else FINAL
 
     @model_validator(mode="after")

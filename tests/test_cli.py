@@ -39,7 +39,7 @@ def run_apart(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_needs_less_than_half_a_second() -> None:
-    """Given a fresh process, then its processor time is below the bound; the best of three, for the machine is shared."""
+    """Given a fresh process, then it needs less processor time; the best of three, for the machine is shared."""
     times = []
     for _ in range(3):
         before = os.times()
