@@ -195,14 +195,8 @@ class Spool:
         return SpoolFile(self._incoming / f"{name}.part", self.folder / name[:2] / f"{name}.dcm", meta)
 
     def remove(self, path: Path) -> None:
-        """Remove a committed file: its object is in the spool already, or is not wanted.
-
-        Raises
-        ------
-        SpoolFailed
-            The disk failed.
-        """
-        with _as_spool_error():
+        """Remove a committed file: its object is in the spool already, or was refused."""
+        with contextlib.suppress(OSError):  # what cannot be removed now is found by the next `sweep`
             path.unlink(missing_ok=True)
 
     def sweep(self, is_known: Callable[[Path], bool]) -> int:

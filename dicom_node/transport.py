@@ -11,6 +11,7 @@ polling, and the memory does not grow with the object. decisions/0001-lean-recei
 from __future__ import annotations
 
 import contextlib
+import mmap
 import socket
 import struct
 import threading
@@ -36,6 +37,7 @@ _MAX_ASSOCIATE_BYTES = 1 << 19  # 128 contexts with 30 syntaxes each are a quart
 _LINGER_S = 2.0  # how long the peer has to close after the last PDU (ARTIM timer of PS3.8 Sta13)
 _WAITING_CONNECTIONS = 32  # above the limit on associations: to tell them so
 _BACKLOG = 128
+_RETRY_ACCEPT_S = 0.5
 
 _PDU_HEADER = struct.Struct(">BxI")
 _PDV_HEADER = struct.Struct(">IBB")
@@ -116,7 +118,8 @@ class _Buffer:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self.view = memoryview(bytearray(_BUFFER_BYTES))
+        # Anonymous memory rather than a bytearray: what is never filled costs nothing, not even zeros.
+        self.view = memoryview(mmap.mmap(-1, _BUFFER_BYTES))
         self.start = 0
         self.end = 0
 
@@ -397,7 +400,7 @@ class Acceptor:
                 if self._limits.stopping.is_set():
                     return
                 log.exception("transport.accept-failed")  # such as no descriptors left: passes when associations end
-                time.sleep(0.1)
+                self._limits.stopping.wait(_RETRY_ACCEPT_S)
                 continue
             self._spawn(connection, address[0])
 
@@ -408,7 +411,12 @@ class Acceptor:
                 connection.close()
                 return
             self._connections[connection] = thread
-        thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more threads; there are others to serve
+                log.exception("transport.no-thread", host=host)
+                del self._connections[connection]
+                connection.close()
 
     def _serve(self, connection: socket.socket, host: str) -> None:
         """Thread of one connection: everything that can go wrong with it ends here."""
