@@ -51,6 +51,9 @@ def put_series_and_equipment(document: Dataset, identity: DocumentIdentity, mode
     for event in ("Series", "Content", "InstanceCreation"):
         setattr(document, f"{event}Date", written_date(identity.created_at))
         setattr(document, f"{event}Time", written_time(identity.created_at))
+    # highdicom names itself as equipment that contributed, at the time its clock shows.
+    for equipment in document.get("ContributingEquipmentSequence") or ():
+        equipment.ContributionDateTime = written_date(identity.created_at) + written_time(identity.created_at)
 
 
 def declare_private_scheme() -> Dataset:

@@ -23,6 +23,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
+from inference.header import UNPARSABLE
 from reports.errors import IncompleteSource
 
 PATIENT_AND_STUDY_TYPE_2: tuple[str, ...] = (
@@ -60,7 +61,7 @@ ENUMERATED: dict[str, frozenset[str]] = {
 """Enumerated values of PS3.3: anything else is left empty."""
 
 # What pydicom raises for a value it cannot convert: bad numbers, bad lengths, unknown VRs.
-_UNREADABLE = (KeyError, ValueError, TypeError, OverflowError, InvalidOperation, NotImplementedError, AttributeError)
+_UNREADABLE = (*UNPARSABLE, InvalidOperation)
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")

@@ -22,7 +22,7 @@ from inference.finding import Box, Estimate, Finding, Refusal
 from reports import wording
 from reports.errors import FontUnavailable
 
-FILM_LONG_SIDE = 1040
+FILM_LONG_SIDE = 1020
 LARGEST_ENLARGEMENT = 3.0
 SMALLEST_CANVAS_WIDTH = 900
 PADDING = 20
@@ -101,7 +101,7 @@ def draw_overlay(
     Returns
     -------
     NDArray[np.uint8]
-        RGB of shape (rows, columns, 3): long side at most about 1,400 pixels for up to three flags.
+        RGB of shape (rows, columns, 3): the long side at most 1,400 pixels for up to two flags.
     """
     film = _placeholder() if display is None else display
     placement = _place(film, film_size or (film.shape[0], film.shape[1]), _margin(finding))
@@ -112,12 +112,16 @@ def draw_overlay(
     canvas[: placement.height, placement.left : placement.left + shown.shape[1]] = shown[..., None]
     labels = [] if display is None else _draw_boxes(canvas, placement, finding)
     canvas[placement.height :] = PANEL
-    return _written(canvas, placement, labels, lines)
+    picture = _written(canvas, placement, labels, lines)
+    if display is None:
+        middle = (placement.width / 2, placement.height / 2)
+        ImageDraw.Draw(picture).text(middle, wording.NO_PICTURE, GREY, _font(BODY_SIZE), anchor="mm")
+    return np.asarray(picture)
 
 
 def _placeholder() -> NDArray[np.uint8]:
     """Return a dark field in place of a film that cannot be shown."""
-    return np.full((480, 640), 40, np.uint8)
+    return np.full((360, SMALLEST_CANVAS_WIDTH), 40, np.uint8)
 
 
 def _margin(finding: Finding) -> int:
@@ -192,7 +196,7 @@ def _draw_leader(canvas: Canvas, label: Label, placement: Placement) -> None:
     cv2.line(canvas, (edge, label.y), label.anchor, label.colour, 1, cv2.LINE_AA)
 
 
-def _written(canvas: Canvas, placement: Placement, labels: list[Label], lines: list[Line]) -> Canvas:
+def _written(canvas: Canvas, placement: Placement, labels: list[Label], lines: list[Line]) -> Image.Image:
     """Write the names into the margins and the lines and the banner into the strip."""
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
@@ -205,7 +209,7 @@ def _written(canvas: Canvas, placement: Placement, labels: list[Label], lines: l
         draw.text((PADDING, y), line.text, line.colour, _font(line.size))
         y += _pitch(line)
     _write_banner(draw, canvas.shape)
-    return np.asarray(picture)
+    return picture
 
 
 def _write_banner(draw: ImageDraw.ImageDraw, shape: tuple[int, ...]) -> None:

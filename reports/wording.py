@@ -13,6 +13,8 @@ DISCLAIMER_SENTENCE = (
     f"{DISCLAIMER}. This document was made by software without a reader's review. The software is not a medical device."
 )
 
+NO_PICTURE = "The image could not be displayed"
+
 SEX_WORDS: dict[Sex, str] = {Sex.MALE: "male", Sex.FEMALE: "female"}
 
 LATERALITY_WORDS: dict[Laterality, str] = {
