@@ -5,6 +5,7 @@ Not covered: the shipped samples with the shipped model (test_samples.py); the t
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 from rich.console import Console
 
-from dicom_node import demo
+from dicom_node import cli, demo
+from dicom_node.archive import Archive
 from dicom_node.demo import Outcome, Sample
 from dicom_node.errors import NodeError
 from inference.anatomy import ROI_NAMES
@@ -116,6 +118,46 @@ def test_the_whole_street_is_played_to_commitment(samples: list[Sample], tmp_pat
                   "not-a-hand/sc.png", "2 of 2", "Research use only"):  # fmt: skip
         assert words in text
     assert "NOT COMMITTED" not in text
+
+
+@pytest.fixture
+def command(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command line of a demo with the drawn films and the fake interpreter."""
+    monkeypatch.setattr(demo, "_samples", lambda: contextlib.nullcontext(samples[:1]))
+    monkeypatch.setattr(demo, "_load_interpreter", FakeInterpreter)
+    return ["demo", "--output"]
+
+
+def test_the_command_ends_with_0_and_a_table(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "results"
+    assert cli.main([*command, str(output)]) == 0
+    printed = capsys.readouterr()
+    assert "2 of 2" in printed.out
+    assert printed.err == ""
+    assert {path.name for path in (output / "hand-1").iterdir()} == {"sr.dcm", "sc.dcm", "sc.png"}
+    assert not (output / "data").exists()
+    log = (output / "node.log").read_text()
+    assert "receive.stored" in log
+    assert "Drawn" not in log
+    assert "DRAWN" not in log
+
+
+def test_what_is_kept_can_be_played_again(command: list[str], tmp_path: Path) -> None:
+    """Given a demo whose data were kept, when it is played again, then the same objects are no second study."""
+    output = tmp_path / "results"
+    for _ in range(2):
+        assert cli.main([*command, str(output), "--keep"]) == 0
+    assert len(list((output / "data" / "archive").glob("*.dcm"))) == 2
+
+
+def test_an_archive_that_does_not_commit_ends_it_with_1(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Archive, "_on_action", lambda *_: (0x0123, None))
+    assert cli.main([*command, str(tmp_path / "results")]) == 1
+    assert "NOT COMMITTED: hand-1" in capsys.readouterr().out
 
 
 def test_what_was_not_committed_is_said(tmp_path: Path) -> None:
