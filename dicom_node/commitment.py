@@ -119,8 +119,8 @@ class Commitments:
                 key = CommitmentRequest(transaction_uid=transaction_uid, delivery_id=delivery.id, requested_at=asked)
                 session.add(key)
                 delivery.commitment = CommitmentState.REQUESTED
-                delivery.commitment_requested_at = delivery.updated_at = asked
-                delivery.due_at = asked + timedelta(seconds=self._settings.commitment_timeout_s)
+                # Due until the turn ends: one that dies meanwhile is repeated and asks again, in a new transaction.
+                delivery.commitment_requested_at = delivery.updated_at = delivery.due_at = asked
         with self._lock:
             self._awaited[transaction_uid] = threading.Event()
 

@@ -112,8 +112,7 @@ class Courier:
         jobs = ledger.jobs_of(self._store, turn, now())
         if jobs:
             self._work(turn, jobs)
-            ledger.settle_turn(self._store, turn)
-        ledger.finish_turn(self._store, turn)
+        ledger.finish_turn(self._store, turn, self._settings)
         self._on_change()
 
     def _work(self, turn: Turn, jobs: Sequence[Job]) -> None:

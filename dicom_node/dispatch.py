@@ -120,7 +120,7 @@ class Dispatcher:
         for turn in ledger.due_turns(self._store, now()):
             if turn.workflow_id in ended:
                 log.warning("dispatch.turn-lost", workflow_id=turn.workflow_id)
-                ledger.finish_turn(self._store, turn)
+                ledger.renew_turn(self._store, turn)
         self._wake.set()
 
     def _pause_s(self, at: datetime) -> float:

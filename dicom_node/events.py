@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
+import sqlalchemy as sa
 import structlog
 from sqlalchemy.orm import Session
 
@@ -21,7 +25,7 @@ def record(
     peer: str | None = None,
     detail: str | None = None,
 ) -> None:
-    """Add one event to a transaction, and log it.
+    """Add one event to a transaction, and log it once that is committed.
 
     Parameters
     ----------
@@ -44,6 +48,16 @@ def record(
             detail=detail,
         )
     )
-    context = {"revision": revision, "sop_instance_uid": sop_instance_uid, "peer": peer, "detail": detail}
-    uid = study.study_instance_uid if study else None
-    log.info(kind, study_instance_uid=uid, **{key: value for key, value in context.items() if value is not None})
+    context = {
+        "study_instance_uid": study.study_instance_uid if study else None,
+        "revision": revision,
+        "sop_instance_uid": sop_instance_uid,
+        "peer": peer,
+        "detail": detail,
+    }
+    told = {key: value for key, value in context.items() if value is not None}
+    sa.event.listen(session, "after_commit", partial(_tell, kind, told), once=True)
+
+
+def _tell(kind: str, context: Mapping[str, object], _session: Session) -> None:
+    log.info(kind, **context)

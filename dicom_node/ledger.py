@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -169,21 +169,25 @@ def _write_failure(delivery: Delivery, error: NodeError, due_at: datetime | None
         delivery.state = DeliveryState.FAILED
 
 
-def finish_turn(store: Store, turn: Turn) -> None:
-    """Close a turn: what is due of its group from now on is the next turn.
+def finish_turn(store: Store, turn: Turn, settings: DeliverSettings) -> None:
+    """Close a turn: what is due of its group from now on is the next turn; for reports it waits from now on.
 
     Raises
     ------
     StoreError
         The database failed; the turn will be repeated.
     """
-    group = (Delivery.revision_id == turn.revision_id, Delivery.peer == turn.peer)
     with store.session() as session:
-        session.execute(sa.update(Delivery).where(*group, Delivery.turn <= turn.number).values(turn=turn.number + 1))
+        study, revision = lock_revision(session, turn.revision_id)
+        for delivery in _group(session, turn):
+            delivery.turn = max(delivery.turn, turn.number + 1)
+            if delivery.state == DeliveryState.SENT and delivery.commitment == CommitmentState.REQUESTED:
+                delivery.due_at = now() + timedelta(seconds=settings.commitment_timeout_s)
+        settle(session, study, revision)
 
 
-def settle_turn(store: Store, turn: Turn) -> None:
-    """Write down what a revision has come to after a turn.
+def renew_turn(store: Store, turn: Turn) -> None:
+    """Give a turn a new id: its workflow has ended without closing it.
 
     Raises
     ------
@@ -191,7 +195,14 @@ def settle_turn(store: Store, turn: Turn) -> None:
         The database failed.
     """
     with store.session() as session:
-        settle(session, *lock_revision(session, turn.revision_id))
+        lock_revision(session, turn.revision_id)
+        for delivery in _group(session, turn):
+            delivery.turn = max(delivery.turn, turn.number + 1)
+
+
+def _group(session: Session, turn: Turn) -> Sequence[Delivery]:
+    query = sa.select(Delivery).where(Delivery.revision_id == turn.revision_id, Delivery.peer == turn.peer)
+    return session.scalars(query.order_by(Delivery.id).with_for_update()).all()
 
 
 def hasten(store: Store, peer: str) -> None:
@@ -211,14 +222,14 @@ def put_to_work(deliveries: Sequence[Delivery]) -> None:
     """Have deliveries that a person retries start afresh: the committed stay so."""
     at = now()
     for delivery in deliveries:
-        if delivery.state != DeliveryState.COMMITTED:
-            delivery.state = DeliveryState.COMPOSED if delivery.sent_at is None else delivery.state
-            if delivery.state == DeliveryState.FAILED:
-                delivery.state = DeliveryState.COMPOSED
-            delivery.attempts = delivery.commitment_failures = 0
-            delivery.failing_since = delivery.error_code = delivery.error = None
-            done = delivery.state == DeliveryState.SENT and delivery.commitment == CommitmentState.NONE
-            delivery.due_at, delivery.updated_at = (None if done else at), at
+        if delivery.state == DeliveryState.COMMITTED:
+            continue
+        if delivery.state == DeliveryState.FAILED:
+            delivery.state = DeliveryState.COMPOSED  # sent again, whatever it was that failed
+        delivery.attempts = delivery.commitment_failures = 0
+        delivery.failing_since = delivery.error_code = delivery.error = None
+        is_done = delivery.state == DeliveryState.SENT and delivery.commitment == CommitmentState.NONE
+        delivery.due_at, delivery.updated_at = (None if is_done else at), at
 
 
 def _lock(session: Session, delivery_id: int) -> tuple[Study, Revision, Delivery]:
