@@ -190,9 +190,10 @@ def fetch(store: Store, sample: Sample, archive: Archive, output: Path) -> Outco
 
 def print_outcomes(console: Console, outcomes: Sequence[Outcome], output: Path) -> None:
     """Print the table at the end, and what is wrong where something is."""
-    table = Table("study", "bone age", "interval", "ROIs", "seconds", "committed", "SR", "SC", "PNG")
+    table = Table("study", "bone age", "90 % interval", "ROIs", "seconds", "committed")
+    table.add_column("SR, SC, PNG of the SC", overflow="fold")
     for outcome in outcomes:
-        table.add_row(outcome.sample.name, *_describe(outcome), *_describe_files(outcome, output))
+        table.add_row(outcome.sample.name, *_describe(outcome), _describe_files(outcome))
     console.print(table)
     console.print(f"Files are in {output.resolve()}, the node's log is node.log there.", soft_wrap=True)
     for outcome in outcomes:
@@ -211,7 +212,7 @@ def as_years(months: float) -> str:
 def _describe(outcome: Outcome) -> Iterator[str]:
     finding = outcome.finding
     if isinstance(finding, Estimate):
-        yield f"{as_years(finding.age_months)} ({finding.age_months:.1f} months)"
+        yield as_years(finding.age_months)
         yield f"{as_years(finding.interval_low_months)} to {as_years(finding.interval_high_months)}"
         yield f"{len(finding.rois)} of {len(ROI_NAMES)}"
     else:
@@ -221,9 +222,10 @@ def _describe(outcome: Outcome) -> Iterator[str]:
     yield f"{outcome.committed} of {outcome.documents}"
 
 
-def _describe_files(outcome: Outcome, output: Path) -> list[str]:
-    paths = [outcome.files.get(kind) for kind in ("sr", "sc", "png")]
-    return [str(path.relative_to(output)) if path else "" for path in paths]
+def _describe_files(outcome: Outcome) -> str:
+    """Return where the reports lie, relative to the output, in one word that a shell understands."""
+    names = [outcome.files[kind].name for kind in ("sr", "sc", "png") if kind in outcome.files]
+    return f"{outcome.sample.name}/{{{','.join(names)}}}" if names else ""
 
 
 def _copy_reports(kinds: dict[str, str], objects: Sequence[StoredObject], folder: Path) -> dict[str, Path]:
