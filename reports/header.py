@@ -183,6 +183,8 @@ def _add(dataset: Dataset, elements: Iterable[DataElement]) -> None:
 def _joined(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, bytes):  # a binary VR where text belongs: no character set applies to it
+        return value.rstrip(b"\0 ").decode("ascii", "replace")
     parts = value if isinstance(value, MultiValue | list | tuple) else [value]
     return "\\".join("" if part is None else str(part) for part in parts)
 

@@ -62,6 +62,11 @@ ATTRIBUTES = [
     if dictionary_VR(tag_for_keyword(keyword)) != "SQ"
 ]
 
+LONG = {"UT", "UN", "SQ", "OB"}
+"""Value representations whose length has four bytes."""
+
+SEQUENCES = ["ProcedureCodeSequence", "RequestAttributesSequence", "IssuerOfPatientIDQualifiersSequence"]
+
 VALUES = st.one_of(
     st.binary(max_size=80),
     st.text(max_size=40).map(lambda text: text.encode("utf-8")),
@@ -69,14 +74,12 @@ VALUES = st.one_of(
 )
 
 
-def element(keyword: str, value: bytes) -> bytes:
+def element(keyword: str, value: bytes, vr: str | None = None) -> bytes:
     """Return an element in Explicit VR Little Endian."""
     tag = tag_for_keyword(keyword)
-    vr = dictionary_VR(tag)
+    vr = vr or dictionary_VR(tag)
     padded = value + b" " * (len(value) % 2)
-    length = struct.pack(
-        "<HL" if vr in {"UT", "UN", "SQ"} else "<H", *((0,) if vr in {"UT", "UN", "SQ"} else ()), len(padded)
-    )
+    length = struct.pack("<HL" if vr in LONG else "<H", *((0,) if vr in LONG else ()), len(padded))
     return struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr.encode() + length + padded
 
 
@@ -241,6 +244,22 @@ def test_a_report_comes_out_of_any_header(refusal, display, identify, character_
 
     verify(compose_sr(source, refusal, identify(source, "sr")), source, refusal)
     verify(compose_sc(source, refusal, display, identify(source, "sc")), source, refusal)
+
+
+@pytest.mark.parametrize(("vr", "name"), [("UN", "Müller^Jörg"), ("OB", "M\ufffdller^J\ufffdrg")])
+def test_a_name_in_another_vr_is_still_a_name(vr, name):
+    raw = element("SpecificCharacterSet", b"ISO_IR 100") + element("PatientName", "Müller^Jörg".encode("latin-1"), vr)
+    source = read_dataset(BytesIO(raw + element("StudyInstanceUID", b"1.2.3.1")), False, True)
+
+    assert str(patient_and_study(source).PatientName) == name
+
+
+@given(st.dictionaries(st.sampled_from(SEQUENCES), st.binary(max_size=60)))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_broken_sequence_is_left_out(refusal, identify, elements):
+    source = parsed({**REQUIRED, **elements})
+
+    verify(compose_sr(source, refusal, identify(source, "sr")), source, refusal)
 
 
 @given(st.sets(st.sampled_from([*PATIENT_AND_STUDY_TYPE_2, *OTHER_ATTRIBUTES[2:], "RequestAttributesSequence"])))
