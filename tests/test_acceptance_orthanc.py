@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from time import monotonic
 
 import numpy as np
 import pytest
@@ -93,6 +92,20 @@ class MadeUpInterpreter:
         )
 
 
+class Log(io.StringIO):
+    """The node's log, and something to wait on: it says what has happened after it is committed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grown = threading.Condition()
+
+    def write(self, text: str) -> int:
+        with self.grown:
+            if "committed" in text or '"info"' not in text:  # an end, or trouble
+                self.grown.notify_all()
+            return super().write(text)
+
+
 @dataclass
 class Hospital:
     """A running node with its archive."""
@@ -100,7 +113,7 @@ class Hospital:
     node: Node
     orthanc: Orthanc
     folder: Path
-    log: io.StringIO
+    log: Log
     secrets: set[str] = field(default_factory=lambda: set(PATIENT.values()))  # what must not be found in the log
 
     def write(self, file: bytes) -> Path:
@@ -116,11 +129,9 @@ class Hospital:
     def wait_for(self, study_uids: Iterable[str]) -> None:
         """Wait until all these studies are committed."""
         wanted = set(study_uids)
-        until, pause = monotonic() + PATIENCE_S, threading.Event()
-        while not all(self.states().get(study) in ENDED for study in wanted):
-            assert monotonic() < until, [self.states().get(study) for study in wanted]
-            pause.wait(0.05)  # the rows of another process's answers: nothing here could be waited on
-        assert {self.states()[study] for study in wanted} == {StudyState.COMMITTED}, self.log.getvalue()[-3000:]
+        with self.log.grown:
+            self.log.grown.wait_for(lambda: {self.states().get(study) for study in wanted} <= ENDED, PATIENCE_S)
+        assert {self.states().get(study) for study in wanted} == {StudyState.COMMITTED}, self.log.getvalue()[-3000:]
 
     def finding(self, study_uid: str) -> FindingRow:
         with self.node.store.reading() as session:
@@ -143,7 +154,7 @@ class Hospital:
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     folder = tmp_path_factory.mktemp("hospital")
     root, showwarning, handlers = logging.getLogger(), warnings.showwarning, logging.getLogger().handlers[:]
-    level, log = root.level, io.StringIO()
+    level, log = root.level, Log()
     logs.configure(LogSettings(level="DEBUG"), log)
     with Orthanc(folder / "orthanc") as orthanc:
         node = Node(make_settings(folder, orthanc), MadeUpInterpreter())
