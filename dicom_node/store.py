@@ -298,8 +298,9 @@ def insert_if_absent(session: Session, table: type[Base], **values: Any) -> bool
     """
     dialect = session.get_bind().dialect.name
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    result = session.execute(insert(table).values(**values).on_conflict_do_nothing())
-    return bool(getattr(result, "rowcount", 0))
+    # The row that was inserted comes back, none where it was there: unlike row counts, the same on every driver.
+    statement = insert(table).values(**values).on_conflict_do_nothing().returning(sa.literal(1))
+    return session.execute(statement).first() is not None
 
 
 def find_study(session: Session, study_instance_uid: str, *, lock: bool = False) -> Study | None:
