@@ -217,10 +217,12 @@ class Settings(_Section):
 
     @property
     def database_url(self) -> str:
-        """SQLAlchemy URL of the store; reads ``store.url_file`` where that is given, else SettingsError."""
+        """SQLAlchemy URL of the store, from ``store.url_file`` where that is given; SettingsError where it is none."""
         if self.store.url_file is not None:
-            return _read_secret(self.store.url_file)
-        return self.store.url or f"sqlite:///{(self.node.data_dir / 'node.db').absolute()}"
+            return _check_url(_read_secret(self.store.url_file), "url_file")
+        if self.store.url is not None:
+            return _check_url(self.store.url, "url")
+        return f"sqlite:///{(self.node.data_dir / 'node.db').absolute()}"
 
     @property
     def spool_dir(self) -> Path:
@@ -284,6 +286,24 @@ def _read_secret(path: Path) -> str:
         remedy = "Write the database URL into it and let the node's user read it."
         raise SettingsError(SettingsProblem("store", "url_file", "The file is missing, unreadable or empty.", remedy))
     return secret
+
+
+def _check_url(url: str, key: str) -> str:
+    """Return the URL if it names one of the two databases; the complaints of those who use it would quote it."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        backend = make_url(url).get_backend_name()
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        backend = ""
+    if backend not in ("sqlite", "postgresql"):
+        what = "This is no URL of an SQLite or PostgreSQL database."
+        remedy = (
+            "Write postgresql://user:password@host/database, with @ : / ? # in the password as %40 %3A %2F %3F %23."
+        )
+        raise SettingsError(SettingsProblem("store", key, what, remedy)) from None
+    return url
 
 
 def _resolve_paths(settings: Settings, folder: Path) -> Settings:

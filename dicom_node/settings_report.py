@@ -11,12 +11,18 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import create_engine
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from dicom_node.cli import DONE, WRONG_USAGE
 from dicom_node.errors import SettingsError
 from dicom_node.ownership import check_ownership
 from dicom_node.settings import Settings, SettingsProblem, load_settings
 from dicom_node.terminal import open_console
+
+CONNECT_TIMEOUT_S = 5
 
 
 def check(options: argparse.Namespace) -> int:
@@ -50,14 +56,32 @@ def show(options: argparse.Namespace) -> int:
 
 def find_hindrances(settings: Settings) -> Iterator[SettingsProblem]:
     """Yield what on this machine would keep a node with these settings from starting."""
-    try:
-        _ = settings.database_url
-    except SettingsError as error:
-        yield from (problem for problem in error.problems if isinstance(problem, SettingsProblem))
+    yield from _find_store_hindrances(settings)
     existing = next(folder for folder in (settings.node.data_dir, *settings.node.data_dir.parents) if folder.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         what = "The folder cannot be created or written by this user."
         yield SettingsProblem("node", "data_dir", what, "Create it and give it to the node's user.")
+
+
+def _find_store_hindrances(settings: Settings) -> Iterator[SettingsProblem]:
+    try:
+        url = make_url(settings.database_url)
+    except SettingsError as error:
+        yield from (problem for problem in error.problems if isinstance(problem, SettingsProblem))
+        return
+    if url.get_backend_name() == "postgresql":
+        yield from _find_connection_hindrances(url, "url_file" if settings.store.url_file else "url")
+
+
+def _find_connection_hindrances(url: URL, key: str) -> Iterator[SettingsProblem]:
+    """Try the database; SQLite is not tried, for that would make it."""
+    arguments = {"connect_timeout": CONNECT_TIMEOUT_S}
+    engine = create_engine(url.set(drivername="postgresql+psycopg"), connect_args=arguments, poolclass=NullPool)
+    try:
+        engine.connect().close()
+    except SQLAlchemyError as error:
+        what = f"PostgreSQL does not let this node in ({type(error).__name__})."  # its own words may quote the URL
+        yield SettingsProblem("store", key, what, "Check host, port, user, password, database, and that it runs.")
 
 
 def find_remarks(settings: Settings) -> Iterator[str]:
@@ -90,10 +114,16 @@ def render(settings: Settings) -> Iterator[str]:
 
 
 def mask(url: str) -> str:
-    """Return a database URL without its password and its query, which may hold one."""
-    without_query, _, query = url.partition("?")
-    masked = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", without_query)
-    return f"{masked}?***" if query else masked
+    """Return a database URL without its password and its query, which may hold one, or without all that is doubtful."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return "***"
+    # An unescaped @ puts the end of a password into the host.
+    if url.count("@") > 1 or not re.fullmatch(r"[\w.-]*", parsed.host or ""):
+        return f"{parsed.drivername}://***"
+    shown = parsed.set(query={}).render_as_string(hide_password=True)
+    return f"{shown}?***" if parsed.query else shown
 
 
 def _print_remarks(console: Console, settings: Settings) -> None:

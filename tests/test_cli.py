@@ -12,13 +12,17 @@ import sys
 import types
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dicom_node import cli, ownership
 from dicom_node.archive import Archive
 from dicom_node.errors import SettingsError, UnknownStudy
 from dicom_node.settings import load_settings
+from dicom_node.settings_report import mask
 
 HEADER = '[node]\ndata_dir = "data"\n'
 
@@ -165,6 +169,29 @@ def test_check_finds_what_the_machine_lacks(tmp_path: Path, capsys: pytest.Captu
     assert "url_file" in out
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql://u:hunter2@127.0.0.1:1/x", "does not let this node in"),
+        ("mysql://u:hunter2@h/x", "no URL of an SQLite or PostgreSQL"),
+        ("hunter2", "no URL of an SQLite or PostgreSQL"),
+        ("postgresql://u:hunter2", "no URL of an SQLite or PostgreSQL"),
+    ],
+)
+def test_check_tries_the_database(tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str, words: str) -> None:
+    (tmp_path / "url").write_text(url)
+    assert cli.main(["settings", "check", "--config", write(tmp_path, '[store]\nurl_file = "url"\n')]) == 2
+    out = capsys.readouterr().out
+    assert words in out
+    assert "hunter2" not in out
+
+
+def test_check_lets_a_good_database_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str], store_url: str) -> None:
+    (tmp_path / "url").write_text(store_url)
+    assert cli.main(["settings", "check", "--config", write(tmp_path, '[store]\nurl_file = "url"\n')]) == 0
+    assert "would start" in capsys.readouterr().out
+
+
 def test_show_masks_secrets_and_can_be_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "url").write_text("postgresql://user:hunter2@host/db?sslkey=hunter3")
     config = write(tmp_path, '[store]\nurl_file = "url"\n' + archive_peer(104))
@@ -174,6 +201,13 @@ def test_show_masks_secrets_and_can_be_read_back(tmp_path: Path, capsys: pytest.
     assert "hunter" not in out
     (tmp_path / "again.toml").write_text(out)
     assert load_settings(tmp_path / "again.toml") == load_settings(Path(config))
+
+
+@given(password=st.text("abc:@?/#%$ ", min_size=1).map(lambda text: f"SECRET{text}SECRET"))
+def test_no_password_gets_through_the_mask(password: str) -> None:
+    for text in (password, quote_plus(password)):
+        assert "SECRET" not in mask(f"postgresql://user:{text}@host/db?password={text}")
+        assert "SECRET" not in mask(text)
 
 
 def test_echo_says_what_the_peer_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
