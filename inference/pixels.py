@@ -44,8 +44,8 @@ DECODERS: dict[str, str] = {
 LOSSY = frozenset({uid.JPEGBaseline8Bit, uid.JPEGLSNearLossless, uid.JPEG2000, uid.HTJ2K})
 """Transfer syntaxes that may have lost detail."""
 
-MAX_PIXELS = 2**27
-"""Rows x Columns a film may have: 35 x 43 cm at 50 micrometres is half of it. Guards against absurd headers."""
+MAX_PIXELS = 2**26
+"""Rows x Columns a film may have: 35 x 43 cm at 50 micrometres still fits. Guards against absurd headers."""
 
 _JPEG_FAMILY = frozenset(
     {uid.JPEGBaseline8Bit, uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEGLSNearLossless}
