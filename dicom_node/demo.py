@@ -20,7 +20,6 @@ from pydicom.uid import UID
 from pynetdicom import AE
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from dicom_node import logs
 from dicom_node.archive import Archive, CallBack, StoredObject
@@ -32,7 +31,7 @@ from dicom_node.revisions import DeliveryState, StudyState
 from dicom_node.settings import LogSettings, Settings
 from dicom_node.status import open_existing
 from dicom_node.store import Delivery, Document, FindingRow, Instance, Revision, Store, Study
-from dicom_node.terminal import open_console
+from dicom_node.terminal import make_table, open_console
 from inference.anatomy import ROI_NAMES
 from inference.finding import Estimate, Finding
 
@@ -190,8 +189,8 @@ def fetch(store: Store, sample: Sample, archive: Archive, output: Path) -> Outco
 
 def print_outcomes(console: Console, outcomes: Sequence[Outcome], output: Path) -> None:
     """Print the table at the end, and what is wrong where something is."""
-    table = Table("study", "bone age", "90 % interval", "ROIs", "seconds", "committed")
-    table.add_column("SR, SC, PNG of the SC", overflow="fold")
+    columns = ("study", "bone age", "90 % interval", "ROIs", "seconds", "committed", "SR, SC, PNG of the SC")
+    table = make_table(*columns)
     for outcome in outcomes:
         table.add_row(outcome.sample.name, *_describe(outcome), _describe_files(outcome))
     console.print(table)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from sqlalchemy import create_engine
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -20,7 +19,7 @@ from dicom_node.cli import DONE, WRONG_USAGE
 from dicom_node.errors import SettingsError
 from dicom_node.ownership import check_ownership
 from dicom_node.settings import Settings, SettingsProblem, load_settings
-from dicom_node.terminal import open_console
+from dicom_node.terminal import make_table, open_console
 
 CONNECT_TIMEOUT_S = 5
 
@@ -132,7 +131,7 @@ def _print_remarks(console: Console, settings: Settings) -> None:
 
 
 def _print_problems(console: Console, problems: list[SettingsProblem]) -> None:
-    table = Table("section", "key", "what is wrong", "remedy", show_lines=True)
+    table = make_table("section", "key", "what is wrong", "remedy", show_lines=True)
     for problem in problems:
         table.add_row(problem.section or "the file", problem.key, problem.what, problem.remedy)
     console.print(table)

@@ -8,7 +8,6 @@ from datetime import datetime
 
 import sqlalchemy as sa
 from rich.console import Console
-from rich.table import Table
 from sqlalchemy.orm import Session
 
 from dicom_node.cli import DONE
@@ -16,7 +15,7 @@ from dicom_node.errors import UnknownStudy
 from dicom_node.settings import Settings, load_settings
 from dicom_node.status import open_existing
 from dicom_node.store import Delivery, Document, Event, FindingRow, Instance, Revision, Series, Study
-from dicom_node.terminal import open_console
+from dicom_node.terminal import make_table, open_console
 
 MONTHS_A_YEAR = 12
 
@@ -161,9 +160,7 @@ def _events(session: Session, study: Study) -> _Section:
 
 
 def _print(console: Console, title: str, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    table = make_table(*columns, title=title)
     for row in rows:
         table.add_row(
             *(_time(part) if isinstance(part, datetime) else "" if part is None else str(part) for part in row)

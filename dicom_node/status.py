@@ -9,7 +9,6 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from rich.console import Console
-from rich.table import Table
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
@@ -18,7 +17,7 @@ from dicom_node.errors import StoreError
 from dicom_node.revisions import DeliveryState, RevisionState
 from dicom_node.settings import Settings, load_settings
 from dicom_node.store import Delivery, Document, NodeRow, Revision, Store, Study, make_engine, now
-from dicom_node.terminal import open_console
+from dicom_node.terminal import make_table, open_console
 
 MOST_SHOWN = 20
 
@@ -95,7 +94,7 @@ def find_troubles(session: Session) -> list[Trouble]:
 
 
 def _print_nodes(console: Console, session: Session, settings: Settings) -> None:
-    table = Table("node", "state", "last sign of life", "started", title="Nodes", title_justify="left")
+    table = make_table("node", "state", "last sign of life", "started", title="Nodes")
     silent_after = timedelta(seconds=settings.cluster.silent_after_s)
     for node in session.scalars(sa.select(NodeRow).order_by(NodeRow.id)):
         table.add_row(node.id, _state_of(node, silent_after), _time(node.heartbeat_at), _time(node.started_at))
@@ -110,7 +109,7 @@ def _state_of(node: NodeRow, silent_after: timedelta) -> str:
 
 def _print_studies(console: Console, session: Session) -> None:
     counts = session.execute(sa.select(Study.state, sa.func.count()).group_by(Study.state).order_by(Study.state))
-    table = Table("studies", "number", title="Studies", title_justify="left")
+    table = make_table("studies", "number", title="Studies")
     for state, number in counts:
         table.add_row(state, str(number))
     console.print(table)
@@ -122,7 +121,7 @@ def _print_deliveries(console: Console, session: Session) -> None:
         .group_by(Delivery.peer, Delivery.state)
         .order_by(Delivery.peer, Delivery.state)
     )
-    table = Table("peer", "objects", "number", "next try", title="Deliveries", title_justify="left")
+    table = make_table("peer", "objects", "number", "next try", title="Deliveries")
     for peer, state, number, due_at in counts:
         table.add_row(peer, state, str(number), _time(due_at))
     console.print(table)
@@ -132,7 +131,7 @@ def _print_troubles(console: Console, troubles: list[Trouble]) -> None:
     if not troubles:
         console.print("Nothing needs a person.")
         return
-    table = Table("study", "rev.", "where", "code", "what", "goes on", title="Troubles", title_justify="left")
+    table = make_table("study", "rev.", "where", "code", "what", "goes on", title="Troubles")
     for trouble in troubles[:MOST_SHOWN]:
         goes_on = _time(trouble.next_try_at) or f"after: boneage-node retry {trouble.study_instance_uid}"
         table.add_row(
