@@ -1,6 +1,6 @@
 """status, show, retry, reprocess: what an administrator reads and does, over rows as the street leaves them.
 
-Not covered: that a running node takes up what these commands leave (test_street*.py).
+Not covered: that a running node takes up what these commands leave.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The small archive of the demo: what it keeps, what it commits to, and both ways of reporting that.
 
-Not covered: what a real archive does (test_peers_*.py, with Orthanc), and loss of power.
+Not covered: what a real archive does (test_acceptance_orthanc.py), and loss of power.
 """
 
 from __future__ import annotations

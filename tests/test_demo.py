@@ -1,6 +1,6 @@
 """The demo with a fake interpreter and drawn films: real associations, a real node, a real archive, one process.
 
-Not covered: the shipped samples with the shipped model (test_samples.py); the time it takes.
+Not covered: the shipped samples with the shipped model; the time it takes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`serve` as a process of its own: it says where it listens, answers, and leaves in order on a signal.
 
-Not covered: the model (a fake stands for it here) and `kill -9` (test_recovery*.py).
+Not covered: the model (a fake stands for it here) and `kill -9` (test_kill_node.py).
 """
 
 from __future__ import annotations
