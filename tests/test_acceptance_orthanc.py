@@ -211,6 +211,12 @@ def spellings(secret: str) -> set[str]:
     return parts | {json.dumps(part)[1:-1] for part in parts} | {ascii(part)[1:-1] for part in parts}
 
 
+def test_the_search_for_leaks_sees_through_escapes():
+    for secret in (*PATIENT.values(), "Yamada^Tarou=山田^太郎"):
+        for line in (secret, json.dumps({"x": secret}), repr(secret), ascii([secret]), f"no {secret.split('^')[0]}"):
+            assert any(written in line for written in spellings(secret))
+
+
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, errors="replace", timeout=60, check=False
