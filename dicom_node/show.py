@@ -12,10 +12,12 @@ from sqlalchemy.orm import Session
 
 from dicom_node.cli import DONE
 from dicom_node.errors import UnknownStudy
+from dicom_node.interpret import finding_from_json
 from dicom_node.settings import Settings, load_settings
 from dicom_node.status import open_existing
 from dicom_node.store import Delivery, Document, Event, FindingRow, Instance, Revision, Series, Study
 from dicom_node.terminal import make_table, open_console
+from inference.finding import Refusal
 
 MONTHS_A_YEAR = 12
 
@@ -98,17 +100,26 @@ def _revisions(session: Session, study: Study) -> _Section:
 
 def _findings(session: Session, study: Study) -> _Section:
     query = (
-        sa.select(Revision.number, Instance.sop_instance_uid, FindingRow.age_months, FindingRow.refusal_code)
+        sa.select(Revision.number, Instance.sop_instance_uid, FindingRow.age_months, FindingRow.body)
         .join(Instance, Instance.id == FindingRow.instance_id)
         .join(Revision, Revision.id == FindingRow.revision_id)
         .where(Revision.study_id == study.id)
         .order_by(FindingRow.id)
     )
     rows = [
-        (number, uid, "" if age is None else f"{age:.1f} months ({age / MONTHS_A_YEAR:.1f} years)", refusal)
-        for number, uid, age, refusal in session.execute(query)
+        (number, uid, "", _why_refused(body)) if age is None else (number, uid, _age(age), "")
+        for number, uid, age, body in session.execute(query)
     ]
     return "Findings", ("revision", "object", "bone age", "refused"), rows
+
+
+def _age(months: float) -> str:
+    return f"{months:.1f} months ({months / MONTHS_A_YEAR:.1f} years)"
+
+
+def _why_refused(body: str) -> str:
+    finding = finding_from_json(body)
+    return f"{finding.code}: {finding.sentence} {finding.remedy}" if isinstance(finding, Refusal) else ""
 
 
 def _documents(session: Session, study: Study, settings: Settings) -> _Section:

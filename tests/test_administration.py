@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from dicom_node import cli
 from dicom_node.errors import UnknownStudy
+from dicom_node.interpret import finding_to_json
 from dicom_node.revisions import CommitmentState, DeliveryState, RevisionState
 from dicom_node.settings import load_settings
 from dicom_node.show import find_study_by_beginning
@@ -31,6 +32,7 @@ from dicom_node.store import (
     now,
     open_store,
 )
+from inference.finding import Refusal, RefusalCode, Subject
 
 AT = datetime(2026, 11, 21, 3, 0, tzinfo=UTC)
 
@@ -57,6 +59,7 @@ class Ward:
         delivery_error: str | None = None,
         walk_error: str | None = None,
         due_at: datetime | None = None,
+        refusal: Refusal | None = None,
     ) -> None:
         failed = walk_error or state == DeliveryState.FAILED
         revision_state = RevisionState.FAILED if failed else RevisionState.SENT
@@ -81,8 +84,9 @@ class Ward:
             session.add_all([instance, revision])
             session.flush()
             finding = FindingRow(
-                instance_id=instance.id, revision_id=revision.id, kind="estimate", age_months=99.4, body="{}",
-                interpreted_at=AT,
+                instance_id=instance.id, revision_id=revision.id, kind="refusal" if refusal else "estimate",
+                age_months=None if refusal else 99.4, refusal_code=refusal and refusal.code,
+                body=finding_to_json(refusal) if refusal else "{}", interpreted_at=AT,
             )  # fmt: skip
             session.add(finding)
             session.flush()
@@ -157,6 +161,14 @@ def test_show_tells_everything_of_a_study(ward: Ward) -> None:
     assert code == 0
     for words in ("1.2.3.1.1", "XRAY1", "99.4 months (8.3 years)", "sr.dcm", "0xA900", "Refused.", "received"):
         assert words in out
+
+
+def test_show_tells_why_a_film_was_refused_and_what_to_do(ward: Ward) -> None:
+    subject = Subject(None, "missing", None, "missing")
+    ward.add_study(
+        "1.2.3", refusal=Refusal(RefusalCode.SEX_UNKNOWN, "The sex is not known.", "Correct PatientSex.", subject)
+    )
+    assert "sex-unknown: The sex is not known. Correct PatientSex." in ward.run("show", "1.2.3")[1]
 
 
 def test_a_beginning_must_be_clear(ward: Ward) -> None:
