@@ -23,7 +23,7 @@ from inference.pose import Pose, fit_pose, template_points
 
 FINDER_SIDE = 128
 """Side of the finder's letterboxed input in pixels."""
-LANDMARK_SIDE = 224
+LANDMARK_SIDE = 192
 """Side of the landmark net's upright crop in pixels."""
 LANDMARK_WINDOW = (-0.08, -0.08, 1.08, 1.08)
 """What of the template's plane that crop shows."""
@@ -214,23 +214,25 @@ def find_landmarks(net: nn.Module, film: Grey, pose: Pose, rounds: int = 2) -> L
 
 
 def decode_landmarks(maps: Float) -> tuple[Float, Float, Float]:
-    """Return points (44, 2) in crop pixels, scores (44,) and box sizes (21, 2) from the landmark net's maps."""
-    count = len(POINT_NAMES)
-    heat = 1 / (1 + np.exp(-maps[:count]))
-    width = heat.shape[2]
-    peak = heat.reshape(count, -1).argmax(1)
+    """Return points (44, 2) in crop pixels, scores (44,) and box sizes (21, 2) from the landmark net's maps.
+
+    Each point's map is a probability over the crop (softmax). Its place is the centroid of the 5 x 5 cells around the
+    peak, its score the probability they hold: a point that is not there has its probability spread all over.
+    """
+    count, boxes = len(POINT_NAMES), len(BOX_NAMES)
+    height, width = maps.shape[1:]
+    flat = maps[:count].reshape(count, -1)
+    heat = np.exp(flat - flat.max(1, keepdims=True))
+    heat = (heat / heat.sum(1, keepdims=True)).reshape(count, height, width)
+    peak = flat.argmax(1)
     rows, columns = peak // width, peak % width
-    scores = heat[np.arange(count), rows, columns]
     padded = np.pad(heat, ((0, 0), (2, 2), (2, 2)))
     offsets = np.arange(-2, 3)
-    window = padded[
-        np.arange(count)[:, None, None],
-        rows[:, None, None] + 2 + offsets[:, None],
-        columns[:, None, None] + 2 + offsets,
-    ]
-    mass = window.sum((1, 2)) + 1e-9
-    x = columns + (window * offsets[None, None, :]).sum((1, 2)) / mass + 0.5
-    y = rows + (window * offsets[None, :, None]).sum((1, 2)) / mass + 0.5
-    boxes = len(BOX_NAMES)
+    at_rows = rows[:, None, None] + 2 + offsets[:, None]
+    at_columns = columns[:, None, None] + 2 + offsets
+    window = padded[np.arange(count)[:, None, None], at_rows, at_columns]
+    scores = window.sum((1, 2))
+    x = columns + (window * offsets[None, None, :]).sum((1, 2)) / scores + 0.5
+    y = rows + (window * offsets[None, :, None]).sum((1, 2)) / scores + 0.5
     sizes = maps[count:, rows[:boxes].repeat(2), columns[:boxes].repeat(2)][np.arange(2 * boxes), np.arange(2 * boxes)]
     return np.stack([x, y], 1) * STRIDE, scores, sizes.reshape(boxes, 2)

@@ -68,9 +68,9 @@ def test_perfect_maps_have_almost_no_loss(annotated):
 
 def test_landmark_samples_and_loss(annotated):
     images, points, sizes = next(landmark_batches([annotated], 4, 3))
-    assert images.shape == (4, 1, 224, 224)
+    assert images.shape == (4, 1, 192, 192)
     assert points.shape == (4, len(POINT_NAMES), 3)
-    maps = torch.zeros(4, len(POINT_NAMES) + 2 * len(BOX_NAMES), 56, 56)
+    maps = torch.zeros(4, len(POINT_NAMES) + 2 * len(BOX_NAMES), 48, 48)
     assert torch.isfinite(landmark_loss(maps, points, sizes))
 
 

@@ -283,11 +283,18 @@ def finder_loss(maps: Tensor, target: Tensor) -> Tensor:
 
 
 def landmark_loss(maps: Tensor, points: Tensor, sizes: Tensor) -> Tensor:
-    """Focal loss on the points that are known, L1 on box sizes read at the boxes' centres."""
+    """Cross entropy of each known point's softmax over the crop, and L1 on box sizes read at the boxes' centres.
+
+    The target is a Gaussian around the point; a point that is hidden or outside the crop has an even target, so that
+    its peak holds little.
+    """
     count, boxes = len(POINT_NAMES), len(BOX_NAMES)
     cells = maps.shape[-1]
-    care = points[..., 2][..., None, None].expand(-1, -1, cells, cells)
-    heat = focal_loss(maps[:, :count], draw_heat(points, cells), care)
+    heat = draw_heat(points, cells).flatten(2)
+    shown = (heat.amax(-1, keepdim=True) == 1).float()
+    target = shown * heat / heat.sum(-1, keepdim=True).clamp(min=1e-6) + (1 - shown) / cells**2
+    entropy = -(target * torch.log_softmax(maps[:, :count].flatten(2), dim=-1)).sum(-1)
+    known = points[..., 2]
     at = (points[:, :boxes, :2] / STRIDE).nan_to_num(0).long()
     inside = ((at >= 0) & (at < cells)).all(-1) & (points[:, :boxes, 2] > 0) & torch.isfinite(sizes).all(-1)
     at = at.clamp(0, cells - 1)
@@ -295,7 +302,7 @@ def landmark_loss(maps: Tensor, points: Tensor, sizes: Tensor) -> Tensor:
     read = maps[:, count:].reshape(maps.shape[0], boxes, 2, cells, cells)
     predicted = read[batch, torch.arange(boxes)[None].expand_as(batch), :, at[..., 1], at[..., 0]]
     error = (predicted - sizes.nan_to_num(0)).abs().sum(-1) * inside
-    return heat + 10 * error.sum() / inside.sum().clamp(min=1)
+    return (entropy * known).sum() / known.sum().clamp(min=1) + 5 * error.sum() / inside.sum().clamp(min=1)
 
 
 def finder_batches(

@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -44,8 +45,8 @@ WIDTH = 0.25
 
 SCHEDULES = {
     "finder": Schedule(epochs=30, steps_per_epoch=100, peak_learning_rate=3e-3),
-    "landmarks": Schedule(epochs=26, steps_per_epoch=100, peak_learning_rate=3e-3),
-    "global-local": Schedule(epochs=25, steps_per_epoch=100, peak_learning_rate=1e-3),
+    "landmarks": Schedule(epochs=24, steps_per_epoch=100, peak_learning_rate=2.5e-3, averaging=0.99),
+    "global-local": Schedule(epochs=22, steps_per_epoch=100, peak_learning_rate=1e-3),
 }
 BATCHES = {"finder": 32, "landmarks": 16, "global-local": 32}
 HALF_SHARE = 0.35
@@ -151,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.manual_seed(arguments.seed)
     schedule = SCHEDULES[arguments.target]
     if arguments.epochs:
-        schedule = Schedule(arguments.epochs, schedule.steps_per_epoch, schedule.peak_learning_rate)
+        schedule = replace(schedule, epochs=arguments.epochs)
     arguments.run.mkdir(parents=True, exist_ok=True)
     (arguments.run / "run.json").write_text(json.dumps({"target": arguments.target, "seed": arguments.seed}) + "\n")
     try:
