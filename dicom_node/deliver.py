@@ -258,4 +258,6 @@ def _no_association(assoc: Any) -> DeliveryError:
     if assoc.rejected_contexts:
         remedy = "Allow these SOP classes in the archive, or take them out of the peer's `deliver`; then retry."
         return ContextRejected(f"The peer takes none of the objects' SOP classes. {remedy}", 0x0122)
-    return PeerUnreachable("No association: nobody answers at the peer's address. Check host, port and network.")
+    # A peer that hangs up right after its rejection may look like this too.
+    remedy = "Check host, port and network, and that both AE titles are configured at the archive."
+    return PeerUnreachable(f"No association: nobody answers at the peer's address, or it broke off. {remedy}")
