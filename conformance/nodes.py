@@ -23,6 +23,7 @@ from pynetdicom import AE
 from conformance.films import write
 from dicom_node.archive import Archive
 from dicom_node.interpret import Interpreter
+from dicom_node.logs import describe_exception
 from dicom_node.node import Node
 from dicom_node.settings import Settings
 from dicom_node.store import Delivery, Document, Revision, Store, Study
@@ -43,7 +44,12 @@ class Journal:
 
     def __call__(self, _logger: object, _method: str, event: Any) -> NoReturn:
         """Take one event of this process (structlog's processor interface)."""
-        self._add(dict(event))
+        taken = dict(event)
+        raised = taken.pop("exc_info", None)
+        error = raised if isinstance(raised, BaseException) else sys.exc_info()[1] if raised else None
+        if error is not None:
+            taken["exception"] = describe_exception(error)  # as the node's own log does
+        self._add(taken)
         raise structlog.DropEvent
 
     def feed(self, stream: IO[str]) -> None:
@@ -86,7 +92,7 @@ class Journal:
     def listening(self) -> Iterator[Journal]:
         """Take what this process logs, instead of it being printed."""
         before = structlog.get_config()
-        structlog.configure(processors=[structlog.processors.format_exc_info, self], cache_logger_on_first_use=False)
+        structlog.configure(processors=[self], cache_logger_on_first_use=False)
         try:
             yield self
         finally:

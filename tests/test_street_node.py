@@ -1,0 +1,276 @@
+"""A whole node in one process: real associations, a stand-in for the model, the small archive.
+
+Not covered: kill -9 (test_kill_node.py), several nodes (test_cluster.py), a real archive (test_street_orthanc.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from pydicom import Dataset, dcmread
+from pydicom.uid import DigitalXRayImageStorageForProcessing, generate_uid
+
+from conformance.films import PATIENT, make_film
+from conformance.nodes import Journal, document_uids, held_uids, ledger, make_settings, run_node, send, states
+from conformance.stand_in import StandIn, estimate, refuse
+from dicom_node.archive import Archive, CallBack
+from dicom_node.assemble import reprocess
+from dicom_node.interpret import finding_from_json
+from dicom_node.node import Node
+from dicom_node.store import Document, Event, FindingRow, Instance, Revision
+from inference.finding import Finding
+from reports.read_back import read_bone_age
+
+
+@pytest.fixture
+def journal() -> Iterator[Journal]:
+    with Journal().listening() as journal:
+        yield journal
+    for value in PATIENT.values():
+        assert value not in str(journal.events)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    with Archive(tmp_path / "archive") as archive:
+        yield archive
+
+
+def wait_for_state(journal: Journal, node: Node, uid: str, *wanted: str) -> None:
+    journal.wait_until(lambda: states(node.store).get(str(uid)) in wanted)
+
+
+def events_of(node: Node) -> list[str]:
+    with node.store.reading() as session:
+        return list(session.scalars(sa.select(Event.kind).order_by(Event.id)))
+
+
+def test_a_film_comes_back_as_a_committed_report(
+    journal: Journal, archive: Archive, tmp_path: Path, store_url: str
+) -> None:
+    """Given a node on either database, when a film is sent, then SR and SC are committed, and SR and SQL agree."""
+    film = make_film()
+    settings = make_settings(tmp_path / "node", {"pacs": archive.address}, store={"url": store_url})
+    with run_node(settings, StandIn()) as node:
+        assert send(node.address, [film]) == [0x0000]
+        wait_for_state(journal, node, film.StudyInstanceUID, "committed", "failed")
+        assert [entry.state for entry in ledger(node.store, film.StudyInstanceUID)] == ["committed"] * 2
+        assert held_uids(archive) == document_uids(node.store)
+        with node.store.reading() as session:
+            age_months = session.scalars(sa.select(FindingRow.age_months)).one()
+            report = session.scalars(sa.select(Document).where(Document.kind == "sr")).one()
+        held = {item.sop_instance_uid: item for item in archive.objects(str(film.StudyInstanceUID))}
+        assert len(held) == 2
+        assert read_bone_age(dcmread(held[report.sop_instance_uid].path)) == pytest.approx(age_months, abs=0.051)
+        assert events_of(node) == [
+            "node-started", "received", "assembled", "estimated", "interpreted", "composed", "composed",
+            "entered-ledger", "sent", "sent", "committed", "committed",
+        ]  # fmt: skip
+
+
+def test_a_report_on_an_association_of_the_archive_commits(journal: Journal, archive: Archive, tmp_path: Path) -> None:
+    film = make_film()
+    with run_node(make_settings(tmp_path / "node", {"pacs": archive.address}), StandIn()) as node:
+        archive.call_back = CallBack(*node.address, "BONEAGE")
+        send(node.address, [film])
+        wait_for_state(journal, node, film.StudyInstanceUID, "committed")
+
+
+def test_a_refusal_reaches_the_archive(journal: Journal, archive: Archive, tmp_path: Path) -> None:
+    film = make_film()
+    with run_node(make_settings(tmp_path / "node", {"pacs": archive.address}), StandIn(refuse)) as node:
+        send(node.address, [film])
+        wait_for_state(journal, node, film.StudyInstanceUID, "committed", "failed")
+        assert states(node.store) == {str(film.StudyInstanceUID): "committed"}
+        assert len(archive.objects()) == 2
+        with node.store.reading() as session:
+            row = session.scalars(sa.select(FindingRow)).one()
+    assert (row.kind, row.refusal_code, row.age_months) == ("refusal", "not-a-hand", None)
+    assert finding_from_json(row.body).model == StandIn.identity
+
+
+def test_an_interpreter_that_raises_sets_its_film_aside_and_no_other(
+    journal: Journal, archive: Archive, tmp_path: Path
+) -> None:
+    """Given a study of two films, when the interpreter raises on one, then the other arrives and a person is told."""
+    study = generate_uid()
+    films = [make_film(StudyInstanceUID=study, InstanceNumber=number) for number in (1, 2)]
+
+    def raise_on_second(ds: Dataset) -> Finding:
+        if ds.InstanceNumber == 2:
+            raise RuntimeError(f"about {ds.PatientName}")
+        return estimate(ds)
+
+    settings = make_settings(tmp_path / "node", {"pacs": archive.address}, assemble={"quiet_period_s": 0.5})
+    with run_node(settings, StandIn(raise_on_second)) as node:
+        send(node.address, films)
+        journal.wait_for("committed", count=2)
+        wait_for_state(journal, node, study, "failed")
+        with node.store.reading() as session:
+            revision = session.scalars(sa.select(Revision)).one()
+        assert revision.error_code == "interpretation-failed"
+        assert "PatientName" not in (revision.error or "")
+        assert str(films[1].SOPInstanceUID) in (revision.error or "")
+        assert len(archive.objects()) == 2
+
+
+def test_a_film_that_comes_later_makes_a_new_revision(journal: Journal, archive: Archive, tmp_path: Path) -> None:
+    study = generate_uid()
+    first, second = (make_film(StudyInstanceUID=study) for _ in range(2))
+    with run_node(make_settings(tmp_path / "node", {"pacs": archive.address}), StandIn()) as node:
+        send(node.address, [first])
+        wait_for_state(journal, node, study, "committed")
+        send(node.address, [second])
+        journal.wait_for("committed", count=4)
+        wait_for_state(journal, node, study, "committed")
+        assert len(archive.objects()) == 4
+        assert set(archive.receipts.values()) == {1}
+        with node.store.reading() as session:
+            query = sa.select(Instance.sop_instance_uid, Revision.number).join(
+                FindingRow, FindingRow.instance_id == Instance.id
+            )
+            found = dict(session.execute(query.join(Revision, Revision.id == FindingRow.revision_id)).all())
+    assert found == {str(first.SOPInstanceUID): 1, str(second.SOPInstanceUID): 2}
+
+
+def test_the_same_film_again_is_not_a_second_study(journal: Journal, archive: Archive, tmp_path: Path) -> None:
+    film = make_film()
+    with run_node(make_settings(tmp_path / "node", {"pacs": archive.address}), StandIn()) as node:
+        send(node.address, [film])
+        wait_for_state(journal, node, film.StudyInstanceUID, "committed")
+        assert send(node.address, [film]) == [0x0000]
+        journal.wait_for("duplicate")
+        assert states(node.store) == {str(film.StudyInstanceUID): "committed"}
+        film.PatientComments = "other bytes"
+        assert send(node.address, [film]) == [0x0111]
+        assert len(archive.objects()) == 2
+
+
+def test_a_study_read_again_has_new_documents(journal: Journal, archive: Archive, tmp_path: Path) -> None:
+    film, interpreter = make_film(), StandIn()
+    with run_node(make_settings(tmp_path / "node", {"pacs": archive.address}), interpreter) as node:
+        send(node.address, [film])
+        wait_for_state(journal, node, film.StudyInstanceUID, "committed")
+        walk = reprocess(node.store, str(film.StudyInstanceUID), "node-1")
+        assert walk.number == 2
+        journal.wait_for("committed", count=4)
+        wait_for_state(journal, node, film.StudyInstanceUID, "committed")
+        assert interpreter.calls == 2
+        assert len(archive.objects()) == 4
+
+
+def test_a_whole_study_does_not_wait_for_its_quiet_period(journal: Journal, archive: Archive, tmp_path: Path) -> None:
+    study = generate_uid()
+    films = [make_film(StudyInstanceUID=study) for _ in range(3)]
+    settings = make_settings(
+        tmp_path / "node",
+        {"pacs": archive.address},
+        assemble={"quiet_period_s": 3600.0},
+        peers={"modality": {"whole_study_per_association": True}},
+    )
+    with run_node(settings, StandIn()) as node:
+        send(node.address, films)
+        wait_for_state(journal, node, study, "committed")
+        assert len(journal.of("assembled")) == 1
+        assert len(archive.objects()) == 6
+
+
+def test_dx_for_processing_is_taken_and_answered(journal: Journal, archive: Archive, tmp_path: Path) -> None:
+    film = make_film(SOPClassUID=DigitalXRayImageStorageForProcessing, PresentationIntentType="FOR PROCESSING")
+    with run_node(make_settings(tmp_path / "node", {"pacs": archive.address}), StandIn(refuse)) as node:
+        send(node.address, [film])
+        wait_for_state(journal, node, film.StudyInstanceUID, "committed", "failed")
+        assert states(node.store) == {str(film.StudyInstanceUID): "committed"}
+
+
+def test_without_an_archive_the_documents_are_kept(journal: Journal, tmp_path: Path) -> None:
+    film = make_film()
+    settings = make_settings(tmp_path / "node")
+    with run_node(settings, StandIn()) as node:
+        send(node.address, [film])
+        wait_for_state(journal, node, film.StudyInstanceUID, "kept")
+        assert len(list(settings.documents_dir.rglob("*.dcm"))) == 2
+
+
+def test_an_archive_that_comes_up_later_gets_everything(journal: Journal, tmp_path: Path) -> None:
+    """Given an archive that is down, when it comes up, then the study is delivered without a hand."""
+    archive = Archive(tmp_path / "archive")
+    archive.start()
+    address = archive.address
+    archive.stop()
+    film = make_film()
+    with run_node(make_settings(tmp_path / "node", {"pacs": address}), StandIn()) as node:
+        send(node.address, [film])
+        journal.wait_for("retried", count=4)
+        with Archive(tmp_path / "archive", port=address[1]):
+            wait_for_state(journal, node, film.StudyInstanceUID, "committed")
+
+
+def test_two_archives_are_served_apart(journal: Journal, archive: Archive, tmp_path: Path) -> None:
+    """Given two archives, one of them down, then the other has the study committed all the same."""
+    down = Archive(tmp_path / "down")
+    down.start()
+    address = down.address
+    down.stop()
+    film = make_film()
+    with run_node(make_settings(tmp_path / "node", {"down": address, "up": archive.address}), StandIn()) as node:
+        send(node.address, [film])
+        journal.wait_for("committed", count=2)
+        entries = {(entry.peer, entry.state) for entry in ledger(node.store, film.StudyInstanceUID)}
+        assert entries == {("down", "composed"), ("up", "committed")}
+
+
+def test_a_repeated_composition_writes_the_same_bytes(journal: Journal, archive: Archive, tmp_path: Path) -> None:
+    """Given written documents, when one is lost from the disk and composed again, then it is what it was."""
+    film = make_film()
+    settings = make_settings(tmp_path / "node", {"pacs": archive.address})
+    with run_node(settings, StandIn()) as node:
+        send(node.address, [film])
+        wait_for_state(journal, node, film.StudyInstanceUID, "committed")
+        composer = node._street._composer
+        with node.store.reading() as session:
+            documents = session.scalars(sa.select(Document)).all()
+        for document in documents:
+            path = settings.documents_dir / document.path
+            before = path.read_bytes()
+            path.unlink()
+            composer.compose(document.finding_id, document.kind)
+            assert path.read_bytes() == before
+
+
+def test_a_node_can_stop_and_start_in_one_process(journal: Journal, archive: Archive, tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "node", {"pacs": archive.address}, assemble={"quiet_period_s": 1.0})
+    film = make_film()
+    with run_node(settings, StandIn()) as node:
+        send(node.address, [film])
+    with run_node(settings, StandIn()) as node:
+        wait_for_state(journal, node, film.StudyInstanceUID, "committed")
+
+
+def test_files_without_a_row_are_swept_at_the_start(journal: Journal, tmp_path: Path) -> None:
+    """Given a file that a crash left without its row, when the node starts, then it is removed, and no other."""
+    settings = make_settings(tmp_path / "node", assemble={"quiet_period_s": 3600.0})
+    film = make_film()
+    with run_node(settings, StandIn()) as node:
+        send(node.address, [film])
+        (kept,) = settings.spool_dir.rglob("*.dcm")
+    orphan = kept.with_name("0" * 32 + ".dcm")
+    orphan.write_bytes(b"left behind")
+    with run_node(settings, StandIn()):
+        assert kept.exists()
+        assert not orphan.exists()
+
+
+def test_work_whose_workflow_was_lost_is_found_again(journal: Journal, archive: Archive, tmp_path: Path) -> None:
+    """Given an engine that lost its memory, when the node starts, then the study walks all the same."""
+    settings = make_settings(tmp_path / "node", {"pacs": archive.address}, assemble={"quiet_period_s": 1.0})
+    film = make_film()
+    with run_node(settings, StandIn()) as node:
+        send(node.address, [film])
+    for file in settings.node.data_dir.glob("workflows.db*"):
+        file.unlink()
+    with run_node(settings, StandIn()) as node:
+        wait_for_state(journal, node, film.StudyInstanceUID, "committed")
