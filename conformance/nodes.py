@@ -49,19 +49,20 @@ class Journal:
         error = raised if isinstance(raised, BaseException) else sys.exc_info()[1] if raised else None
         if error is not None:
             taken["exception"] = describe_exception(error)  # as the node's own log does
-        self._add(taken)
+        self.add(taken)
         raise structlog.DropEvent
 
-    def feed(self, stream: IO[str]) -> None:
-        """Take the lines of another process until it ends."""
+    def feed(self, stream: IO[str], also: Journal | None = None) -> None:
+        """Take the lines of another process until it ends, and hand them on to another journal."""
         for line in stream:
-            with contextlib.suppress(json.JSONDecodeError):
-                self._add(json.loads(line))
-                continue
-            self._add({"event": "line", "text": line})
-        self._add({"event": "end"})
+            event = _read_event(line)
+            for journal in (self, also):
+                if journal is not None:
+                    journal.add(event)
+        self.add({"event": "end"})
 
-    def _add(self, event: dict[str, Any]) -> None:
+    def add(self, event: dict[str, Any]) -> None:
+        """Take one event."""
         with self._grown:
             self.events.append(event)
             self._grown.notify_all()
@@ -97,6 +98,14 @@ class Journal:
             yield self
         finally:
             structlog.configure(**before)
+
+
+def _read_event(line: str) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except json.JSONDecodeError:
+        event = None
+    return event if isinstance(event, dict) else {"event": "line", "text": line}
 
 
 def make_settings(
@@ -200,9 +209,13 @@ class NodeProcess:
         The node's settings.
     words
         What else the script is told.
+    also
+        A journal that hears of it too: to wait on several nodes at once.
     """
 
-    def __init__(self, script: Path, settings: Settings, words: Sequence[str] = ()) -> None:
+    def __init__(
+        self, script: Path, settings: Settings, words: Sequence[str] = (), *, also: Journal | None = None
+    ) -> None:
         path = settings.node.data_dir.parent / f"{settings.node.data_dir.name}-{settings.node.id}.json"
         path.write_text(settings.model_dump_json())
         self.journal = Journal()
@@ -210,7 +223,7 @@ class NodeProcess:
             [sys.executable, str(script), str(path), *words], stderr=subprocess.PIPE, text=True, encoding="utf-8"
         )
         assert self.process.stderr is not None
-        self._reader = threading.Thread(target=self.journal.feed, args=(self.process.stderr,), daemon=True)
+        self._reader = threading.Thread(target=self.journal.feed, args=(self.process.stderr, also), daemon=True)
         self._reader.start()
 
     def __enter__(self) -> Self:
