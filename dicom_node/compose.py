@@ -31,6 +31,9 @@ from inference.film import display_bytes, read_film
 from inference.finding import Finding
 from reports.errors import ReportError
 from reports.identity import DocumentIdentity, device_uid, document_uids
+from reports.secondary_capture import compose_sc
+from reports.structured_report import compose_sr
+from reports.verify import verify
 
 Kind = Literal["sr", "sc"]
 KINDS: tuple[Kind, ...] = ("sr", "sc")
@@ -125,13 +128,8 @@ class Composer:
             raise CompositionFailed(f"Making the document {document.sop_instance_uid} raised {kind}.") from error
 
     def _compose(self, source: Dataset, finding: Finding, identity: DocumentIdentity, kind: str) -> Dataset:
-        # highdicom takes a second to import: commands that only administer do without.
         if kind == "sr":
-            from reports.structured_report import compose_sr
-
             return compose_sr(source, finding, identity, preliminary=self._settings.preliminary)
-        from reports.secondary_capture import compose_sc
-
         return compose_sc(source, finding, _display(source), identity)
 
     def _identify(self, document: Document, revision: Revision) -> DocumentIdentity:
@@ -187,8 +185,6 @@ def _write_durably(path: Path, document: Dataset) -> None:
 
 
 def _verify(path: Path, source: Dataset, finding: Finding) -> None:
-    from reports.verify import verify
-
     try:
         verify(dcmread(path), source, finding)
     except ReportError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPu
 from dicom_node import commitment, ledger
 from dicom_node.commitment import Commitments, compose_request, read_report
 from dicom_node.errors import (
+    CommitmentFailed,
     CommitmentUnsupported,
     ContextRejected,
     DeliveryError,
@@ -109,7 +111,7 @@ class Courier:
         StoreError
             The database failed; the turn can be repeated.
         """
-        jobs = ledger.jobs_of(self._store, turn, now())
+        jobs = self._without_the_hopeless(ledger.jobs_of(self._store, turn, now()))
         if jobs:
             self._work(turn, jobs)
         ledger.finish_turn(self._store, turn, self._settings)
@@ -135,6 +137,14 @@ class Courier:
             self._mark_unsupported(archive, [job for job in jobs if job.is_sent])
         except DeliveryError as error:
             self._fail(jobs, error)
+
+    def _without_the_hopeless(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Give up what was sent so long ago that no commitment will come any more."""
+        earliest = now() - timedelta(seconds=self._settings.give_up_after_s)
+        hopeless = [job for job in jobs if job.sent_at is not None and job.sent_at < earliest]
+        remedy = "Ask the archive's administrator whether it has the object, then retry."
+        self._fail(hopeless, CommitmentFailed(f"The peer took the object and never vouched for it. {remedy}"))
+        return [job for job in jobs if job not in hopeless]
 
     def _fail(self, jobs: Sequence[Job], error: NodeError) -> None:
         for job in jobs:

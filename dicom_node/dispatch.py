@@ -20,7 +20,7 @@ from dicom_node.errors import StoreError
 from dicom_node.ledger import Turn
 from dicom_node.store import Store, now
 from dicom_node.street import Street
-from dicom_node.workflows import Workflows
+from dicom_node.workflows import GIVEN_UP, Workflows
 
 LONGEST_PAUSE_S = 1.0  # after that the store is looked at anyway: others write to it too
 RECONCILE_EVERY_S = 30.0  # how often work is looked for whose workflow has ended without doing it
@@ -115,13 +115,19 @@ class Dispatcher:
         # A workflow may have ended, and done its work, after the two lists were made: look again.
         for walk in pending_walks(self._store):
             if walk.workflow_id in ended:
-                log.warning("dispatch.walk-lost", workflow_id=walk.workflow_id)
-                self._street.begin_anew(walk.revision_id)
+                log.warning("dispatch.walk-lost", workflow_id=walk.workflow_id, status=ended[walk.workflow_id])
+                self._restart(walk, ended[walk.workflow_id])
         for turn in ledger.due_turns(self._store, now()):
             if turn.workflow_id in ended:
                 log.warning("dispatch.turn-lost", workflow_id=turn.workflow_id)
                 ledger.renew_turn(self._store, turn)
         self._wake.set()
+
+    def _restart(self, walk: Walk, status: str) -> None:
+        if status == GIVEN_UP:
+            self._street.give_up(walk.revision_id)
+        else:
+            self._street.begin_anew(walk.revision_id)
 
     def _pause_s(self, at: datetime) -> float:
         """Return how long there is nothing to do after a pass that was made for ``at``."""

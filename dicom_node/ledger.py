@@ -43,7 +43,12 @@ class Job:
     sop_class_uid: str
     sop_instance_uid: str
     path: str  # relative to the documents directory
-    is_sent: bool  # True: only the commitment is missing
+    sent_at: datetime | None  # not None: only the commitment is missing
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the peer has it."""
+        return self.sent_at is not None
 
 
 def enter(session: Session, revision: Revision, archives: Iterable[ArchivePeer]) -> None:
@@ -106,7 +111,7 @@ def _job(delivery: Delivery, document: Document) -> Job:
         sop_class_uid=document.sop_class_uid,
         sop_instance_uid=document.sop_instance_uid,
         path=document.path,
-        is_sent=delivery.state == DeliveryState.SENT,
+        sent_at=delivery.sent_at if delivery.state == DeliveryState.SENT else None,
     )
 
 

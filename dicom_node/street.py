@@ -30,8 +30,6 @@ from dicom_node.settings import ArchivePeer
 from dicom_node.store import FindingRow, Revision, Store, now
 from dicom_node.workflows import Steps
 
-MAX_ROUNDS = 20  # how often a walk whose workflow ended without a result is begun anew by itself
-
 Problem = list[str]  # code and sentence; a list, because the engine keeps results as JSON
 
 log = structlog.get_logger(__name__)
@@ -77,8 +75,8 @@ class Street:
 
         Raises
         ------
-        StoreError
-            The database failed for so long that not even that could be written down.
+        NodeError
+            Something failed that may pass, for longer than a step is retried: the walk is to be begun anew.
         """
         try:
             problems: list[Problem] = []
@@ -88,7 +86,10 @@ class Street:
                 for kind in self._kinds:
                     problems += step("compose", self.compose, finding_id, kind)
             step("enter-ledger", self.enter_ledger, revision_id, problems)
-        except Exception as error:  # noqa: BLE001 - the boundary of a walk: it must end in the store, whatever it met
+        except Exception as error:
+            # The boundary of a walk: whatever it met that will not pass must end in the store, for a person to see.
+            if disposition_of(error) == Disposition.RETRY:
+                raise
             self._set_aside(revision_id, error)
         self._on_composed()
 
@@ -114,7 +115,7 @@ class Street:
             record(session, self._node_id, "entered-ledger", study, revision=revision.number)
 
     def begin_anew(self, revision_id: int) -> None:
-        """Begin a walk anew whose workflow has ended without closing it; after many such ends, set it aside.
+        """Begin a walk anew whose workflow has ended without closing it.
 
         Raises
         ------
@@ -123,14 +124,19 @@ class Street:
         """
         with self._store.session() as session:
             study, revision = lock_revision(session, revision_id)
-            if revision.state not in WALKING:
-                return
-            gives_up = revision.round >= MAX_ROUNDS
-            if not gives_up:
+            if revision.state in WALKING:
                 walk_again(session, study, revision, self._node_id)
-        if gives_up:
-            remedy = "Look at the log of that time, then retry."
-            self._set_aside(revision_id, WalkGivenUp(f"The walk ended {MAX_ROUNDS} times without a result. {remedy}"))
+
+    def give_up(self, revision_id: int) -> None:
+        """Set a walk aside that has taken the process down each time it was tried.
+
+        Raises
+        ------
+        StoreError
+            The database failed.
+        """
+        remedy = "Look at the log of that time, then retry."
+        self._set_aside(revision_id, WalkGivenUp(f"The process died each time the study was worked on. {remedy}"))
 
     def _list_instances(self, revision_id: int) -> list[int]:
         with self._store.reading() as session:

@@ -35,6 +35,7 @@ TURNS_AT_ONCE = 2  # per node and peer
 STEP_ATTEMPTS = 8  # of a step whose error may pass: 1 + 2 + 4 + ... seconds, two minutes in all
 MAX_RECOVERIES = 10  # a walk that takes the process down with it each time is set aside after so many
 WALK_QUEUE = "walk"
+GIVEN_UP = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
 
 log = structlog.get_logger(__name__)
 
@@ -145,8 +146,11 @@ class Workflows:
         with _as_store_error("The delivery was not enqueued"), SetWorkflowID(turn.workflow_id):
             DBOS.enqueue_workflow(queue, self._turn_workflow, turn.revision_id, turn.peer, turn.number)
 
-    def ended(self, workflow_ids: Sequence[str]) -> frozenset[str]:
-        """Return which of these the engine will not run (any more): done, failed, given up, or of another version.
+    def ended(self, workflow_ids: Sequence[str]) -> dict[str, str]:
+        """Return which of these the engine will not run (any more), each with its last status.
+
+        ``GIVEN_UP`` is the status of those that took the process down too often; the others are done, failed,
+        cancelled, or of another version.
 
         Raises
         ------
@@ -154,15 +158,15 @@ class Workflows:
             The engine's database failed.
         """
         if not workflow_ids:
-            return frozenset()
+            return {}
         with _as_store_error("The engine's workflows cannot be listed"):
             found = DBOS.list_workflows(workflow_ids=list(workflow_ids), load_input=False, load_output=False)
         alive = {"ENQUEUED", "DELAYED", "PENDING"}
-        return frozenset(
-            status.workflow_id
+        return {
+            status.workflow_id: status.status
             for status in found
             if status.status not in alive or status.app_version not in (None, APPLICATION_VERSION)
-        )
+        }
 
     def take_over(self, dead_nodes: Collection[str]) -> tuple[str, ...]:
         """Put what dead nodes had in hand back into its queues, for whoever lives; return the workflow ids.
@@ -223,7 +227,14 @@ class Workflows:
             max_attempts=STEP_ATTEMPTS,
             should_retry=self._should_retry,
         )
-        return DBOS.run_step(options, functools.partial(act, *arguments))
+        try:
+            return DBOS.run_step(options, functools.partial(act, *arguments))
+        except dbos_error.DBOSMaxStepRetriesExceeded as error:
+            # Its error may pass, only not within minutes: the walk ends here, and the dispatcher begins it anew.
+            raise StoreError(f"The step {name} failed {STEP_ATTEMPTS} times.") from error
+        except (dbos_error.DBOSException, sa.exc.SQLAlchemyError) as error:
+            # The engine itself, perhaps because it is being stopped: says nothing about the study.
+            raise StoreError(f"The engine failed in the step {name}: {type(error).__name__}.") from error
 
     def _should_retry(self, error: BaseException) -> bool:
         is_ours = isinstance(error, Exception) and disposition_of(error) == Disposition.RETRY

@@ -1,6 +1,6 @@
 """Storage commitment: reports on both ways, failures, silence, restarts; turns are run by hand.
 
-Not covered: the association that a report comes in on (test_receive*.py), a real archive (test_street_orthanc.py).
+Not covered: the association that a report comes in on (test_receive*.py), a real archive (test_acceptance_orthanc.py).
 """
 
 from __future__ import annotations
@@ -259,6 +259,17 @@ def test_silence_is_asked_again(bench: Bench, silent: SilentArchive) -> None:
     bench.commitments.take(report(old, [first]))
     bench.commitments.take(report(new, [second]))
     assert bench.state == "committed"
+
+
+def test_silence_for_as_long_as_the_settings_say_is_given_up(bench: Bench, silent: SilentArchive) -> None:
+    bench.go()
+    with bench.store.session() as session:
+        for delivery in session.scalars(sa.select(Delivery)):
+            delivery.sent_at = delivery.due_at = now() - timedelta(days=15)
+    bench.go()
+    assert len(silent.requests) == 1
+    entries = ledger(bench.store, bench.uid)
+    assert {(e.state, e.error_code) for e in entries} == {("failed", "commitment-failed")}
 
 
 def test_a_turn_that_died_before_the_report_asks_again(bench: Bench, silent: SilentArchive, monkeypatch: Any) -> None:

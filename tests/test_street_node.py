@@ -1,6 +1,6 @@
 """A whole node in one process: real associations, a stand-in for the model, the small archive.
 
-Not covered: kill -9 (test_kill_node.py), several nodes (test_cluster.py), a real archive (test_street_orthanc.py).
+Not covered: kill -9 (test_kill_node.py), several nodes (test_cluster.py), a real archive (test_acceptance_orthanc.py).
 """
 
 from __future__ import annotations
