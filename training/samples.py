@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import tempfile
 import uuid
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -19,8 +20,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.encaps import encapsulate
 from pydicom.uid import (
     UID,
     DigitalXRayImageStorageForPresentation,
@@ -94,23 +95,20 @@ def composite(films: list[Radiograph], locator: TorchLocator) -> npt.NDArray[np.
     mean = np.mean([fit_pose(template_points(), shape).to_template(shape) for shape in shapes], axis=0)
     extent = np.array([COLUMNS, ROWS * 0.94])
     target = (mean - (0.5, 0.0)) * extent[1] + (COLUMNS / 2, ROWS * 0.02)
-    total = np.zeros((ROWS, COLUMNS))
-    weight = np.zeros((ROWS, COLUMNS))
-    for shape, image in zip(shapes, images, strict=True):
-        warped, inside = _warp(image, shape, target)
-        total += warped * inside
-        weight += inside
-    texture = total / np.maximum(weight, 1)
-    background = np.percentile(texture, 2)
-    texture = np.where(weight > 0.3 * len(images), texture, background)
+    stack = np.sort(
+        np.stack([_warp(image, shape, target) for shape, image in zip(shapes, images, strict=True)]), axis=0
+    )
+    quarter = len(stack) // 4
+    # The mean of the middle half: a side marker or a technician's initials stand elsewhere on each film and fall out.
+    texture = stack[quarter : len(stack) - quarter].mean(axis=0)
     blurred = cv2.GaussianBlur(texture, (0, 0), 3)
     sharp = texture + 0.8 * (texture - blurred)
     low, high = np.percentile(sharp, (1, 99.8))
     return np.asarray(np.clip((sharp - low) / (high - low), 0, 1), dtype=np.float32)
 
 
-def _warp(image: npt.NDArray[np.uint8], shape: Float, target: Float) -> tuple[Float, Float]:
-    """Carry a film onto target landmarks by a thin-plate spline; returns 0..1 values and where the film has any."""
+def _warp(image: npt.NDArray[np.uint8], shape: Float, target: Float) -> npt.NDArray[np.float32]:
+    """Carry a film onto target landmarks by a thin-plate spline; returns 0..1, 0 outside the film."""
     step = 20
     grid_y, grid_x = np.mgrid[0 : ROWS + step : step, 0 : COLUMNS + step : step].astype(np.float64)
     spline = RBFInterpolator(target, shape, kernel="thin_plate_spline", smoothing=2.0)
@@ -122,10 +120,8 @@ def _warp(image: npt.NDArray[np.uint8], shape: Float, target: Float) -> tuple[Fl
     map_x, map_y = np.ascontiguousarray(fine[..., 0]) - 0.5, np.ascontiguousarray(fine[..., 1]) - 0.5
     low, high = np.percentile(image, (5, 99.5))
     grey = np.clip((image.astype(np.float32) - low) / max(high - low, 1), 0, 1)
-    warped = cv2.remap(grey, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    rows, columns = image.shape
-    inside = (map_x >= 0) & (map_y >= 0) & (map_x < columns - 1) & (map_y < rows - 1)
-    return warped.astype(np.float64), inside.astype(np.float64)
+    warped = cv2.remap(grey, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+    return np.asarray(warped, dtype=np.float32)
 
 
 def mean_chest(negatives: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
@@ -152,8 +148,7 @@ def make_object(sample: Sample, pixels: npt.NDArray[np.float32]) -> FileDataset:
     ds.Rows, ds.Columns = stored.shape
     ds.PixelData = stored.tobytes()
     ds["PixelData"].VR = "OW"
-    _compress(ds, stored, sample.transfer_syntax)
-    return ds
+    return _compress(ds, sample.transfer_syntax)
 
 
 def _write_patient_and_study(ds: Dataset, sample: Sample) -> None:
@@ -209,38 +204,35 @@ def _write_series_and_image(ds: Dataset, sample: Sample) -> None:
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, BITS, BITS - 1, 0
 
 
-def _compress(ds: FileDataset, stored: npt.NDArray[np.uint16], syntax: UID) -> None:
-    if syntax == JPEGLosslessSV1:
-        ds.PixelData = encapsulate([_encode_jpeg_lossless(stored)])
-        ds["PixelData"].VR = "OB"
-        ds["PixelData"].is_undefined_length = True
-        ds.file_meta.TransferSyntaxUID = JPEGLosslessSV1
-    else:
+def _compress(ds: FileDataset, syntax: UID) -> FileDataset:
+    """Return the object in a compressed syntax; python-gdcm is the one free encoder of JPEG Lossless."""
+    if syntax != JPEGLosslessSV1:
         ds.compress(syntax, generate_instance_uid=False)
-
-
-def _encode_jpeg_lossless(stored: npt.NDArray[np.uint16]) -> bytes:
-    """Encode as JPEG Lossless, selection value 1; python-gdcm is the one free encoder."""
+        return ds
     import gdcm
 
-    image = gdcm.Image()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions((stored.shape[1], stored.shape[0], 1))
-    pixel_format = gdcm.PixelFormat(gdcm.PixelFormat.UINT16)
-    pixel_format.SetBitsStored(BITS)
-    pixel_format.SetHighBit(BITS - 1)
-    image.SetPixelFormat(pixel_format)
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetByteStringValue(stored.tobytes())
-    image.SetDataElement(element)
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
-    change.SetInput(image)
-    if not change.Change():
-        raise DataError("gdcm could not encode the composite as JPEG Lossless.")
-    fragment = change.GetOutput().GetDataElement().GetSequenceOfFragments().GetFragment(0)
-    return bytes(fragment.GetByteValue().GetBuffer().encode("utf-8", "surrogateescape"))
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "source.dcm"), Path(folder, "target.dcm")
+        ds.save_as(source)
+        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+        reader.SetFileName(str(source))
+        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+        if not reader.Read():
+            raise DataError("gdcm could not read the composite.")
+        change.SetInput(reader.GetImage())
+        if not change.Change():
+            raise DataError("gdcm could not encode the composite as JPEG Lossless.")
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        writer.SetFileName(str(target))
+        if not writer.Write():
+            raise DataError("gdcm could not write the composite.")
+        # gdcm adds attributes and UIDs of its own: only the stream is taken over.
+        ds.PixelData = dcmread(target).PixelData
+    ds["PixelData"].VR = "OB"
+    ds["PixelData"].is_undefined_length = True
+    ds.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    return ds
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -258,10 +250,14 @@ def main(argv: list[str] | None = None) -> int:
             word = "boy" if sex is Sex.MALE else "girl"
             sample = Sample(f"{word}-{age_months / 12:02.0f}", sex, age_months, syntax)
             chosen = choose(films, sex, age_months)
-            make_object(sample, composite(chosen, locator)).save_as(arguments.out / f"{sample.name}.dcm")
+            make_object(sample, composite(chosen, locator)).save_as(
+                arguments.out / f"{sample.name}.dcm", enforce_file_format=True
+            )
             _log.info("%s from %d films", sample.name, len(chosen))
     chest = Sample("not-a-hand", Sex.FEMALE, 144.0, JPEGLSLossless, hand=False)
-    make_object(chest, mean_chest(load_negatives(arguments.data))).save_as(arguments.out / "not-a-hand.dcm")
+    make_object(chest, mean_chest(load_negatives(arguments.data))).save_as(
+        arguments.out / "not-a-hand.dcm", enforce_file_format=True
+    )
     return 0
 
 

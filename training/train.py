@@ -34,7 +34,7 @@ from training.detector import (
     landmark_batches,
     landmark_loss,
 )
-from training.errors import TrainingError
+from training.errors import RunError, TrainingError
 from training.fit import Schedule, fit
 from training.radiographs import Radiograph, load_half, load_negatives, load_small, read_split
 
@@ -46,10 +46,10 @@ WIDTH = 0.25
 SCHEDULES = {
     "finder": Schedule(epochs=30, steps_per_epoch=100, peak_learning_rate=3e-3),
     "landmarks": Schedule(epochs=24, steps_per_epoch=100, peak_learning_rate=2.5e-3, averaging=0.99),
-    "global-local": Schedule(epochs=22, steps_per_epoch=100, peak_learning_rate=1e-3),
+    "global-local": Schedule(epochs=36, steps_per_epoch=100, peak_learning_rate=1.5e-3, warm_up=0.08),
 }
 BATCHES = {"finder": 32, "landmarks": 16, "global-local": 32}
-HALF_SHARE = 0.35
+HALF_SHARE = 0.3
 """Share of the films of a batch that come from the sharp films."""
 
 
@@ -75,16 +75,41 @@ def _detector_films(data: Path) -> list[AnnotatedFilm]:
     return annotated(load_small(data, ["pretrain"], wanted, aspects), annotations) + 3 * sharp
 
 
-def train_finder(data: Path, run: Path, schedule: Schedule, seed: int) -> nn.Module:
+def started(net: nn.Module, init: Path | None) -> nn.Module:
+    """Fill a net with the weights of another run's checkpoint, if one is given, to go on from there.
+
+    Raises
+    ------
+    RunError
+        If the run has no checkpoint of this net.
+    """
+    if init is None:
+        return net
+    try:
+        net.load_state_dict(torch.load(init / "checkpoint.pt", weights_only=True)["net"])
+    except (OSError, RuntimeError, KeyError) as error:
+        raise RunError(
+            f"{init} holds no checkpoint of this net; name the folder of a run of the same target."
+        ) from error
+    return net
+
+
+def train_finder(data: Path, run: Path, schedule: Schedule, seed: int, init: Path | None) -> nn.Module:
     """Train the finder; of the negatives, the first 50 only (the others are for evaluation)."""
     batches = finder_batches(_detector_films(data), load_negatives(data)[:50], BATCHES["finder"], seed)
-    return fit(NETS["finder"][0](), batches, lambda net, b: finder_loss(net(b[0]), b[1]), schedule, run)
+    return fit(started(NETS["finder"][0](), init), batches, lambda net, b: finder_loss(net(b[0]), b[1]), schedule, run)
 
 
-def train_landmarks(data: Path, run: Path, schedule: Schedule, seed: int) -> nn.Module:
+def train_landmarks(data: Path, run: Path, schedule: Schedule, seed: int, init: Path | None) -> nn.Module:
     """Train the landmark net."""
     batches = landmark_batches(_detector_films(data), BATCHES["landmarks"], seed)
-    return fit(NETS["landmarks"][0](), batches, lambda net, b: landmark_loss(net(b[0]), b[1], b[2]), schedule, run)
+    return fit(
+        started(NETS["landmarks"][0](), init),
+        batches,
+        lambda net, b: landmark_loss(net(b[0]), b[1], b[2]),
+        schedule,
+        run,
+    )
 
 
 def locate_all(films: list[Radiograph]) -> list[LocatedFilm]:
@@ -108,7 +133,7 @@ def age_loss(net: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
     return nn.functional.smooth_l1_loss(net(whole, local, male), age, beta=0.5)
 
 
-def train_global_local(data: Path, run: Path, schedule: Schedule, seed: int) -> nn.Module:
+def train_global_local(data: Path, run: Path, schedule: Schedule, seed: int, init: Path | None) -> nn.Module:
     """Train the global-local network; the epoch with the best validation MAE is kept."""
     sharp, validation = (locate_all(load_half(data, [part])) for part in ("train", "validation"))
     small = locate_all(load_small(data, ["pretrain"]))
@@ -117,7 +142,7 @@ def train_global_local(data: Path, run: Path, schedule: Schedule, seed: int) -> 
         [(sharp, HALF_SHARE), (small, 1 - HALF_SHARE)], BATCHES["global-local"], seed
     )
     return fit(
-        GlobalLocalNet(WIDTH),
+        started(GlobalLocalNet(WIDTH), init),
         batches,
         age_loss,
         schedule,
@@ -137,6 +162,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--data", type=Path, required=True, help="the data folder (rsna2017/, annotations/, negatives/)"
     )
     parser.add_argument("--run", type=Path, required=True, help="the run's folder; a run found there is resumed")
+    parser.add_argument("--init", type=Path, help="start from the weights of this run's checkpoint")
     parser.add_argument("--epochs", type=int, help="epochs instead of the recipe's")
     parser.add_argument("--seed", type=int, default=2026, help="seed of weights and batches (default 2026)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
@@ -156,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.run.mkdir(parents=True, exist_ok=True)
     (arguments.run / "run.json").write_text(json.dumps({"target": arguments.target, "seed": arguments.seed}) + "\n")
     try:
-        net = TRAINERS[arguments.target](arguments.data, arguments.run, schedule, arguments.seed)
+        net = TRAINERS[arguments.target](arguments.data, arguments.run, schedule, arguments.seed, arguments.init)
     except TrainingError as error:
         _log.error("%s: %s", error.code, error)
         return 2
