@@ -102,16 +102,16 @@ def sample(
         return to_units(hand.whole), to_units(hand.patches)
     pose, centres = jittered(film, generator)
     hand = prepare(film.pixels, pose, centres)
-    whole, patches = to_units(hand.whole), to_units(hand.patches)
     gamma = float(np.exp(generator.uniform(-0.35, 0.35)))
-    whole, patches = (np.asarray(2 * ((image + 1) / 2) ** gamma - 1, dtype=np.float32) for image in (whole, patches))
+    table = np.asarray(2 * np.linspace(0, 1, 256) ** gamma - 1, dtype=np.float32)
+    whole, patches = table[hand.whole], table[hand.patches]
     if generator.random() < 0.3:
         sigma = float(generator.uniform(0.4, 1.4))
         whole = np.asarray(cv2.GaussianBlur(whole, (0, 0), sigma), dtype=np.float32)
     if generator.random() < 0.3:
-        noise = generator.uniform(0.02, 0.12)
-        whole = whole + generator.normal(0, noise, whole.shape).astype(np.float32)
-        patches = patches + generator.normal(0, noise, patches.shape).astype(np.float32)
+        noise = np.float32(generator.uniform(0.02, 0.12))
+        whole = whole + noise * generator.standard_normal(whole.shape, dtype=np.float32)
+        patches = patches + noise * generator.standard_normal(patches.shape, dtype=np.float32)
     if generator.random() < 0.3:
         patches[generator.integers(len(patches))] = 0
     return whole.astype(np.float32), patches.astype(np.float32)
