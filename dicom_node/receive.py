@@ -50,6 +50,8 @@ log = structlog.get_logger(__name__)
 
 SUCCESS = 0x0000
 
+# The first that a context proposes is chosen: explicit rather than implicit VR, which loses that of private elements.
+_TRANSFER_SYNTAXES: Final = sorted(SUPPORTED_TRANSFER_SYNTAXES, key=ExplicitVRLittleEndian.__ne__)
 _UNCOMPRESSED: Final = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 _IMPLEMENTATION_VERSION_NAME = "BONEAGE_NODE"
 _MAX_REPORT_BYTES = 4 << 20  # of one N-EVENT-REPORT; an object in it takes about 150
@@ -490,7 +492,7 @@ def make_ae(settings: ReceiveSettings, node: NodeSettings) -> AE:
     ae.dimse_timeout = settings.dimse_timeout_s
     ae.network_timeout = settings.network_timeout_s
     for sop_class_uid in SUPPORTED_SOP_CLASSES:
-        ae.add_supported_context(sop_class_uid, list(SUPPORTED_TRANSFER_SYNTAXES))
+        ae.add_supported_context(sop_class_uid, _TRANSFER_SYNTAXES)
     ae.add_supported_context(Verification, _UNCOMPRESSED)
     ae.add_supported_context(StorageCommitmentPushModel, _UNCOMPRESSED, scu_role=False, scp_role=True)
     return ae

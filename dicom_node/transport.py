@@ -532,13 +532,15 @@ def _say(connection: socket.socket, farewell: bytes) -> None:
     """Send the last PDU, if there is one to send and somebody to take it."""
     with contextlib.suppress(OSError):  # the peer is gone: nothing is left to say
         connection.sendall(farewell)
-        connection.shutdown(socket.SHUT_WR)
+        if not farewell or farewell[0] == _ABORT:
+            connection.shutdown(socket.SHUT_WR)
 
 
 def _linger(connection: socket.socket) -> None:
     """Wait a little for the peer to close first, as Sta13 of PS3.8 has it.
 
-    Closing at once, with bytes of the peer unread, would reset the connection and might lose the last PDU on its way.
+    Closing at once, with bytes of the peer unread, would reset the connection and might lose the last PDU on its way;
+    and some peers take a connection that is closed together with a rejection for a lost one.
     """
     until = time.monotonic() + _LINGER_S
     scrap = bytearray(_LEAST_FREE_BYTES)
