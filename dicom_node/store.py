@@ -11,6 +11,7 @@ and the age that were used.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -251,6 +252,9 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._reading = engine.execution_options(boneage_reading=True)
+        # SQLite has one writer at a time, and lets the others sleep and try again: with many of them some starve for
+        # seconds. In one process they queue here instead.
+        self._turnstile = threading.Lock() if engine.dialect.name == "sqlite" else None
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Session]:
@@ -261,7 +265,12 @@ class Store:
         StoreError
             The database failed; nothing of the transaction was kept.
         """
-        with _as_store_error(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with (
+            self._one_writer(),
+            _as_store_error(),
+            Session(self.engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     @contextlib.contextmanager
@@ -275,6 +284,18 @@ class Store:
         """
         with _as_store_error(), Session(self._reading, expire_on_commit=False) as session:
             yield session
+
+    @contextlib.contextmanager
+    def _one_writer(self) -> Iterator[None]:
+        if self._turnstile is None:
+            yield
+            return
+        if not self._turnstile.acquire(timeout=BUSY_TIMEOUT_S):
+            raise StoreError(f"The store was busy for {BUSY_TIMEOUT_S:.0f} s.")
+        try:
+            yield
+        finally:
+            self._turnstile.release()
 
     def close(self) -> None:
         """Close all connections."""
