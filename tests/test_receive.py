@@ -506,9 +506,10 @@ def test_a_cancellation_is_not_answered(node: Node) -> None:
     ("calling_ae", "called_ae", "reason"), [("STRANGER", "BONEAGE", 0x03), ("MODALITY", "SOMEBODY", 0x07)]
 )
 def test_names_are_checked(node: Node, calling_ae: str, called_ae: str, reason: int) -> None:
-    assoc = open_association(node, [(Verification, ImplicitVRLittleEndian)], calling_ae=calling_ae, called_ae=called_ae)
-    assert assoc.is_rejected
-    assert assoc.acceptor.primitive.diagnostic == reason
+    contexts = [(Verification, [ImplicitVRLittleEndian])]
+    # Not by pynetdicom: once in a hundred times it takes a rejection for an abort, when the machine is busy.
+    with Wire(node.port, encode_request(contexts, calling_ae=calling_ae, called_ae=called_ae)) as wire:
+        assert wire.answer == bytes([A_ASSOCIATE_RJ_TYPE, 0, 0, 0, 0, 4, 0, 1, 1, reason])
 
 
 def test_open_to_all_where_the_settings_say_so(tmp_path: Path) -> None:
