@@ -39,8 +39,6 @@ Kind = Literal["sr", "sc"]
 KINDS: tuple[Kind, ...] = ("sr", "sc")
 SOP_CLASSES: dict[Kind, str] = {"sr": str(Comprehensive3DSRStorage), "sc": str(SecondaryCaptureImageStorage)}
 
-_EMPTY_DISPLAY = (512, 512)  # rows, columns of the black picture that stands for a film nobody can decode
-
 
 class Composer:
     """Writes the documents of findings.
@@ -156,12 +154,12 @@ class Composer:
             )
 
 
-def _display(source: Dataset) -> npt.NDArray[np.uint8]:
-    """Return the film as people see it, shape (rows, columns); black where it cannot be decoded: the text says so."""
+def _display(source: Dataset) -> npt.NDArray[np.uint8] | None:
+    """Return the film as people see it, shape (rows, columns); None where it cannot be decoded."""
     try:
         return display_bytes(read_film(source))
     except FilmError:
-        return np.zeros(_EMPTY_DISPLAY, np.uint8)
+        return None
 
 
 def _local(at: datetime) -> datetime:

@@ -7,6 +7,7 @@ worst it sends an object again whose answer was lost, with the same UIDs and the
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,8 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, build_context, evt
+from pynetdicom.dimse_messages import N_EVENT_REPORT_RSP
+from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from dicom_node import commitment, ledger
@@ -39,6 +42,7 @@ from dicom_node.settings import ArchivePeer, DeliverSettings, NodeSettings
 from dicom_node.store import Store, now
 
 REPORT_WAIT_S = 2.0  # how long an association stays open for a report on it; many archives open one of their own
+ANSWER_WAIT_S = 10.0  # how long a report on our association has for its answer to leave, before it is released
 REQUEST_COMMITMENT = 1  # Action Type ID (PS3.4 section J.3.2.1)
 
 SUCCESS = 0x0000
@@ -161,15 +165,16 @@ class Courier:
         contexts = [build_context(uid, syntax) for uid in classes for syntax in syntaxes]
         if archive.commitment:
             contexts.append(build_context(StorageCommitmentPushModel))
-        handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, self._on_report)]
+        answers = _ReportAnswers(self._on_report)
         assoc = ae.associate(
-            archive.host, archive.port, contexts=contexts, ae_title=archive.ae_title, evt_handlers=handlers
+            archive.host, archive.port, contexts=contexts, ae_title=archive.ae_title, evt_handlers=answers.handlers
         )
         if not assoc.is_established:
             raise _no_association(assoc)
         try:
             yield assoc
         finally:
+            answers.settle(ANSWER_WAIT_S)
             if assoc.is_established:
                 assoc.release()
 
@@ -256,6 +261,41 @@ class Courier:
             raise CommitmentUnsupported(f"The peer has no storage commitment: status 0x{status:04X}.", status)
         if status != SUCCESS:
             raise PeerBusy(f"The peer did not take the commitment request now: status 0x{status:04X}.", status)
+
+
+class _ReportAnswers:
+    """Keeps an association until the answer to a report that came on it has left.
+
+    pynetdicom serves an N-EVENT-REPORT in a thread of its own: a release in between would put the answer behind the
+    A-RELEASE-RQ, which PS3.8 table 9-10 forbids (Sta7) and which ends pynetdicom's provider thread.
+    """
+
+    def __init__(self, take: Callable[[evt.Event], tuple[int, None]]) -> None:
+        self._take = take
+        self._answered = threading.Event()
+        self._answered.set()
+        self._answering = False
+        self.handlers: list[Any] = [
+            (evt.EVT_N_EVENT_REPORT, self._on_report),
+            (evt.EVT_DIMSE_SENT, self._on_message),
+            (evt.EVT_PDU_SENT, self._on_pdu),
+        ]
+
+    def settle(self, timeout_s: float) -> None:
+        """Wait until no report waits for its answer."""
+        self._answered.wait(timeout_s)
+
+    def _on_report(self, event: evt.Event) -> tuple[int, None]:
+        self._answered.clear()
+        return self._take(event)
+
+    def _on_message(self, event: evt.Event) -> None:
+        self._answering = isinstance(event.message, N_EVENT_REPORT_RSP)
+
+    def _on_pdu(self, event: evt.Event) -> None:
+        if self._answering and isinstance(event.pdu, P_DATA_TF):
+            self._answering = False
+            self._answered.set()
 
 
 def _no_association(assoc: Any) -> DeliveryError:

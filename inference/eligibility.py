@@ -18,7 +18,7 @@ LEAST_HAND_POINTS = 24
 """A hand has 44 points; with fewer found than this nothing says it is one."""
 LEAST_MEAN_SCORE = 0.42
 """Least mean score over all points."""
-MOST_SHAPE_ERROR = 0.075
+MOST_SHAPE_ERROR = 0.10
 """Largest root-mean-square distance in template units between the points and the template in its best pose."""
 LEAST_RUS_BONES = 12
 """With more than one of the 13 RUS bones missing, the film does not show what an age is read from."""

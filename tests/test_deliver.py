@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 from pynetdicom.sop_class import Comprehensive3DSRStorage, SecondaryCaptureImageStorage, Verification
 
 from conformance.documents import enter_documents
@@ -162,6 +164,32 @@ def test_documents_are_sent_and_committed(make_round: Callable[..., Round], tmp_
         ("committed", "committed", 0x0000, None)
     }
     assert round_.go() == 0
+
+
+def test_a_report_is_answered_before_the_association_is_released(
+    make_round: Callable[..., Round], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a report whose taking lingers after the courier was woken, then the archive still gets its answer."""
+    released, early = threading.Event(), list[bool]()
+    release, take = Association.release, Commitments.take
+
+    def release_noted(assoc: Association) -> None:
+        released.set()
+        release(assoc)
+
+    def take_and_linger(commitments: Commitments, report: Any) -> int:
+        status = take(commitments, report)
+        early.append(released.wait(0.3))
+        return status
+
+    monkeypatch.setattr(Association, "release", release_noted)
+    monkeypatch.setattr(Commitments, "take", take_and_linger)
+    with Archive(tmp_path / "archive") as archive:
+        round_ = make_round({"archive": archive.address})
+        round_.enter()
+        assert round_.go() == 1
+    assert early == [False], "the association was released under the answer"
+    assert released.is_set()
 
 
 def test_an_outage_of_days_ends_without_a_hand(
