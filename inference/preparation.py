@@ -70,11 +70,13 @@ def make_rois(landmarks: Landmarks) -> tuple[Roi, ...]:
     )
 
 
-def hand_box(landmarks: Landmarks, margin: float = 0.04) -> Box:
-    """Return the box around the hand in film pixels, all of the template, widened by a margin in template units."""
-    corners = np.concatenate([landmarks.pose.to_film(template_points()), landmarks.points[landmarks.scores > 0.3]])
+def hand_box(landmarks: Landmarks, margin: float = 0.02) -> Box:
+    """Return the box around the hand in film pixels: all points and ROIs, widened by a margin in template units."""
+    boxes = [roi.box for roi in make_rois(landmarks)]
+    corners = np.array([(box.x0, box.y0) for box in boxes] + [(box.x1, box.y1) for box in boxes])
+    points = np.concatenate([landmarks.pose.to_film(template_points()), corners])
     reach = margin * landmarks.pose.scale
-    (x0, y0), (x1, y1) = corners.min(0) - reach, corners.max(0) + reach
+    (x0, y0), (x1, y1) = points.min(0) - reach, points.max(0) + reach
     return Box(float(x0), float(y0), float(x1), float(y1))
 
 

@@ -124,10 +124,17 @@ def _warp(image: npt.NDArray[np.uint8], shape: Float, target: Float) -> npt.NDAr
     return np.asarray(warped, dtype=np.float32)
 
 
+def middle_mean(images: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """Average the middle half of each pixel's values: a side marker, elsewhere on each film, falls out."""
+    stack = np.sort(np.stack(images), axis=0)
+    quarter = len(stack) // 4
+    return np.asarray(stack[quarter : len(stack) - quarter].mean(axis=0), dtype=np.float32)
+
+
 def mean_chest(negatives: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
     """Average the negatives, each stretched to one size; returns (ROWS, COLUMNS) of 0..1."""
     stack = [cv2.resize(image, (COLUMNS, ROWS), interpolation=cv2.INTER_AREA).astype(np.float32) for image in negatives]
-    mean = np.mean(stack, axis=0)
+    mean = middle_mean(stack)
     return np.asarray((mean - mean.min()) / (mean.max() - mean.min()), dtype=np.float32)
 
 
