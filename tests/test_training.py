@@ -12,7 +12,7 @@ from inference.finding import Sex
 from inference.pose import Pose, template_points
 from inference.preparation import equalisation_table, prepare, roi_centres
 from training.ages import LocatedFilm, age_batches, estimate
-from training.annotations import read_annotations
+from training.annotations import DISAGREEMENT, Annotation, disagreement, read_annotations
 from training.detector import (
     AnnotatedFilm,
     draw_heat,
@@ -172,3 +172,19 @@ def test_fingers_are_numbered_by_geometry(tmp_path, mirrored):
     assert set(annotation.points) == set(BOX_NAMES)
     for name in BOX_NAMES:
         assert np.allclose(np.array(annotation.points[name]) * 1000, points[name], atol=1e-6), name
+
+
+def annotation_of(turned_deg: float) -> Annotation:
+    """Annotate one hand with boxes, and with joints of the same film turned by an angle."""
+    angle = np.radians(turned_deg)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    annotation = Annotation(1, 1.0)
+    for name, (x, y) in zip(POINT_NAMES, template_points(), strict=True):
+        point = np.array([x, y]) if name in BOX_NAMES else turn @ np.array([x - 0.5, y - 0.5]) + 0.5
+        annotation.points[name] = (float(point[0]), float(point[1]))
+    return annotation
+
+
+def test_readers_of_two_versions_of_a_film_disagree():
+    assert disagreement(annotation_of(0)) < 0.001
+    assert disagreement(annotation_of(1)) < DISAGREEMENT < disagreement(annotation_of(12))
