@@ -89,7 +89,7 @@ def fit(
         If the folder's checkpoint was made with another schedule.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    net.to(memory_format=torch.channels_last)  # half as fast again on a CPU
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # half as fast again on a CPU
     total = schedule.epochs * schedule.steps_per_epoch
     optimiser = torch.optim.AdamW(net.parameters(), lr=schedule.peak_learning_rate, weight_decay=schedule.weight_decay)
     cycle = torch.optim.lr_scheduler.OneCycleLR(

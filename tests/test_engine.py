@@ -1,0 +1,184 @@
+"""The engine on the shipped samples: ages, refusals, poses. Accuracy on radiographs is boneage-node evaluate's."""
+
+import hashlib
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+
+from inference.anatomy import ROI_NAMES
+from inference.bundle import bundles_folder, list_methods, open_bundle
+from inference.engine import Engine
+from inference.errors import BundleError
+from inference.film import display_bytes, read_film
+from inference.finding import Estimate, Laterality, Refusal, RefusalCode
+
+SAMPLES = Path(str(resources.files("dicom_node").joinpath("samples")))
+HANDS = sorted(path for path in SAMPLES.glob("*.dcm") if path.stem != "not-a-hand")
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine.load("global-local", threads=2, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def hand():
+    """Return a sample's 8-bit pixels, bones bright."""
+    return display_bytes(read_film(dcmread(SAMPLES / "boy-12.dcm")))
+
+
+def as_object(pixels: np.ndarray, *, sex: str = "M", photometric: str = "MONOCHROME2") -> Dataset:
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SOPClassUID, ds.SOPInstanceUID = ComputedRadiographyImageStorage, "1.2.3"
+    ds.Modality, ds.PatientSex = "CR", sex
+    ds.Rows, ds.Columns = pixels.shape
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, photometric
+    ds.BitsAllocated = ds.BitsStored = 8
+    ds.HighBit, ds.PixelRepresentation = 7, 0
+    ds.PixelData = np.ascontiguousarray(pixels).tobytes() + b"\0" * (pixels.size % 2)
+    ds["PixelData"].VR = "OB"
+    return ds
+
+
+def test_there_are_eight_hands_and_a_non_hand():
+    assert len(HANDS) == 8
+    assert (SAMPLES / "not-a-hand.dcm").is_file()
+
+
+@pytest.mark.parametrize("path", HANDS, ids=lambda p: p.stem)
+def test_each_sample_is_read_within_18_months(engine, path):
+    ds = dcmread(path)
+    finding = engine.interpret(ds)
+    assert isinstance(finding, Estimate), finding
+    assert finding.subject.age_months is not None
+    assert finding.age_months == pytest.approx(finding.subject.age_months, abs=18)
+    assert finding.interval_low_months < finding.age_months < finding.interval_high_months
+    assert [roi.name for roi in finding.rois] == list(ROI_NAMES)
+    assert finding.laterality is Laterality.LEFT
+
+
+def test_a_chest_is_refused(engine):
+    finding = engine.interpret(dcmread(SAMPLES / "not-a-hand.dcm"))
+    assert isinstance(finding, Refusal)
+    assert finding.code is RefusalCode.NOT_A_HAND
+
+
+@pytest.mark.parametrize("quarter_turns", [1, 2, 3])
+def test_a_turned_film_reads_the_same(engine, hand, quarter_turns):
+    upright = engine.interpret(as_object(hand))
+    turned = engine.interpret(as_object(np.rot90(hand, quarter_turns)))
+    assert isinstance(turned, Estimate)
+    assert turned.age_months == pytest.approx(upright.age_months, abs=4)
+    assert "rotated" in {flag.code for flag in turned.flags}
+
+
+def test_a_mirrored_film_reads_the_same_and_shows_a_right_hand(engine, hand):
+    upright, mirrored = engine.interpret(as_object(hand)), engine.interpret(as_object(hand[:, ::-1]))
+    assert isinstance(mirrored, Estimate)
+    assert mirrored.age_months == pytest.approx(upright.age_months, abs=3)
+    assert (upright.laterality, mirrored.laterality) == (Laterality.LEFT, Laterality.RIGHT)
+
+
+def test_monochrome1_is_inverted_once(engine, hand):
+    upright = engine.interpret(as_object(hand))
+    inverted = engine.interpret(as_object(255 - hand, photometric="MONOCHROME1"))
+    assert isinstance(inverted, Estimate)
+    assert inverted.age_months == pytest.approx(upright.age_months, abs=0.5)
+    assert "polarity-corrected" not in {flag.code for flag in inverted.flags}
+
+
+def test_a_wrong_photometric_interpretation_is_mended_and_said(engine, hand):
+    upright = engine.interpret(as_object(hand))
+    wrong = engine.interpret(as_object(255 - hand))
+    assert isinstance(wrong, Estimate)
+    assert wrong.age_months == pytest.approx(upright.age_months, abs=3)
+    assert "polarity-corrected" in {flag.code for flag in wrong.flags}
+
+
+def test_of_two_hands_the_left_one_is_read(engine, hand):
+    both = np.hstack([hand, hand[:, ::-1]])
+    finding = engine.interpret(as_object(both))
+    assert isinstance(finding, Estimate)
+    assert finding.hands_found == 2
+    assert finding.laterality is Laterality.LEFT
+    assert finding.hand.centre[0] < hand.shape[1]
+    assert "two-hands" in {flag.code for flag in finding.flags}
+    alone = engine.interpret(as_object(hand))
+    assert finding.age_months == pytest.approx(alone.age_months, abs=4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [(slice(0, 420), slice(None)), (slice(620, None), slice(None)), (slice(None), slice(0, 330))],
+    ids=["fingers-only", "wrist-only", "half-a-hand"],
+)
+def test_a_part_of_a_hand_is_refused(engine, hand, rows, columns):
+    finding = engine.interpret(as_object(hand[rows, columns]))
+    assert isinstance(finding, Refusal)
+    assert finding.code in {RefusalCode.NOT_A_HAND, RefusalCode.HAND_INCOMPLETE}
+
+
+@pytest.mark.parametrize("kind", ["noise", "black", "gradient", "bars"])
+def test_an_image_without_a_hand_is_refused(engine, kind):
+    ramp = np.tile(np.linspace(0, 255, 600).astype(np.uint8), (800, 1))
+    images = {
+        "noise": np.random.default_rng(3).integers(0, 256, (800, 600)).astype(np.uint8),
+        "black": np.zeros((800, 600), dtype=np.uint8),
+        "gradient": ramp,
+        "bars": np.where(np.indices((800, 600))[1] // 40 % 2 == 0, 30, 200).astype(np.uint8),
+    }
+    finding = engine.interpret(as_object(images[kind]))
+    assert isinstance(finding, Refusal)
+    assert finding.code in {RefusalCode.NOT_A_HAND, RefusalCode.POOR_IMAGE}
+
+
+@pytest.mark.parametrize("sex", ["", "O", "X"])
+def test_an_unknown_sex_is_refused_never_defaulted(engine, hand, sex):
+    finding = engine.interpret(as_object(hand, sex=sex))
+    assert isinstance(finding, Refusal)
+    assert finding.code is RefusalCode.SEX_UNKNOWN
+    assert len(finding.rois) == len(ROI_NAMES)
+
+
+def test_reading_twice_gives_the_same(engine, hand):
+    assert engine.interpret(as_object(hand)) == engine.interpret(as_object(hand))
+
+
+def test_the_shipped_weights_are_small_and_whole():
+    assert "global-local" in list_methods()
+    for name in ("global-local", "hand-detector"):
+        bundle = open_bundle(name)
+        assert len(bundle.weights_sha256) == 64
+        assert (bundle.folder / "docs" / "README.md").is_file()
+    total = sum(path.stat().st_size for path in bundles_folder().rglob("*.safetensors"))
+    assert total < 30e6
+
+
+def test_a_damaged_weight_file_is_refused(tmp_path):
+    shutil.copytree(bundles_folder() / "hand-detector", tmp_path / "hand-detector")
+    weights = tmp_path / "hand-detector" / "models" / "finder.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BundleError, match=r"finder\.safetensors"):
+        open_bundle("hand-detector", tmp_path)
+
+
+def test_an_unknown_method_names_those_there_are():
+    with pytest.raises(BundleError, match="global-local"):
+        open_bundle("no-such-method")
+
+
+def test_the_identity_of_the_model_follows_its_weights():
+    bundle = open_bundle("global-local")
+    weights = bundle.folder / "models" / "model.safetensors"
+    line = f"model.safetensors:{hashlib.sha256(weights.read_bytes()).hexdigest()}\n"
+    assert bundle.weights_sha256 == hashlib.sha256(line.encode()).hexdigest()
