@@ -7,16 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from inference.anatomy import ROI_NAMES
 from inference.bundle import bundles_folder, list_methods, open_bundle
+from inference.detector import make_finder, make_landmark_net
 from inference.engine import Engine
 from inference.errors import BundleError
 from inference.film import display_bytes, read_film
 from inference.finding import Estimate, Laterality, Refusal, RefusalCode
+from inference.global_local import GlobalLocalNet
+from training.errors import RunError
+from training.train import SHIPPED, SHIPPED_WEIGHTS, WIDTH, started
 
 SAMPLES = Path(str(resources.files("dicom_node").joinpath("samples")))
 HANDS = sorted(path for path in SAMPLES.glob("*.dcm") if path.stem != "not-a-hand")
@@ -182,3 +187,17 @@ def test_the_identity_of_the_model_follows_its_weights():
     weights = bundle.folder / "models" / "model.safetensors"
     line = f"model.safetensors:{hashlib.sha256(weights.read_bytes()).hexdigest()}\n"
     assert bundle.weights_sha256 == hashlib.sha256(line.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("target", sorted(SHIPPED_WEIGHTS))
+def test_a_run_can_start_from_the_shipped_weights(target):
+    makers = {"finder": make_finder, "landmarks": make_landmark_net, "global-local": lambda: GlobalLocalNet(WIDTH)}
+    net = started(target, makers[target](), SHIPPED)
+    name, file = SHIPPED_WEIGHTS[target]
+    shipped = open_bundle(name).read_weights(file)
+    assert all(torch.equal(value, shipped[key]) for key, value in net.state_dict().items())
+
+
+def test_a_run_without_a_checkpoint_is_no_start(tmp_path):
+    with pytest.raises(RunError, match="no checkpoint"):
+        started("finder", make_finder(), tmp_path)

@@ -75,8 +75,18 @@ def _detector_films(data: Path) -> list[AnnotatedFilm]:
     return annotated(load_small(data, ["pretrain"], wanted, aspects), annotations) + 3 * sharp
 
 
-def started(net: nn.Module, init: Path | None) -> nn.Module:
-    """Fill a net with the weights of another run's checkpoint, if one is given, to go on from there.
+SHIPPED = Path("shipped")
+"""What ``--init`` takes besides a run's folder: the weights this package ships."""
+
+SHIPPED_WEIGHTS = {
+    "finder": (DETECTOR, "finder.safetensors"),
+    "landmarks": (DETECTOR, "landmarks.safetensors"),
+    "global-local": ("global-local", "model.safetensors"),
+}
+
+
+def started(target: str, net: nn.Module, init: Path | None) -> nn.Module:
+    """Fill a net with the weights of another run's checkpoint, or with the shipped ones, to go on from there.
 
     Raises
     ------
@@ -84,6 +94,10 @@ def started(net: nn.Module, init: Path | None) -> nn.Module:
         If the run has no checkpoint of this net.
     """
     if init is None:
+        return net
+    if init == SHIPPED:
+        name, file = SHIPPED_WEIGHTS[target]
+        net.load_state_dict(open_bundle(name).read_weights(file))
         return net
     try:
         net.load_state_dict(torch.load(init / "checkpoint.pt", weights_only=True)["net"])
@@ -97,14 +111,20 @@ def started(net: nn.Module, init: Path | None) -> nn.Module:
 def train_finder(data: Path, run: Path, schedule: Schedule, seed: int, init: Path | None) -> nn.Module:
     """Train the finder; of the negatives, the first 50 only (the others are for evaluation)."""
     batches = finder_batches(_detector_films(data), load_negatives(data)[:50], BATCHES["finder"], seed)
-    return fit(started(NETS["finder"][0](), init), batches, lambda net, b: finder_loss(net(b[0]), b[1]), schedule, run)
+    return fit(
+        started("finder", NETS["finder"][0](), init),
+        batches,
+        lambda net, b: finder_loss(net(b[0]), b[1]),
+        schedule,
+        run,
+    )
 
 
 def train_landmarks(data: Path, run: Path, schedule: Schedule, seed: int, init: Path | None) -> nn.Module:
     """Train the landmark net."""
     batches = landmark_batches(_detector_films(data), BATCHES["landmarks"], seed)
     return fit(
-        started(NETS["landmarks"][0](), init),
+        started("landmarks", NETS["landmarks"][0](), init),
         batches,
         lambda net, b: landmark_loss(net(b[0]), b[1], b[2]),
         schedule,
@@ -142,7 +162,7 @@ def train_global_local(data: Path, run: Path, schedule: Schedule, seed: int, ini
         [(sharp, HALF_SHARE), (small, 1 - HALF_SHARE)], BATCHES["global-local"], seed
     )
     return fit(
-        started(GlobalLocalNet(WIDTH), init),
+        started("global-local", GlobalLocalNet(WIDTH), init),
         batches,
         age_loss,
         schedule,
@@ -162,7 +182,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--data", type=Path, required=True, help="the data folder (rsna2017/, annotations/, negatives/)"
     )
     parser.add_argument("--run", type=Path, required=True, help="the run's folder; a run found there is resumed")
-    parser.add_argument("--init", type=Path, help="start from the weights of this run's checkpoint")
+    parser.add_argument(
+        "--init", type=Path, help="start from the weights of this run's checkpoint, or from 'shipped' ones"
+    )
     parser.add_argument("--epochs", type=int, help="epochs instead of the recipe's")
     parser.add_argument("--seed", type=int, default=2026, help="seed of weights and batches (default 2026)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
