@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -146,13 +145,3 @@ def estimate(net: nn.Module, films: list[LocatedFilm], batch: int = 32) -> Float
             male = torch.tensor([1.0 if f.reading.sex is Sex.MALE else -1.0 for f in part])
             ages.append(net(whole[:, None], local, male).double().numpy())
     return np.concatenate(ages)
-
-
-def save_located(path: Path, films: list[LocatedFilm]) -> None:
-    """Keep poses and centres, so that a run that resumes need not find the hands again."""
-    np.savez_compressed(
-        path,
-        rsna_id=[f.reading.rsna_id for f in films],
-        matrix=np.stack([f.pose.matrix for f in films]),
-        centres=np.stack([f.centres for f in films]),
-    )
