@@ -181,19 +181,38 @@ def _pose_at(maps: Float, row: int, column: int) -> Pose:
     return Pose(np.column_stack([linear, centre - linear @ origin]))
 
 
-def crop_upright(film: Grey, pose: Pose, side: int, window: tuple[float, float, float, float]) -> Grey:
-    """Cut the window of the template's plane out of the film, upright; outside the film is the crop's median."""
+def _region_shown(film: Grey, matrix: Float, extent: tuple[int, int], margin: int = 4) -> tuple[Grey, Float]:
+    """Cut the part of a film that a crop shows, with a margin; returns it and its corner (x, y) in the film."""
+    columns, rows = extent
+    corners = matrix @ np.array([[0, columns, 0, columns], [0, 0, rows, rows], [1, 1, 1, 1]], dtype=np.float64)
+    reach = margin * float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    whole = np.array([film.shape[1], film.shape[0]])
+    low = np.clip(np.floor(corners.min(1) - reach), 0, whole - 1).astype(int)
+    high = np.clip(np.ceil(corners.max(1) + reach), low + 1, whole).astype(int)
+    return film[low[1] : high[1], low[0] : high[0]], low.astype(np.float64)
+
+
+def crop_upright(
+    film: Grey, pose: Pose, side: int | tuple[int, int], window: tuple[float, float, float, float]
+) -> Grey:
+    """Cut the window of the template's plane out of the film, upright; beyond the film its edge goes on.
+
+    ``side`` is that of a square or (columns, rows) in pixels; the crop has shape (rows, columns).
+    """
     matrix = pose.warp_matrix(side, window)
-    # Area-like sampling: shrink first when the crop is much smaller than what it shows.
+    extent = (side, side) if isinstance(side, int) else side
+    # Area-like sampling: shrink first when the crop is much smaller than what it shows, and only what it shows.
     factor = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
     if factor > 2:
+        film, origin = _region_shown(film, matrix, extent)
+        matrix[:, 2] -= origin
         small = cv2.resize(film, None, fx=2 / factor, fy=2 / factor, interpolation=cv2.INTER_AREA)
         ratio = np.array([small.shape[1] / film.shape[1], small.shape[0] / film.shape[0]])
         matrix = matrix * ratio[:, None]
         matrix[:, 2] += 0.5 * ratio - 0.5
         film = np.asarray(small, dtype=np.uint8)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    crop = cv2.warpAffine(film, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    crop = cv2.warpAffine(film, matrix, extent, flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(crop, dtype=np.uint8)
 
 

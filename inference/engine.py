@@ -111,7 +111,7 @@ class Engine:
         detector, bundle = open_bundle(DETECTOR), open_bundle(method)
         return cls(
             TorchLocator(detector, where),
-            TorchAgeNetwork(bundle, where),
+            TorchAgeNetwork(method, bundle, where),
             Calibration.parse(bundle.read_json("calibration.json")),
             ModelIdentity(method, str(bundle.metadata["name"]), bundle.version, bundle.weights_sha256),
         )

@@ -20,8 +20,19 @@ local
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+
+from inference.method import Prediction
+from inference.pose import Pose
+from inference.preparation import prepare
+
+Grey = npt.NDArray[np.uint8]
+Float = npt.NDArray[np.float64]
 
 GLOBAL_SIDE = 224
 """Side of the global input in pixels."""
@@ -101,8 +112,8 @@ class GlobalLocalNet(nn.Module):
             whole = torch.cat([global_stage(whole), local], dim=1)
         return self.head(whole)  # type: ignore[no-any-return]
 
-    def forward(self, whole: Tensor, local: Tensor, male: Tensor) -> Tensor:
-        """Return bone ages in months, shape (N,).
+    def forward(self, whole: Tensor, local: Tensor, male: Tensor) -> Prediction:
+        """Return bone ages in months.
 
         Parameters
         ----------
@@ -115,4 +126,27 @@ class GlobalLocalNet(nn.Module):
         """
         feature = torch.cat([self.features(whole, local), self.sex(male[:, None])], dim=1)
         hidden = self.dropout(torch.relu(self.dense(feature)))
-        return self.age(hidden).squeeze(1) * _UNIT_MONTHS + _MEAN_MONTHS  # type: ignore[no-any-return]
+        return Prediction(self.age(hidden).float().squeeze(1) * _UNIT_MONTHS + _MEAN_MONTHS)
+
+
+class GlobalLocalMethod:
+    """The method with its network's width."""
+
+    name = "global-local"
+
+    def __init__(self, width: float) -> None:
+        self.width = width
+
+    def make_net(self) -> GlobalLocalNet:
+        """Return the network with fresh weights."""
+        return GlobalLocalNet(self.width)
+
+    def prepare(self, film: Grey, pose: Pose, centres: Float) -> tuple[Grey, Grey]:
+        """Return the whole hand (224, 224) and the 18 patches (18, 64, 64), equalised."""
+        hand = prepare(film, pose, centres, side=GLOBAL_SIDE, patch_side=LOCAL_SIDE)
+        return hand.whole, hand.patches
+
+
+def open_method(config: dict[str, Any]) -> GlobalLocalMethod:
+    """Read ``width``."""
+    return GlobalLocalMethod(float(config["width"]))

@@ -50,15 +50,18 @@ class Pose:
         """Map film pixels, shape (..., 2), to template points."""
         return (np.asarray(points, dtype=np.float64) - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
 
-    def warp_matrix(self, side: int, window: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)) -> Points:
-        """Return the (2, 3) matrix that carries pixels of a square canvas to film pixels.
+    def warp_matrix(
+        self, side: int | tuple[int, int], window: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    ) -> Points:
+        """Return the (2, 3) matrix that carries pixels of a canvas to film pixels.
 
-        The canvas shows ``window`` (x0, y0, x1, y1 in template units) in ``side`` x ``side`` pixels. Use it with
-        ``cv2.warpAffine`` and WARP_INVERSE_MAP. cv2 has pixel centres at integers, this project at halves: the half
-        pixels are accounted for.
+        The canvas shows ``window`` (x0, y0, x1, y1 in template units) in ``side`` x ``side`` or (columns, rows)
+        pixels. Use it with ``cv2.warpAffine`` and WARP_INVERSE_MAP. cv2 has pixel centres at integers, this project at
+        halves: the half pixels are accounted for.
         """
         x0, y0, x1, y1 = window
-        step_x, step_y = (x1 - x0) / side, (y1 - y0) / side
+        columns, rows = (side, side) if isinstance(side, int) else side
+        step_x, step_y = (x1 - x0) / columns, (y1 - y0) / rows
         canvas_to_template = np.array([[step_x, 0, 0.5 * step_x + x0], [0, step_y, 0.5 * step_y + y0], [0, 0, 1]])
         matrix: Points = self.matrix @ canvas_to_template
         matrix[:, 2] -= 0.5

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from inference.bundle import Bundle
 from inference.detector import find_hands, find_landmarks, make_finder, make_landmark_net
@@ -14,8 +17,8 @@ from inference.eligibility import weigh
 from inference.engine import LocatedHand
 from inference.errors import BundleError
 from inference.finding import Sex
-from inference.global_local import GlobalLocalNet
-from inference.preparation import prepare, roi_centres, to_units
+from inference.method import open_method
+from inference.preparation import roi_centres, to_units
 
 Grey = npt.NDArray[np.uint8]
 
@@ -45,9 +48,10 @@ class OnDevice(nn.Module):
         self.net = net.eval().to(device)
         self.device = device
 
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Move the inputs, compute, move the output back."""
-        return self.net(*(value.to(self.device) for value in inputs)).cpu()  # type: ignore[no-any-return]
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """Move the inputs, compute, move the output (a tensor or a tuple of them) back."""
+        output = self.net(*(value.to(self.device) for value in inputs))
+        return tree_map(lambda value: value.cpu() if isinstance(value, torch.Tensor) else value, output)
 
 
 def load_net(net: nn.Module, bundle: Bundle, file: str, device: torch.device) -> nn.Module:
@@ -88,18 +92,23 @@ class TorchLocator:
 
 
 class TorchAgeNetwork:
-    """The global-local network with a bundle's weights."""
+    """An age method's network with its bundle's weights."""
 
-    def __init__(self, bundle: Bundle, device: torch.device) -> None:
-        network = GlobalLocalNet(width=float(bundle.config["width"]))
-        self._net = load_net(network, bundle, "model.safetensors", device)
+    def __init__(self, name: str, bundle: Bundle, device: torch.device) -> None:
+        self._method = open_method(name, bundle.config)
+        self._net = load_net(self._method.make_net(), bundle, "model.safetensors", device)
 
     def estimate(self, image: Grey, hand: LocatedHand, sex: Sex) -> float:
         """Return the bone age in months; see :class:`inference.engine.AgeNetwork`."""
         pose = hand.landmarks.pose
-        prepared = prepare(image, pose, roi_centres(hand.landmarks.points, pose))
-        whole = torch.from_numpy(to_units(prepared.whole))[None, None]
-        local = torch.from_numpy(to_units(prepared.patches))[None]
+        prepared = self._method.prepare(image, pose, roi_centres(hand.landmarks.points, pose))
+        inputs = (as_batch(to_units(part)[None]) for part in prepared)
         male = torch.tensor([1.0 if sex is Sex.MALE else -1.0])
         with torch.inference_mode():
-            return float(self._net(whole, local, male)[0])
+            return float(self._net(*inputs, male).age_months[0])
+
+
+def as_batch(images: npt.NDArray[np.float32]) -> torch.Tensor:
+    """Turn images (N, rows, columns) or (N, channels, rows, columns) into a tensor with a channel axis."""
+    tensor = torch.from_numpy(images)
+    return tensor[:, None] if tensor.ndim == 3 else tensor

@@ -19,9 +19,10 @@ from inference.engine import Engine
 from inference.errors import BundleError
 from inference.film import display_bytes, read_film
 from inference.finding import Estimate, Laterality, Refusal, RefusalCode
-from inference.global_local import GlobalLocalNet
+from inference.method import open_method
+from training.detector import NETS
 from training.errors import RunError
-from training.train import SHIPPED, SHIPPED_WEIGHTS, WIDTH, started
+from training.train import SHIPPED, Start
 
 SAMPLES = Path(str(resources.files("dicom_node").joinpath("samples")))
 HANDS = sorted(path for path in SAMPLES.glob("*.dcm") if path.stem != "not-a-hand")
@@ -189,15 +190,19 @@ def test_the_identity_of_the_model_follows_its_weights():
     assert bundle.weights_sha256 == hashlib.sha256(line.encode()).hexdigest()
 
 
-@pytest.mark.parametrize("target", sorted(SHIPPED_WEIGHTS))
+@pytest.mark.parametrize("target", ["finder", "landmarks", "global-local"])
 def test_a_run_can_start_from_the_shipped_weights(target):
-    makers = {"finder": make_finder, "landmarks": make_landmark_net, "global-local": lambda: GlobalLocalNet(WIDTH)}
-    net = started(target, makers[target](), SHIPPED)
-    name, file = SHIPPED_WEIGHTS[target]
+    makers = {
+        "finder": make_finder,
+        "landmarks": make_landmark_net,
+        "global-local": open_method("global-local", open_bundle("global-local").config).make_net,
+    }
+    net = Start(SHIPPED).apply(target, makers[target]())
+    name, file = ("hand-detector", f"{target}.safetensors") if target in NETS else (target, "model.safetensors")
     shipped = open_bundle(name).read_weights(file)
     assert all(torch.equal(value, shipped[key]) for key, value in net.state_dict().items())
 
 
-def test_a_run_without_a_checkpoint_is_no_start(tmp_path):
-    with pytest.raises(RunError, match="no checkpoint"):
-        started("finder", make_finder(), tmp_path)
+def test_a_run_without_weights_is_no_start(tmp_path):
+    with pytest.raises(RunError, match="no weights"):
+        Start(tmp_path).apply("finder", make_finder())

@@ -38,7 +38,7 @@ def test_there_are_eleven_convolutions_in_the_global_path_and_nine_in_the_local(
 
 def test_gradients_reach_every_part():
     net = GlobalLocalNet(0.0625)
-    ages = net(torch.randn(2, 1, 224, 224), torch.randn(2, 18, 64, 64), torch.tensor([1.0, -1.0]))
+    ages = net(torch.randn(2, 1, 224, 224), torch.randn(2, 18, 64, 64), torch.tensor([1.0, -1.0])).age_months
     ages.sum().backward()
     assert ages.shape == (2,)
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())

@@ -9,9 +9,10 @@ import torch
 
 from inference.anatomy import BOX_NAMES, POINT_NAMES
 from inference.finding import Sex
+from inference.method import Prediction, open_method
 from inference.pose import Pose, template_points
 from inference.preparation import equalisation_table, prepare, roi_centres
-from training.ages import LocatedFilm, age_batches, estimate
+from training.ages import AgeBatch, LocatedFilm, Pool, age_batches, estimate, read_located, write_located
 from training.annotations import DISAGREEMENT, Annotation, disagreement, read_annotations
 from training.detector import (
     AnnotatedFilm,
@@ -21,9 +22,11 @@ from training.detector import (
     landmark_batches,
     landmark_loss,
 )
-from training.errors import RunError
+from training.errors import RecipeError, RunError
 from training.fit import Schedule, fit
-from training.radiographs import Reading
+from training.losses import absolute_loss, density_loss
+from training.radiographs import Radiograph, Reading
+from training.recipe import read_recipe, shipped_recipes
 
 
 def draw_hand(rows: int = 400, columns: int = 320, age_months: float = 120.0) -> tuple[np.ndarray, Pose]:
@@ -108,6 +111,13 @@ def test_a_mirrored_turned_film_is_prepared_as_the_same_hand():
     assert np.abs(straight - mirrored).mean() < 1
 
 
+METHOD = open_method("global-local", {"width": 0.0625})
+
+
+def tiny_loss(net, batch):
+    return absolute_loss(net(*batch.inputs, batch.male), batch)
+
+
 class Tiny(torch.nn.Module):
     """A net as small as a test likes."""
 
@@ -117,35 +127,47 @@ class Tiny(torch.nn.Module):
 
     def forward(self, whole, local, male):
         feature = torch.stack([whole.mean((1, 2, 3)), local.mean((1, 2, 3))], 1)
-        return self.scale(feature).squeeze(1) * 100 + 100
+        return Prediction(self.scale(feature).squeeze(1) * 100 + 100)
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     """Given a run killed after two of four epochs, when it is started again, then only two more are done."""
     films = [located(age, sex) for age in (60, 180) for sex in Sex]
-    loss = lambda net, b: (net(*b[:3]) - b[3]).abs().mean()  # noqa: E731
     schedule = Schedule(epochs=4, steps_per_epoch=2, peak_learning_rate=0.01)
     validated = []
 
     def stop_after_two(net):
-        validated.append(float(np.abs(estimate(net, films) - 100).mean()))
+        validated.append(float(np.abs(estimate(net, films, METHOD) - 100).mean()))
         if len(validated) == 3:
             raise KeyboardInterrupt
         return validated[-1]
 
     with pytest.raises(KeyboardInterrupt):
-        fit(Tiny(), age_batches([(films, 1.0)], 4, 1), loss, schedule, tmp_path, validate=stop_after_two)
+        fit(
+            Tiny(),
+            age_batches([Pool.make(films, 1.0)], METHOD, 4, 1),
+            tiny_loss,
+            schedule,
+            tmp_path,
+            validate=stop_after_two,
+        )
     assert len((tmp_path / "curve.jsonl").read_text().splitlines()) == 2
-    fit(Tiny(), age_batches([(films, 1.0)], 4, 1), loss, schedule, tmp_path, validate=lambda _: 1.0)
+    fit(
+        Tiny(),
+        age_batches([Pool.make(films, 1.0)], METHOD, 4, 1),
+        tiny_loss,
+        schedule,
+        tmp_path,
+        validate=lambda _: 1.0,
+    )
     assert len((tmp_path / "curve.jsonl").read_text().splitlines()) == 4
 
 
 def test_a_folder_with_another_schedule_is_refused(tmp_path):
     films = [located(60, Sex.MALE)]
-    loss = lambda net, b: (net(*b[:3]) - b[3]).abs().mean()  # noqa: E731
-    fit(Tiny(), age_batches([(films, 1.0)], 2, 1), loss, Schedule(1, 1, 0.01), tmp_path)
+    fit(Tiny(), age_batches([Pool.make(films, 1.0)], METHOD, 2, 1), tiny_loss, Schedule(1, 1, 0.01), tmp_path)
     with pytest.raises(RunError, match="another schedule"):
-        fit(Tiny(), age_batches([(films, 1.0)], 2, 1), loss, Schedule(2, 1, 0.01), tmp_path)
+        fit(Tiny(), age_batches([Pool.make(films, 1.0)], METHOD, 2, 1), tiny_loss, Schedule(2, 1, 0.01), tmp_path)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
@@ -188,3 +210,61 @@ def annotation_of(turned_deg: float) -> Annotation:
 def test_readers_of_two_versions_of_a_film_disagree():
     assert disagreement(annotation_of(0)) < 0.001
     assert disagreement(annotation_of(1)) < DISAGREEMENT < disagreement(annotation_of(12))
+
+
+def test_every_shipped_recipe_is_read_and_names_a_method_that_opens():
+    assert set(shipped_recipes()) >= {"global-local", "house"}
+    for name in shipped_recipes():
+        recipe = read_recipe(name)
+        assert all(open_method(recipe.target, recipe.method | phase.method).make_net() for phase in recipe.phases)
+
+
+def test_a_recipe_with_an_unknown_key_is_refused_and_a_missing_one_named(tmp_path):
+    (tmp_path / "r.toml").write_text(shipped_recipes()["house"].read_text() + "\nsurprise = 1\n")
+    with pytest.raises(RecipeError, match="surprise"):
+        read_recipe(str(tmp_path / "r.toml"))
+    with pytest.raises(RecipeError, match="house"):
+        read_recipe("nothing")
+
+
+def test_what_was_located_is_read_back_with_its_polarity(tmp_path):
+    film = located(100, Sex.MALE)
+    radiographs = [Radiograph(film.reading, film.pixels)]
+    inverse = LocatedFilm(film.reading, 255 - film.pixels, film.pose, film.centres)
+    for kept in (film, inverse):
+        write_located(tmp_path / "l.npz", [kept], radiographs)
+        (again,) = read_located(tmp_path / "l.npz", radiographs)
+        assert (again.pixels == kept.pixels).all()
+        assert np.allclose(again.pose.matrix, kept.pose.matrix)
+        assert np.allclose(again.centres, kept.centres)
+
+
+def test_a_balanced_pool_draws_rare_ages_more_often_than_they_come():
+    films = [located(age, Sex.MALE) for age in (120,) * 9 + (30,)]
+    assert Pool.make(films, 1.0, 0.0).probabilities[-1] == pytest.approx(0.1)
+    assert 0.3 < Pool.make(films, 1.0, 1.0).probabilities[-1] < 0.8
+
+
+def test_the_density_loss_falls_when_the_estimate_nears_the_label():
+    """Given a distribution around 100 months, when labels lie at 100, 130 and 200, then the loss rises with them."""
+    centres = torch.arange(240) + 0.5
+    log_density = torch.log_softmax(-(((centres - 100) / 6) ** 2)[None] / 2, dim=1)
+    predicted = Prediction((log_density.exp() * centres).sum(1), torch.zeros(1), log_density)
+    losses = [
+        float(density_loss(predicted, AgeBatch((), torch.ones(1), torch.tensor([age]))))
+        for age in (100.0, 130.0, 200.0)
+    ]
+    assert predicted.age_months.item() == pytest.approx(100, abs=0.1)
+    assert losses == sorted(losses)
+
+
+def test_the_house_net_trains_and_answers_with_ages_own_sex_and_a_distribution():
+    method = open_method("house", {"rows": 96, "columns": 64, "variant": "lite0"})
+    films = [located(age, sex) for age in (60, 180) for sex in Sex]
+    batch = next(age_batches([Pool.make(films, 1.0)], method, 4, 1))
+    net = method.make_net()
+    answer = net(*batch.inputs, batch.male)
+    density_loss(answer, batch).backward()
+    assert answer.age_months.shape == answer.male_logit.shape == (4,)
+    assert torch.allclose(answer.log_density.exp().sum(1), torch.ones(4), atol=1e-4)
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,8 +15,10 @@ from torch import Tensor, nn
 
 from inference.detector import LANDMARK_SIDE, LANDMARK_WINDOW, crop_upright, decode_landmarks, find_hands, stretch
 from inference.finding import Sex
+from inference.method import AgeMethod
 from inference.pose import Pose, fit_pose, template_points
-from inference.preparation import prepare, roi_centres, to_units
+from inference.preparation import roi_centres, to_units
+from inference.torch_backend import as_batch
 from training.radiographs import Radiograph, Reading
 
 Float = npt.NDArray[np.float64]
@@ -78,6 +82,35 @@ def _locate_batch(
             yield LocatedFilm(film.reading, pixels, pose, roi_centres(found, pose))
 
 
+def write_located(file: Path, located: list[LocatedFilm], films: list[Radiograph]) -> None:
+    """Keep what was found in films, without their pixels."""
+    pixels = {film.reading.rsna_id: film.pixels for film in films}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        file,
+        rsna_id=np.array([film.reading.rsna_id for film in located]),
+        matrix=np.array([film.pose.matrix for film in located]),
+        centres=np.array([film.centres for film in located]),
+        inverted=np.array([film.pixels is not pixels[film.reading.rsna_id] for film in located]),
+    )
+
+
+def read_located(file: Path, films: list[Radiograph]) -> list[LocatedFilm]:
+    """Put together again what :func:`write_located` kept, with the pixels and readings of the same films."""
+    by_id = {film.reading.rsna_id: film for film in films}
+    with np.load(file) as kept:
+        rows = zip(*(kept[key] for key in ("rsna_id", "matrix", "centres", "inverted")), strict=True)
+        return [
+            LocatedFilm(
+                by_id[int(rsna_id)].reading,
+                255 - by_id[int(rsna_id)].pixels if inverted else by_id[int(rsna_id)].pixels,
+                Pose(matrix),
+                centres,
+            )
+            for rsna_id, matrix, centres, inverted in rows
+        ]
+
+
 def jittered(film: LocatedFilm, generator: np.random.Generator) -> tuple[Pose, Float]:
     """Move the pose and the ROI centres by a little more than the detector errs."""
     angle = np.radians(generator.normal(0, 6))
@@ -93,55 +126,95 @@ def jittered(film: LocatedFilm, generator: np.random.Generator) -> tuple[Pose, F
 
 
 def sample(
-    film: LocatedFilm, generator: np.random.Generator | None
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return the two inputs (224, 224) and (18, 64, 64) of -1..1; jittered if a generator is given."""
+    film: LocatedFilm, method: AgeMethod, generator: np.random.Generator | None
+) -> tuple[npt.NDArray[np.float32], ...]:
+    """Return the method's inputs for a film, float32 of -1..1; jittered and changed in grey if a generator is given."""
     if generator is None:
-        hand = prepare(film.pixels, film.pose, film.centres)
-        return to_units(hand.whole), to_units(hand.patches)
+        return tuple(to_units(part) for part in method.prepare(film.pixels, film.pose, film.centres))
     pose, centres = jittered(film, generator)
-    hand = prepare(film.pixels, pose, centres)
     gamma = float(np.exp(generator.uniform(-0.35, 0.35)))
     table = np.asarray(2 * np.linspace(0, 1, 256) ** gamma - 1, dtype=np.float32)
-    whole, patches = table[hand.whole], table[hand.patches]
-    if generator.random() < 0.3:
-        sigma = float(generator.uniform(0.4, 1.4))
-        whole = np.asarray(cv2.GaussianBlur(whole, (0, 0), sigma), dtype=np.float32)
-    if generator.random() < 0.3:
-        noise = np.float32(generator.uniform(0.02, 0.12))
-        whole = whole + noise * generator.standard_normal(whole.shape, dtype=np.float32)
-        patches = patches + noise * generator.standard_normal(patches.shape, dtype=np.float32)
-    if generator.random() < 0.3:
-        patches[generator.integers(len(patches))] = 0
-    return whole.astype(np.float32), patches.astype(np.float32)
+    sigma = float(generator.uniform(0.4, 1.4)) if generator.random() < 0.3 else 0.0
+    noise = np.float32(generator.uniform(0.02, 0.12)) if generator.random() < 0.3 else np.float32(0)
+    inputs = []
+    for part in method.prepare(film.pixels, pose, centres):
+        grey = table[part]
+        if sigma and grey.ndim == 2:
+            grey = np.asarray(cv2.GaussianBlur(grey, (0, 0), sigma), dtype=np.float32)
+        if noise:
+            grey = grey + noise * generator.standard_normal(grey.shape, dtype=np.float32)
+        if grey.ndim == 3 and generator.random() < 0.3:  # a ROI the detector missed
+            grey[generator.integers(len(grey))] = 0
+        if grey.ndim == 2 and generator.random() < 0.3:  # a marker, a ring, a strip of another grey
+            _cover(grey, generator)
+        inputs.append(grey.astype(np.float32))
+    return tuple(inputs)
 
 
-def age_batches(
-    pools: list[tuple[list[LocatedFilm], float]], size: int, seed: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Yield batches for ever: whole, local, male (+1/-1), softened age; each pool with its share of the films drawn."""
+def _cover(grey: npt.NDArray[np.float32], generator: np.random.Generator) -> None:
+    """Cover one rectangle, up to a quarter of each side, with one grey."""
+    rows, columns = grey.shape
+    height, width = (int(side * generator.uniform(0.05, 0.25)) for side in (rows, columns))
+    top, left = int(generator.integers(rows - height)), int(generator.integers(columns - width))
+    grey[top : top + height, left : left + width] = generator.uniform(-1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Films to draw from: their share of the films of a batch and, per film, its probability within the pool."""
+
+    films: list[LocatedFilm]
+    share: float
+    probabilities: Float
+
+    @staticmethod
+    def make(films: list[LocatedFilm], share: float, balance: float = 0.0) -> Pool:
+        """Weigh films by the density of their age to the power of ``-balance``: 0 as they come, 1 all ages alike."""
+        ages = np.array([film.reading.age_months for film in films])
+        histogram, _ = np.histogram(ages, bins=20, range=(0, 240))
+        smooth = np.convolve(histogram, (0.25, 0.5, 0.25), mode="same") + 0.5
+        weights = smooth[np.clip(ages / 12, 0, 19).astype(int)] ** -balance
+        return Pool(films, share, weights / weights.sum())
+
+
+class AgeBatch(NamedTuple):
+    """One batch: the method's inputs with a channel axis each, the sexes (+1 male, -1 female), the ages in months."""
+
+    inputs: tuple[Tensor, ...]
+    male: Tensor
+    age_months: Tensor
+
+
+def age_batches(pools: list[Pool], method: AgeMethod, size: int, seed: int) -> Iterator[AgeBatch]:
+    """Yield batches for ever, labels softened by LABEL_SOFTNESS_MONTHS."""
     generator = np.random.default_rng(seed)
-    shares = np.array([share for _, share in pools])
+    shares = np.array([pool.share for pool in pools])
     while True:
         chosen = []
         for place in generator.choice(len(pools), size, p=shares / shares.sum()):
-            pool = pools[place][0]
-            chosen.append(pool[generator.integers(len(pool))])
-        inputs = [sample(film, generator) for film in chosen]
+            pool = pools[place]
+            chosen.append(pool.films[generator.choice(len(pool.films), p=pool.probabilities)])
         ages = [f.reading.age_months + generator.uniform(-LABEL_SOFTNESS_MONTHS, LABEL_SOFTNESS_MONTHS) for f in chosen]
-        whole, local = (torch.from_numpy(np.stack(part)) for part in zip(*inputs, strict=True))
-        male = torch.tensor([1.0 if f.reading.sex is Sex.MALE else -1.0 for f in chosen])
-        yield whole[:, None], local, male, torch.tensor(ages, dtype=torch.float32)
+        inputs = stack_inputs([sample(film, method, generator) for film in chosen])
+        yield AgeBatch(inputs, males(chosen), torch.tensor(ages, dtype=torch.float32))
 
 
-def estimate(net: nn.Module, films: list[LocatedFilm], batch: int = 32) -> Float:
+def stack_inputs(samples: list[tuple[npt.NDArray[np.float32], ...]]) -> tuple[Tensor, ...]:
+    """Stack the inputs of several films into one tensor per input."""
+    return tuple(as_batch(np.stack(part)) for part in zip(*samples, strict=True))
+
+
+def males(films: list[LocatedFilm]) -> Tensor:
+    """Return the sexes of films, shape (N,): +1 male, -1 female."""
+    return torch.tensor([1.0 if film.reading.sex is Sex.MALE else -1.0 for film in films])
+
+
+def estimate(net: nn.Module, films: list[LocatedFilm], method: AgeMethod, batch: int = 32) -> Float:
     """Return the net's ages in months for films as they are, shape (len(films),)."""
     ages = []
     with torch.inference_mode():
         for start in range(0, len(films), batch):
             part = films[start : start + batch]
-            inputs = [sample(film, None) for film in part]
-            whole, local = (torch.from_numpy(np.stack(i)) for i in zip(*inputs, strict=True))
-            male = torch.tensor([1.0 if f.reading.sex is Sex.MALE else -1.0 for f in part])
-            ages.append(net(whole[:, None], local, male).double().numpy())
+            inputs = stack_inputs([sample(film, method, None) for film in part])
+            ages.append(net(*inputs, males(part)).age_months.double().numpy())
     return np.concatenate(ages)

@@ -4,6 +4,7 @@
 
     TrainingError               training.error
     ├── DataError               training.data        a film, table or annotation is missing, broken or contradictory
+    ├── RecipeError             training.recipe      a recipe is missing or holds something a recipe has not
     └── RunError                training.run         a run's folder or checkpoint cannot be used
 """
 
@@ -20,6 +21,12 @@ class DataError(TrainingError):
     """A film, table or annotation is missing, broken or contradictory."""
 
     code = "training.data"
+
+
+class RecipeError(TrainingError):
+    """A recipe is missing or holds something a recipe has not."""
+
+    code = "training.recipe"
 
 
 class RunError(TrainingError):

@@ -1,7 +1,7 @@
 """Write MONAI bundles from finished runs: weights as half-precision safetensors, hashes, metadata.
 
-``python -m training.export detector --finder RUN --landmarks RUN`` and ``python -m training.export global-local --run
-RUN`` write into the package's ``inference/bundles``; model cards are written by hand and stay.
+``python -m training.export detector [--finder RUN] [--landmarks RUN]`` and ``python -m training.export age --run RUN``
+write into the package's ``inference/bundles``; model cards are written by hand and stay.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from inference.bundle import DETECTOR, bundles_folder, file_sha256
+from training.recipe import Recipe
+from training.run import read_about, read_run
 
 VERSION = "0.1.0"
 
@@ -22,18 +24,6 @@ _TERMS = (
     "Trained on the RSNA Pediatric Bone Age Challenge 2017 films (Halabi et al., Radiology 2018;290:498-503): "
     "non-commercial research and education only. Not a medical device."
 )
-
-
-def read_run(run: Path) -> dict[str, torch.Tensor]:
-    """Return a finished run's weights; of a run still going, the moving average so far (the best validated epoch's)."""
-    if (run / "final.pt").exists():
-        final: dict[str, torch.Tensor] = torch.load(run / "final.pt", weights_only=True)
-        return final
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
-    if state["best"] is not None:
-        best: dict[str, torch.Tensor] = state["best"][1]
-        return best
-    return {k.removeprefix("module."): v for k, v in state["average"].items() if k.startswith("module.")}
 
 
 def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
@@ -44,6 +34,7 @@ def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
         for key, value in weights.items()
     }
     save_file(tensors, path)
+    path.chmod(0o644)  # safetensors writes files that only their owner may read
 
 
 def write_metadata(folder: Path, name: str, description: str, config: dict[str, Any]) -> None:
@@ -68,11 +59,12 @@ def write_metadata(folder: Path, name: str, description: str, config: dict[str, 
     (configs / "inference.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def export_detector(finder: Path, landmarks: Path) -> Path:
-    """Write the detector's bundle and return its folder."""
+def export_detector(finder: Path | None, landmarks: Path | None) -> Path:
+    """Write the detector's bundle and return its folder; a net without a run keeps the weights it has."""
     folder = bundles_folder() / DETECTOR
-    save_weights(read_run(finder), folder / "models" / "finder.safetensors")
-    save_weights(read_run(landmarks), folder / "models" / "landmarks.safetensors")
+    for run, file in ((finder, "finder.safetensors"), (landmarks, "landmarks.safetensors")):
+        if run is not None:
+            save_weights(read_run(run), folder / "models" / file)
     config = {
         "finder": {"_target_": "inference.detector.make_finder"},
         "landmarks": {"_target_": "inference.detector.make_landmark_net"},
@@ -81,13 +73,18 @@ def export_detector(finder: Path, landmarks: Path) -> Path:
     return folder
 
 
-def export_global_local(run: Path, width: float) -> Path:
-    """Write the global-local bundle and return its folder; ``training.calibrate`` adds the intervals."""
-    folder = bundles_folder() / "global-local"
+_DESCRIPTIONS = {
+    "global-local": "Global-local fusion network of Hui et al., Appl. Sci. 2022, 12, 7218.",
+    "house": "EfficientNet-Lite on the upright, equalised hand, with the sex as a late input.",
+}
+
+
+def export_age(run: Path) -> Path:
+    """Write the bundle of a run's age method and return its folder; ``training.calibrate`` adds the intervals."""
+    recipe = Recipe.model_validate(read_about(run)["recipe"])
+    folder = bundles_folder() / recipe.target
     save_weights(read_run(run), folder / "models" / "model.safetensors")
-    config = {"network_def": {"_target_": "inference.global_local.GlobalLocalNet", "width": width}, "width": width}
-    description = "Global-local fusion network of Hui et al., Appl. Sci. 2022, 12, 7218."
-    write_metadata(folder, "Global-local bone age", description, config)
+    write_metadata(folder, f"Bone age, {recipe.target}", _DESCRIPTIONS[recipe.target], recipe.method)
     return folder
 
 
@@ -96,16 +93,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     detector = kinds.add_parser("detector")
-    detector.add_argument("--finder", type=Path, required=True)
-    detector.add_argument("--landmarks", type=Path, required=True)
-    ages = kinds.add_parser("global-local")
+    detector.add_argument("--finder", type=Path)
+    detector.add_argument("--landmarks", type=Path)
+    ages = kinds.add_parser("age")
     ages.add_argument("--run", type=Path, required=True)
-    ages.add_argument("--width", type=float, default=0.25)
     arguments = parser.parse_args(argv)
     if arguments.kind == "detector":
         folder = export_detector(arguments.finder, arguments.landmarks)
     else:
-        folder = export_global_local(arguments.run, arguments.width)
+        folder = export_age(arguments.run)
     for path in sorted((folder / "models").iterdir()):
         print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")  # noqa: T201 - a command's answer
     return 0

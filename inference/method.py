@@ -1,0 +1,78 @@
+"""What an age method is to the rest of the house: how it cuts a hand out, its network, and what that answers.
+
+Training, evaluation and the node all go through :func:`open_method`, so a method is prepared in one way everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from inference.errors import BundleError
+from inference.pose import Pose
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Grey = npt.NDArray[np.uint8]
+Float = npt.NDArray[np.float64]
+
+
+class Prediction(NamedTuple):
+    """What a network answers for N hands; what a method does not give is None."""
+
+    age_months: Tensor
+    """Shape (N,), months."""
+    male_logit: Tensor | None = None
+    """Shape (N,): the network's own estimate of the sex, from the film alone, as log odds of male."""
+    log_density: Tensor | None = None
+    """Shape (N, bins): log-probabilities of age bins one month wide, from 0 months on."""
+
+
+class AgeMethod(Protocol):
+    """One method with the configuration of its bundle.
+
+    ``make_net`` gives a module that is called with the inputs of ``prepare`` (each with a batch axis in front, as
+    float32 of -1..1; (rows, columns) inputs with a channel axis, too) and ``male`` (N,), +1 or -1, and answers with a
+    :class:`Prediction`.
+    """
+
+    name: str
+
+    def make_net(self) -> nn.Module:
+        """Return the network with fresh weights."""
+        ...
+
+    def prepare(self, film: Grey, pose: Pose, centres: Float) -> tuple[Grey, ...]:
+        """Cut out what the network sees: uint8 images (rows, columns) or stacks of them (channels, rows, columns).
+
+        ``film`` has bones bright, ``centres`` (18, 2) are the ROIs' in film pixels, as ``inference.anatomy.ROI_NAMES``.
+        """
+        ...
+
+
+_MODULES = {"global-local": "inference.global_local", "house": "inference.house"}
+"""Module of each method; it has a function ``open_method(config)``."""
+
+
+def method_names() -> tuple[str, ...]:
+    """Return the names of all methods this package implements, sorted."""
+    return tuple(sorted(_MODULES))
+
+
+def open_method(name: str, config: dict[str, Any]) -> AgeMethod:
+    """Return a method by its name; ``config`` is the content of its bundle's ``inference.json`` (or its recipe's).
+
+    Raises
+    ------
+    BundleError
+        If there is no method of that name.
+    """
+    if name not in _MODULES:
+        raise BundleError(f"There is no method named {name!r}; there are {', '.join(method_names())}.")
+    opener: Callable[[dict[str, Any]], AgeMethod] = import_module(_MODULES[name]).open_method
+    return opener(config)
