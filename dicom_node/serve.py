@@ -43,7 +43,12 @@ def _serve(settings: Settings, leave: threading.Event) -> None:
 
     interpret = settings.interpret
     log.info("serve.loading", version=__version__, node_id=settings.node.id, method=interpret.method)
-    engine = Engine.load(interpret.method, threads=interpret.threads, device=interpret.device)
+    engine = Engine.load(
+        interpret.method,
+        threads=interpret.threads,
+        device=interpret.device,
+        recalibration=interpret.recalibration,
+    )
     node = Node(settings, engine)
     if leave.is_set():
         return

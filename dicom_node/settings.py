@@ -106,6 +106,7 @@ class InterpretSettings(_Section):
     method: Literal["global-local"] = "global-local"
     threads: Annotated[int, Field(ge=1)] = 2
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    recalibration: Path | None = None  # written by `boneage-node evaluate --recalibrate` on the site's own films
 
 
 class ComposeSettings(_Section):
@@ -311,7 +312,10 @@ def _resolve_paths(settings: Settings, folder: Path) -> Settings:
     store = settings.store
     if store.url_file is not None:
         store = store.model_copy(update={"url_file": folder / store.url_file.expanduser()})
-    return settings.model_copy(update={"node": node, "store": store})
+    interpret = settings.interpret
+    if interpret.recalibration is not None:
+        interpret = interpret.model_copy(update={"recalibration": folder / interpret.recalibration.expanduser()})
+    return settings.model_copy(update={"node": node, "store": store, "interpret": interpret})
 
 
 _PLAINER = {

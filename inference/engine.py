@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ from inference.finding import (
     Subject,
 )
 from inference.intervals import Calibration
+from inference.recalibration import Recalibration
 from inference.subject import read_subject
 
 if TYPE_CHECKING:
@@ -77,18 +79,42 @@ class Engine:
         Its intervals.
     identity
         What reports say of it.
+    recalibration
+        A site's own correction of its ages; it shows in the identity's version and in a flag.
+
+    Raises
+    ------
+    BundleError
+        If the recalibration was fitted with another model.
     """
 
     def __init__(
-        self, locator: Locator, network: AgeNetwork, calibration: Calibration, identity: ModelIdentity
+        self,
+        locator: Locator,
+        network: AgeNetwork,
+        calibration: Calibration,
+        identity: ModelIdentity,
+        recalibration: Recalibration | None = None,
     ) -> None:
+        if recalibration is not None:
+            recalibration.check(identity)
+            identity = recalibration.identify(identity)
         self._locator = locator
         self._network = network
         self._calibration = calibration
+        self._recalibration = recalibration
         self.identity = identity
 
     @classmethod
-    def load(cls, method: str = "global-local", *, threads: int = 2, device: str = "auto") -> Engine:
+    def load(
+        cls,
+        method: str = "global-local",
+        *,
+        threads: int = 2,
+        device: str = "auto",
+        recalibration: Path | None = None,
+        folder: Path | None = None,
+    ) -> Engine:
         """Load a method's bundle and the detector's.
 
         Parameters
@@ -99,21 +125,27 @@ class Engine:
             CPU threads torch may use.
         device
             "auto" (CUDA if there is one), "cpu" or "cuda".
+        recalibration
+            A site's recalibration file, see ``inference.recalibration``.
+        folder
+            Where the method's bundle lies; the shipped ones by default. The detector's is always the shipped one.
 
         Raises
         ------
         BundleError
-            If a bundle is missing or its weights differ from their hashes, or CUDA is asked for and absent.
+            If a bundle is missing or its weights differ from their hashes, CUDA is asked for and absent, or the
+            recalibration cannot be used with this model.
         """
         from inference.torch_backend import TorchAgeNetwork, TorchLocator, choose_device
 
         where = choose_device(device, threads)
-        detector, bundle = open_bundle(DETECTOR), open_bundle(method)
+        detector, bundle = open_bundle(DETECTOR), open_bundle(method, folder)
         return cls(
             TorchLocator(detector, where),
             TorchAgeNetwork(method, bundle, where),
             Calibration.parse(bundle.read_json("calibration.json")),
             ModelIdentity(method, str(bundle.metadata["name"]), bundle.version, bundle.weights_sha256),
+            Recalibration.read(recalibration) if recalibration is not None else None,
         )
 
     def interpret(self, ds: Dataset) -> Finding:
@@ -170,8 +202,8 @@ class Engine:
             )  # fmt: skip
         assert box is not None
         age = self._network.estimate(image, hand, subject.sex)
-        low, high = self._calibration.interval(age, subject.sex)
-        flags += _flags_of_pose(film, hand, hands_found) + _flags_of_age(age, hand.evidence)
+        age, (low, high), changes = self._place(age, subject.sex)
+        flags += changes + _flags_of_pose(film, hand, hands_found) + _flags_of_age(age, hand.evidence)
         return Estimate(
             age_months=age,
             interval_low_months=low,
@@ -186,6 +218,14 @@ class Engine:
             flags=tuple(flags),
             model=self.identity,
         )
+
+    def _place(self, age: float, sex: Sex) -> tuple[float, tuple[float, float], list[Flag]]:
+        """Return the age as this site reads it, its interval and what to say of it."""
+        if self._recalibration is None:
+            return age, self._calibration.interval(age, sex), []
+        half = self._calibration.half_width(age, sex) * self._recalibration.interval_factor
+        placed = self._recalibration.apply(age, sex)
+        return placed, (max(0.0, placed - half), placed + half), [self._recalibration.flag(age)]
 
     def _refuse_doubt(self, doubt: Doubt, subject: Subject, flags: tuple[Flag, ...]) -> Refusal:
         return self._refuse(doubt.code, doubt.sentence, doubt.remedy, subject, flags)

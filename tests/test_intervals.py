@@ -1,5 +1,7 @@
 """Conformal intervals and how they are calibrated. Their coverage on films is measured by boneage-node evaluate."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,41 +10,145 @@ from hypothesis import strategies as st
 from inference.errors import BundleError
 from inference.finding import Sex
 from inference.intervals import Calibration
-from training.calibrate import EDGES_MONTHS, half_widths
-from training.evaluate import Row
+from training import calibrate as command
+from training.calibrate import KNOTS_MONTHS, Sample, calibrate
+from training.errors import DataError
+from training.evaluation.reading import Row
 
-TABLE = {
+BINNED = {
     "level": 0.9,
     "edges_months": [0, 96, 144, 240],
     "half_widths_months": {"M": [10, 20, 30], "F": [11, 21, 31]},
     "split": "validation",
 }
+SMOOTH = {
+    "level": 0.9,
+    "ages_months": [60, 120, 180],
+    "half_widths_months": {"M": [10, 20, 30], "F": [11, 21, 31]},
+    "split": "validation",
+}
+
+
+def made_up(films: int, spread, seed: int = 1, male: float = 0.5) -> list[Row]:
+    """Films whose errors are normal with a standard deviation of ``spread(age, is_male)`` months."""
+    generator = np.random.default_rng(seed)
+    ages, sexes = generator.uniform(12, 220, films), generator.random(films) < male
+    return [
+        Row(i, "M" if m else "F", age + spread(age, m) * generator.normal(), age, None, None, None)
+        for i, (age, m) in enumerate(zip(ages.tolist(), sexes.tolist(), strict=True))
+    ]
 
 
 @pytest.mark.parametrize(
     ("age", "sex", "half"), [(50, "M", 10), (96, "M", 20), (143.9, "F", 21), (144, "F", 31), (300, "M", 30)]
 )
 def test_each_bin_has_its_half_width(age, sex, half):
-    low, high = Calibration.parse(TABLE).interval(age, Sex(sex))
+    low, high = Calibration.parse(BINNED).interval(age, Sex(sex))
     assert (low, high) == (age - half, age + half)
 
 
-@given(st.floats(0, 260), st.sampled_from(list(Sex)))
-def test_the_interval_holds_the_estimate_and_never_goes_below_birth(age, sex):
-    low, high = Calibration.parse(TABLE).interval(age, sex)
+@pytest.mark.parametrize(
+    ("age", "sex", "half"), [(20, "M", 10), (60, "M", 10), (90, "M", 15), (150, "F", 26), (300, "F", 31)]
+)
+def test_between_ages_half_widths_are_interpolated_and_beyond_they_stay(age, sex, half):
+    assert Calibration.parse(SMOOTH).half_width(age, Sex(sex)) == pytest.approx(half)
+
+
+@given(st.floats(0, 260), st.sampled_from(list(Sex)), st.sampled_from([BINNED, SMOOTH]))
+def test_the_interval_holds_the_estimate_and_never_goes_below_birth(age, sex, table):
+    low, high = Calibration.parse(table).interval(age, sex)
     assert 0 <= low <= age <= high
 
 
-def test_a_missing_half_width_is_an_error():
-    with pytest.raises(BundleError, match="half-width"):
-        Calibration.parse(TABLE | {"half_widths_months": {"M": [1, 2], "F": [1, 2, 3]}})
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"half_widths_months": {"M": [1, 2], "F": [1, 2, 3]}}, "one half-width"),
+        ({"half_widths_months": {"M": [1, 2, 3]}}, "lacks a key"),
+        ({"half_widths_months": {"M": [1, 0, 3], "F": [1, 2, 3]}}, "positive"),
+        ({"ages_months": [60, 60, 180]}, "rising"),
+        ({"ages_months": ["a", 60, 180]}, "no numbers"),
+    ],
+)
+def test_a_calibration_that_cannot_be_used_is_refused(change, says):
+    with pytest.raises(BundleError, match=says):
+        Calibration.parse(SMOOTH | change)
 
 
-def test_half_widths_cover_what_they_promise():
-    generator = np.random.default_rng(1)
-    references = generator.uniform(0, 239, 3000)
-    estimates = np.clip(references + generator.normal(0, 8, 3000), 0, 239)
-    rows = [Row(i, "M", r, e, None, None, None) for i, (r, e) in enumerate(zip(references, estimates, strict=True))]
-    widths = half_widths(rows)
-    assert len(widths) == len(EDGES_MONTHS) - 1
-    assert all(width == pytest.approx(1.645 * 8, rel=0.15) for width in widths)
+def test_half_widths_cover_what_they_promise_where_all_errors_are_alike():
+    table = calibrate(made_up(3000, lambda _age, _male: 8.0), "made up")
+    widths = np.array(list(table["half_widths_months"].values()))
+    assert widths.shape == (2, len(KNOTS_MONTHS))
+    assert widths == pytest.approx(1.645 * 8, rel=0.15)
+
+
+def test_half_widths_follow_age_and_sex_where_there_are_many_films():
+    """Given boys twice as hard as girls and errors that grow with age, then the intervals do so too."""
+    table = calibrate(made_up(3000, lambda age, male: (3 + age / 20) * (2 if male else 1)), "made up")
+    calibration = Calibration.parse(table)
+    for age in (60, 180):
+        assert calibration.half_width(age, Sex.MALE) > 1.5 * calibration.half_width(age, Sex.FEMALE)
+    for sex in Sex:
+        assert calibration.half_width(180, sex) > 1.3 * calibration.half_width(60, sex)
+
+
+def test_a_sex_with_few_films_leans_on_the_other():
+    """Given 3 boys among 150 films, whose errors happen to be nil, then boys do not get narrow intervals."""
+    rows = made_up(150, lambda _age, male: 0.0 if male else 8.0, male=0.02)
+    assert 1 <= sum(row.sex == "M" for row in rows) <= 6
+    calibration = Calibration.parse(calibrate(rows, "made up"))
+    assert calibration.half_width(120, Sex.MALE) > 0.6 * calibration.half_width(120, Sex.FEMALE)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_a_hundred_films_the_coverage_on_new_ones_is_near_the_promise(seed):
+    """Given as many films as the validation part has, then new ones are covered at 90 %, by chance ± 7."""
+
+    def spread(age, male):
+        return 5 + abs(age - 120) / 15 + (2 if male else 0)
+
+    calibration = Calibration.parse(calibrate(made_up(123, spread, seed), "made up"))
+    hits = [
+        abs(row.error_months) <= calibration.half_width(row.estimate_months, Sex(row.sex))
+        for row in made_up(2000, spread, seed + 100)
+    ]
+    assert 0.83 <= np.mean(hits) <= 0.97
+
+
+def test_the_cross_validated_coverage_says_what_new_films_will_see():
+    coverage = calibrate(made_up(600, lambda _age, _male: 8.0), "made up")["cross_validated_coverage"]
+    assert coverage["all"] == pytest.approx(0.9, abs=0.03)
+    assert set(coverage) > {"(4, 6]", "(12, 14]"}
+
+
+def test_no_film_has_a_say_in_its_own_scale():
+    rows = made_up(40, lambda _age, _male: 8.0)
+    sample = Sample.make(rows)
+    without = sample.part(np.arange(40) != 7)
+    own = sample.scale(sample.ages, sample.male, own=True)[7]
+    assert own == pytest.approx(without.scale(sample.ages[7:8], sample.male[7:8])[0])
+
+
+def test_too_few_films_are_refused():
+    with pytest.raises(DataError, match="at least 30 films"):
+        calibrate(made_up(29, lambda _age, _male: 8.0), "made up")
+
+
+def test_the_command_calibrates_on_the_rows_of_an_evaluation(tmp_path, capsys):
+    rows = made_up(60, lambda _age, _male: 8.0)
+    table = [{key: getattr(row, key) for key in Row.__dataclass_fields__} for row in rows]
+    refused = table[0] | {"estimate_months": None, "refusal": "not-a-hand"}
+    (tmp_path / "folds.json").write_text(json.dumps({"part": "out-of-fold", "rows": [*table, refused]}))
+    out = tmp_path / "calibration.json"
+    assert command.main(["--rows", str(tmp_path / "folds.json"), "--out", str(out)]) == 0
+    written = json.loads(out.read_text())
+    assert written["films"] == 60
+    assert written["split"] == "films of out-of-fold"
+    assert Calibration.parse(written).half_width(120, Sex.MALE) > 5
+    assert "cross-validated" in capsys.readouterr().out
+
+
+def test_the_command_refuses_rows_that_are_none(tmp_path):
+    (tmp_path / "other.json").write_text("{}")
+    assert command.main(["--rows", str(tmp_path / "other.json"), "--out", str(tmp_path / "x")]) == 2
+    assert not (tmp_path / "x").exists()

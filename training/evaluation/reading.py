@@ -1,0 +1,119 @@
+"""Films read by the node's own engine, and what is kept of each."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inference.engine import Engine
+from inference.film import Film
+from inference.finding import Estimate, Finding, Laterality, Sex, Subject
+from training.errors import DataError
+from training.radiographs import Radiograph
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One film's result: reference and estimate in months, interval, or the code of the refusal."""
+
+    rsna_id: int
+    sex: str
+    reference_months: float
+    estimate_months: float | None
+    low_months: float | None
+    high_months: float | None
+    refusal: str | None
+    milliseconds: float | None = None  # wall clock of the whole reading: detection, preparation, network
+
+    @property
+    def error_months(self) -> float:
+        """Estimate minus reference; NaN for a refused film."""
+        return float("nan") if self.estimate_months is None else self.estimate_months - self.reference_months
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """One film with the engine's finding and its row."""
+
+    film: Radiograph
+    finding: Finding
+    row: Row
+
+
+def film_of(pixels: npt.NDArray[np.uint8]) -> Film:
+    """Wrap an 8-bit image as a decoded film."""
+    return Film(np.asarray(pixels, dtype=np.float32) / np.float32(255), Laterality.UNKNOWN, "no header", None, ())
+
+
+def interpret(engine: Engine, film: Radiograph) -> Finding:
+    """Run the node's engine on a training film, its sex from the table."""
+    subject = Subject(film.reading.sex, "table", None, "table")
+    return engine.interpret_film(film_of(film.pixels), subject)
+
+
+def read_case(engine: Engine, film: Radiograph) -> Case:
+    """Interpret one film and keep the time it took."""
+    started = time.perf_counter()
+    finding = interpret(engine, film)
+    milliseconds = round(1000 * (time.perf_counter() - started), 1)
+    reading = film.reading
+    if isinstance(finding, Estimate):
+        numbers = (finding.age_months, finding.interval_low_months, finding.interval_high_months)
+        row = Row(reading.rsna_id, reading.sex.value, reading.age_months, *numbers, None, milliseconds)
+    else:
+        code = finding.code.value
+        row = Row(reading.rsna_id, reading.sex.value, reading.age_months, None, None, None, code, milliseconds)
+    return Case(film, finding, row)
+
+
+def read_cases(engine: Engine, films: list[Radiograph]) -> list[Case]:
+    """Interpret films, saying how far it is."""
+    cases = []
+    for film in films:
+        cases.append(read_case(engine, film))
+        if len(cases) % 50 == 0:
+            _log.info("read %d of %d films", len(cases), len(films))
+    return cases
+
+
+def read_films(engine: Engine, films: list[Radiograph]) -> list[Row]:
+    """Interpret films and return their rows."""
+    return [case.row for case in read_cases(engine, films)]
+
+
+def count_accepted(engine: Engine, images: Iterable[npt.NDArray[np.uint8]]) -> int:
+    """Return how many images without a hand get an age all the same."""
+    subject = Subject(Sex.MALE, "assumed", None, "")
+    return sum(isinstance(engine.interpret_film(film_of(image), subject), Estimate) for image in images)
+
+
+def rows_of(table: dict[str, Any], name: str) -> list[Row]:
+    """Read the ``rows`` of an evaluation's JSON, or of a run's out-of-fold estimates in the same shape.
+
+    Parameters
+    ----------
+    table
+        The parsed file.
+    name
+        Its name, for the message.
+
+    Raises
+    ------
+    DataError
+        If it has no rows, or rows without the keys of :class:`Row`.
+    """
+    keys = Row.__dataclass_fields__
+    try:
+        return [Row(**({"milliseconds": None} | {k: v for k, v in row.items() if k in keys})) for row in table["rows"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{name} holds no rows of an evaluation; write it with boneage-node evaluate --json."
+        ) from error
