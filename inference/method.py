@@ -31,6 +31,8 @@ class Prediction(NamedTuple):
     """Shape (N,): the network's own estimate of the sex, from the film alone, as log odds of male."""
     log_density: Tensor | None = None
     """Shape (N, bins): log-probabilities of age bins one month wide, from 0 months on."""
+    extras: dict[str, Tensor] | None = None
+    """What only the method itself and its loss know of, by names that the method's module lists."""
 
 
 class AgeMethod(Protocol):
@@ -55,7 +57,12 @@ class AgeMethod(Protocol):
         ...
 
 
-_MODULES = {"global-local": "inference.global_local", "house": "inference.house"}
+_MODULES = {
+    "2m-net": "inference.two_m_net",
+    "ala-net": "inference.ala_net",
+    "global-local": "inference.global_local",
+    "house": "inference.house",
+}
 """Module of each method; it has a function ``open_method(config)``."""
 
 

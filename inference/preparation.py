@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inference.anatomy import BOX_NAMES, CARPAL_NAMES, POINT_NAMES, ROI_NAMES, RUS_NAMES
-from inference.detector import Landmarks, crop_upright
+from inference.detector import Landmarks, crop_upright, stretch
 from inference.finding import Box, Roi
 from inference.pose import Pose, template_points
 
@@ -96,6 +96,14 @@ def equalisation_table(crop: Grey) -> Grey:
     spread = max(int(cumulative[-1] - first), 1)
     flat = np.clip(np.rint((cumulative - first) * (255.0 / spread)), 0, 255)
     return np.asarray(flat, dtype=np.uint8)
+
+
+def stretched_crop(film: Grey, pose: Pose, extent: tuple[int, int], window: tuple[float, float, float, float]) -> Grey:
+    """Cut a window of the template's plane out of a film, grey values stretched to 0..255 between two percentiles.
+
+    ``extent`` is (columns, rows) in pixels; for methods whose papers do not equalise.
+    """
+    return np.asarray(np.rint(255 * stretch(crop_upright(film, pose, extent, window))), dtype=np.uint8)
 
 
 def prepare(film: Grey, pose: Pose, centres: Float, *, side: int = 224, patch_side: int = 64) -> PreparedHand:

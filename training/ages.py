@@ -131,6 +131,16 @@ def sample(
     """Return the method's inputs for a film, float32 of -1..1; jittered and changed in grey if a generator is given."""
     if generator is None:
         return tuple(to_units(part) for part in method.prepare(film.pixels, film.pose, film.centres))
+    return augmented(film, method, generator)[0]
+
+
+def augmented(
+    film: LocatedFilm, method: AgeMethod, generator: np.random.Generator
+) -> tuple[tuple[npt.NDArray[np.float32], ...], Float]:
+    """Return the method's inputs for a film, jittered and changed in grey, and where the ROIs lie in them.
+
+    The centres (18, 2) are in the template's plane as the jittered pose has it, without the jitter of their own.
+    """
     pose, centres = jittered(film, generator)
     gamma = float(np.exp(generator.uniform(-0.35, 0.35)))
     table = np.asarray(2 * np.linspace(0, 1, 256) ** gamma - 1, dtype=np.float32)
@@ -148,7 +158,7 @@ def sample(
         if grey.ndim == 2 and generator.random() < 0.3:  # a marker, a ring, a strip of another grey
             _cover(grey, generator)
         inputs.append(grey.astype(np.float32))
-    return tuple(inputs)
+    return tuple(inputs), pose.to_template(film.centres)
 
 
 def _cover(grey: npt.NDArray[np.float32], generator: np.random.Generator) -> None:
@@ -178,11 +188,15 @@ class Pool:
 
 
 class AgeBatch(NamedTuple):
-    """One batch: the method's inputs with a channel axis each, the sexes (+1 male, -1 female), the ages in months."""
+    """One batch: the method's inputs with a channel axis each, the sexes (+1 male, -1 female), the ages in months.
+
+    ``centres`` (N, 18, 2) are the ROIs' in the template's plane, as :func:`augmented` gives them.
+    """
 
     inputs: tuple[Tensor, ...]
     male: Tensor
     age_months: Tensor
+    centres: Tensor | None = None
 
 
 def age_batches(pools: list[Pool], method: AgeMethod, size: int, seed: int) -> Iterator[AgeBatch]:
@@ -195,8 +209,10 @@ def age_batches(pools: list[Pool], method: AgeMethod, size: int, seed: int) -> I
             pool = pools[place]
             chosen.append(pool.films[generator.choice(len(pool.films), p=pool.probabilities)])
         ages = [f.reading.age_months + generator.uniform(-LABEL_SOFTNESS_MONTHS, LABEL_SOFTNESS_MONTHS) for f in chosen]
-        inputs = stack_inputs([sample(film, method, generator) for film in chosen])
-        yield AgeBatch(inputs, males(chosen), torch.tensor(ages, dtype=torch.float32))
+        samples = [augmented(film, method, generator) for film in chosen]
+        centres = torch.from_numpy(np.stack([places for _, places in samples])).float()
+        inputs = stack_inputs([parts for parts, _ in samples])
+        yield AgeBatch(inputs, males(chosen), torch.tensor(ages, dtype=torch.float32), centres)
 
 
 def stack_inputs(samples: list[tuple[npt.NDArray[np.float32], ...]]) -> tuple[Tensor, ...]:

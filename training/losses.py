@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from inference.method import Prediction
 from training.ages import AgeBatch
+from training.ala_net import ala_net_loss
 
 DENSITY_SPREAD_MONTHS = 6.0
 """Standard deviation of the label's distribution over monthly bins: about two readers' disagreement."""
@@ -36,4 +37,16 @@ def density_loss(predicted: Prediction, batch: AgeBatch) -> Tensor:
     return entropy + _MEAN_WEIGHT * absolute_loss(predicted, batch) + _SEX_WEIGHT * sex
 
 
-LOSSES: dict[str, Callable[[Prediction, AgeBatch], Tensor]] = {"absolute": absolute_loss, "density": density_loss}
+def jigsaw_loss(predicted: Prediction, batch: AgeBatch) -> Tensor:
+    """Add up the mean absolute errors, in months, of 2M-Net's three steps (Liu et al. 2024, eq. 4, once per step)."""
+    assert predicted.extras is not None
+    steps = predicted.extras["step_months"]
+    return (steps - batch.age_months[:, None]).abs().mean(0).sum()
+
+
+LOSSES: dict[str, Callable[[Prediction, AgeBatch], Tensor]] = {
+    "absolute": absolute_loss,
+    "ala-net": ala_net_loss,
+    "density": density_loss,
+    "jigsaw": jigsaw_loss,
+}

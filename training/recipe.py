@@ -5,12 +5,14 @@ from __future__ import annotations
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from inference.method import method_names
 from training.errors import RecipeError
 from training.fit import Schedule
+from training.losses import LOSSES
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,12 +55,27 @@ class Recipe(BaseModel):
 
     model_config = _STRICT
 
-    target: Literal["global-local", "house"]
-    loss: Literal["absolute", "density"]
-    """One of ``training.losses``."""
+    target: str
+    """One of ``inference.method.method_names``."""
+    loss: str
+    """One of ``training.losses.LOSSES``."""
     method: dict[str, Any]
     """The method's configuration, as it goes into the bundle's ``inference.json``."""
     phases: tuple[Phase, ...] = Field(min_length=1)
+
+    @field_validator("target")
+    @classmethod
+    def _is_a_method(cls, name: str) -> str:
+        if name not in method_names():
+            raise ValueError(f"there is no method {name!r}; there are {', '.join(method_names())}")
+        return name
+
+    @field_validator("loss")
+    @classmethod
+    def _is_a_loss(cls, name: str) -> str:
+        if name not in LOSSES:
+            raise ValueError(f"there is no loss {name!r}; there are {', '.join(LOSSES)}")
+        return name
 
 
 def shipped_recipes() -> dict[str, Path]:
