@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 from dicom_node.errors import SettingsError
+from inference.bundle import list_methods
 
 MEBIBYTE = 1024 * 1024
 DAY_S = 86_400.0
@@ -47,7 +48,15 @@ def _check_ae_title(title: str) -> str:
     return stripped
 
 
+def _check_method(name: str) -> str:
+    """Return the name of a method that can read films here: the package implements more than it has weights of."""
+    if name not in list_methods():
+        raise ValueError(f"There are no weights of this method here; use one of: {', '.join(list_methods())}.")
+    return name
+
+
 AETitle = Annotated[str, AfterValidator(_check_ae_title)]
+Method = Annotated[str, AfterValidator(_check_method)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -103,7 +112,7 @@ class AssembleSettings(_Section):
 class InterpretSettings(_Section):
     """How films are read."""
 
-    method: Literal["global-local"] = "global-local"
+    method: Method = "global-local"
     threads: Annotated[int, Field(ge=1)] = 2
     device: Literal["auto", "cpu", "cuda"] = "auto"
     recalibration: Path | None = None  # written by `boneage-node evaluate --recalibrate` on the site's own films

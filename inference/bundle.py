@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference.errors import BundleError
+from inference.method import method_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +82,10 @@ def open_bundle(name: str, folder: Path | None = None) -> Bundle:
     root = (folder or bundles_folder()) / name
     metadata_path = root / "configs" / "metadata.json"
     if not metadata_path.is_file():
-        raise BundleError(f"There is no model bundle named {name!r}; installed are {list_methods(folder)}.")
+        installed = ", ".join(list_methods(folder)) or "none"
+        if name in method_names():
+            raise BundleError(f"Method {name!r} has no weights here: train and export it, or use one of: {installed}.")
+        raise BundleError(f"There is no model bundle named {name!r}; installed are: {installed}.")
     metadata = json.loads(metadata_path.read_text())
     for file, expected in metadata["weights_sha256"].items():
         path = root / "models" / file

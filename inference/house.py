@@ -71,6 +71,10 @@ class HouseNet(nn.Module):
         age = (log_density.exp() * self.centres).sum(1)
         return Prediction(age, self.male(feature).squeeze(1), log_density)
 
+    def load_imagenet(self, weights: dict[str, Tensor]) -> None:
+        """Take ImageNet weights for the trunk; see ``inference.efficientnet_lite``."""
+        self.trunk.load_imagenet(weights)
+
 
 class HouseMethod:
     """The house method with its crop's size and its trunk's variant."""

@@ -8,10 +8,14 @@ import pytest
 import torch
 from monai.data.box_utils import non_max_suppression
 
+from dicom_node.errors import SettingsError
+from dicom_node.settings import load_settings
 from inference.ala_net import KEY_POINTS, WINDOW, AlaNet, key_boxes
 from inference.anatomy import ROI_NAMES
+from inference.bundle import open_bundle
+from inference.errors import BundleError
 from inference.finding import Sex
-from inference.method import open_method
+from inference.method import method_names, open_method
 from inference.ordinal import expected_rank
 from inference.pose import Pose, template_points
 from inference.preparation import roi_centres
@@ -19,9 +23,11 @@ from inference.proposals import decode_boxes, encode_boxes, make_anchors, overla
 from inference.roi_align import roi_align
 from training.ages import LocatedFilm, Pool, age_batches, augmented
 from training.ala_net import ala_net_loss, ala_net_terms
+from training.errors import RunError
 from training.ordinal import ordinal_loss
 from training.proposals import match_anchors, proposal_loss
 from training.radiographs import Reading
+from training.train import Start
 
 
 def phantom(age_months: float, sex: Sex) -> LocatedFilm:
@@ -233,3 +239,26 @@ def test_gradients_reach_every_part_and_a_few_steps_lower_every_loss():
         optimiser.step()
     first, last = np.mean(terms[:2], axis=0), np.mean(terms[-3:], axis=0)
     assert (last < 0.9 * first).all(), (first, last)
+
+
+@pytest.mark.parametrize("name", ["ala-net", "2m-net"])
+def test_a_method_without_weights_is_named_as_such(tmp_path, monkeypatch, name):
+    """Given a method that is implemented and has no bundle, then bundle and settings say so, and what there is."""
+    assert name in method_names()
+    with pytest.raises(BundleError, match="no weights here: train and export it"):
+        open_bundle(name, tmp_path)
+    monkeypatch.setattr("dicom_node.settings.list_methods", lambda: ["global-local"])
+    settings = tmp_path / "node.toml"
+    settings.write_text(f'[node]\ndata_dir = "data"\n[interpret]\nmethod = "{name}"\n')
+    with pytest.raises(SettingsError, match="use one of: global-local"):
+        load_settings(settings)
+    settings.write_text('[node]\ndata_dir = "data"\n[interpret]\nmethod = "global-local"\n')
+    assert load_settings(settings).interpret.method == "global-local"
+
+
+def test_imagenet_weights_of_another_width_are_refused(tmp_path):
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "resnet50.pth")
+    with pytest.raises(RunError, match="width differs"):
+        Start(imagenet=tmp_path / "resnet50.pth").apply("ala-net", AlaNet(0.125))
+    with pytest.raises(RunError, match="takes no ImageNet weights"):
+        Start(imagenet=tmp_path / "resnet50.pth").apply("global-local", torch.nn.Linear(1, 1))

