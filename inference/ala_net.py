@@ -24,6 +24,7 @@ Decisions where the paper is silent, and where this differs from it:
 * Sex goes through a linear layer to 32 values and ReLU, and joins both MLPs, each with one hidden layer of 512: a
   region's stage says nothing of the age without it.
 * K = 241 ranks, one a month from 0 to 240.
+* Trained with AdamW and one cycle, not Adam and steps, and augmented as all methods are here: ``training/recipes``.
 * ``width`` scales every convolution and the head's dense layer (1.0 is the paper's); the MLPs keep their hidden layer.
 
 ``extras`` of the prediction: ``ordinal_logits`` (N, 240); ``boxes`` (N, 17, 4), x0, y0, x1, y1 in input pixels, best
