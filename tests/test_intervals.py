@@ -76,15 +76,15 @@ def test_a_calibration_that_cannot_be_used_is_refused(change, says):
 
 
 def test_half_widths_cover_what_they_promise_where_all_errors_are_alike():
-    table = calibrate(made_up(3000, lambda _age, _male: 8.0), "made up")
+    table = calibrate(made_up(800, lambda _age, _male: 8.0), "made up")
     widths = np.array(list(table["half_widths_months"].values()))
     assert widths.shape == (2, len(KNOTS_MONTHS))
-    assert widths == pytest.approx(1.645 * 8, rel=0.15)
+    assert widths == pytest.approx(1.645 * 8, rel=0.25)
 
 
 def test_half_widths_follow_age_and_sex_where_there_are_many_films():
     """Given boys twice as hard as girls and errors that grow with age, then the intervals do so too."""
-    table = calibrate(made_up(3000, lambda age, male: (3 + age / 20) * (2 if male else 1)), "made up")
+    table = calibrate(made_up(800, lambda age, male: (3 + age / 20) * (2 if male else 1)), "made up")
     calibration = Calibration.parse(table)
     for age in (60, 180):
         assert calibration.half_width(age, Sex.MALE) > 1.5 * calibration.half_width(age, Sex.FEMALE)
@@ -116,7 +116,7 @@ def test_with_a_hundred_films_the_coverage_on_new_ones_is_near_the_promise(seed)
 
 
 def test_the_cross_validated_coverage_says_what_new_films_will_see():
-    coverage = calibrate(made_up(600, lambda _age, _male: 8.0), "made up")["cross_validated_coverage"]
+    coverage = calibrate(made_up(400, lambda _age, _male: 8.0), "made up")["cross_validated_coverage"]
     assert coverage["all"] == pytest.approx(0.9, abs=0.03)
     assert set(coverage) > {"(4, 6]", "(12, 14]"}
 

@@ -1,214 +1,298 @@
 """``boneage-node evaluate``: what the shipped model does on films it has not seen, through the node's own engine.
 
-Prints the paper's Table 3 (MAE and RMSE per age group and sex), cumulative accuracy, interval coverage, refusals,
-the detector's errors against annotations and what it says of images without a hand; ``--json`` keeps it for machines.
+Ages (Table 3, identity lines and cumulative accuracy of Hui et al. 2022; Bland-Altman, bias and intervals besides),
+regions of interest, refusals and images without a hand. ``--json`` keeps every figure for machines (the keys are in
+``training/evaluation/FIGURES.md``), ``--report`` writes a page for people. It doubles as a site's acceptance test:
+``--accept`` sets thresholds, ``--recalibrate`` fits the site's own correction.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import logging
-from collections import Counter
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
-import numpy.typing as npt
 
-from inference.anatomy import BOX_NAMES, POINT_NAMES, RUS_NAMES
+from inference.bundle import DETECTOR, open_bundle
 from inference.engine import Engine
-from inference.film import Film
-from inference.finding import Estimate, Finding, Laterality, Sex, Subject
-from inference.preparation import hand_length
+from inference.errors import InferenceError
+from inference.finding import Estimate, ModelIdentity
+from inference.method import open_method
 from training.annotations import Annotation, read_annotations
-from training.errors import TrainingError
+from training.errors import DataError, TrainingError
+from training.evaluation import recalibration
+from training.evaluation.acceptance import Threshold, read_thresholds
+from training.evaluation.ages import AGE_GROUPS_YEARS, Errors, age_figures, coverage, errors_of, table_3
+from training.evaluation.reading import (
+    Case,
+    Row,
+    count_accepted,
+    film_of,
+    interpret,
+    read_cases,
+    read_films,
+    rows_of,
+)
+from training.evaluation.report import report
+from training.evaluation.rois import all_roi_figures, compare_film
 from training.radiographs import Radiograph, load_half, load_negatives, load_small, read_split
+from training.run import git_revision
+
+__all__ = [
+    "AGE_GROUPS_YEARS", "Case", "Errors", "Row", "coverage", "errors_of", "evaluate", "film_of", "interpret", "main",
+    "read_cases", "read_films", "table_3",
+]  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
-AGE_GROUPS_YEARS = ((0, 4), (4, 6), (6, 8), (8, 10), (10, 12), (12, 14), (14, 16), (16, 19))
-"""The paper's groups (a, b], with one below and the last one widened: RSNA's films go from 1 to 19 years."""
-
-CENTRE_TOLERANCE = 0.03
-"""A ROI centre within this share of the hand's length counts as right."""
+SCHEMA = "boneage-node/evaluation/2"
+_PICTURE_SIDE = 320
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One film's result: reference and estimate in months, interval, or the code of the refusal."""
-
-    rsna_id: int
-    sex: str
-    reference_months: float
-    estimate_months: float | None
-    low_months: float | None
-    high_months: float | None
-    refusal: str | None
+def clean(value: Any) -> Any:
+    """Return a value as JSON has it: text keys, null for what is not finite, plain numbers."""
+    if isinstance(value, dict):
+        return {str(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
 
 
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """Mean absolute and root-mean-square error in months over ``films`` films."""
-
-    films: int
-    mae_months: float
-    rmse_months: float
-
-
-def film_of(pixels: npt.NDArray[np.uint8]) -> Film:
-    """Wrap an 8-bit image as a decoded film."""
-    return Film(np.asarray(pixels, dtype=np.float32) / np.float32(255), Laterality.UNKNOWN, "no header", None, ())
-
-
-def interpret(engine: Engine, film: Radiograph) -> Finding:
-    """Run the node's engine on a training film, its sex from the table."""
-    subject = Subject(film.reading.sex, "table", None, "table")
-    return engine.interpret_film(film_of(film.pixels), subject)
-
-
-def read_films(engine: Engine, films: list[Radiograph]) -> list[Row]:
-    """Interpret films, saying how far it is."""
-    rows = []
-    for place, film in enumerate(films, 1):
-        finding, reading = interpret(engine, film), film.reading
-        if isinstance(finding, Estimate):
-            numbers = (finding.age_months, finding.interval_low_months, finding.interval_high_months)
-            rows.append(Row(reading.rsna_id, reading.sex.value, reading.age_months, *numbers, None))
-        else:
-            rows.append(
-                Row(reading.rsna_id, reading.sex.value, reading.age_months, None, None, None, finding.code.value)
-            )
-        if place % 50 == 0:
-            _log.info("read %d of %d films", place, len(films))
-    return rows
-
-
-def errors_of(rows: list[Row]) -> Errors:
-    """Errors over the films that got an age; NaN without any."""
-    differences = np.array([r.estimate_months - r.reference_months for r in rows if r.estimate_months is not None])
-    if not len(differences):
-        return Errors(0, float("nan"), float("nan"))
-    return Errors(len(differences), float(np.abs(differences).mean()), float(np.sqrt((differences**2).mean())))
-
-
-def table_3(rows: list[Row]) -> dict[str, dict[str, Errors]]:
-    """Errors per age group and sex as the paper's Table 3 lists them; groups are (a, b] in years of the reference."""
-    groups = {f"({low}, {high}]": (low * 12, high * 12) for low, high in AGE_GROUPS_YEARS} | {"all": (-1, 10_000)}
-    table = {}
-    for name, (low, high) in groups.items():
-        inside = [row for row in rows if low < row.reference_months <= high]
-        by_sex = {sex.name.lower(): [row for row in inside if row.sex == sex.value] for sex in Sex} | {"total": inside}
-        table[name] = {sex: errors_of(part) for sex, part in by_sex.items()}
-    return table
-
-
-def coverage(rows: list[Row]) -> float:
-    """Share of references inside their interval."""
-    inside = [
-        row.low_months <= row.reference_months <= row.high_months
-        for row in rows
-        if row.low_months is not None and row.high_months is not None
-    ]
-    return float(np.mean(inside)) if inside else float("nan")
-
-
-def cumulative_accuracy(rows: list[Row], months: tuple[int, ...] = (6, 12, 18, 24)) -> dict[int, float]:
-    """Share of films within so many months (Fig. 9 of the paper at four places)."""
-    differences = [abs(r.estimate_months - r.reference_months) for r in rows if r.estimate_months is not None]
+def material(films: list[Radiograph]) -> dict[str, Any]:
+    """Return who the films are of."""
+    ages = [film.reading.age_months / 12 for film in films] or [float("nan")]
+    males = sum(film.reading.sex.value == "M" for film in films)
     return {
-        month: float(np.mean([d <= month for d in differences])) if differences else float("nan") for month in months
+        "male": males,
+        "female": len(films) - males,
+        "youngest_years": min(ages),
+        "oldest_years": max(ages),
+        "reference": "bone age as the table of readings has it",
     }
 
 
-def centre_errors(
-    engine: Engine, films: list[Radiograph], annotations: dict[int, Annotation]
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Distances of the found to the annotated centres of the 13 RUS bones, as shares of the hand's length.
-
-    A bone that was not found, or a film without a hand, counts as infinitely far.
-    """
-    errors: dict[str, list[float]] = {name: [] for name in RUS_NAMES}
-    for film in films:
-        annotation = annotations.get(film.reading.rsna_id)
-        if annotation is None or not all(name in annotation.points for name in BOX_NAMES):
-            continue
-        truth = annotation.array().astype(np.float64) * (film.pixels.shape[1], film.pixels.shape[0])
-        length = float(hand_length(truth))
-        finding = interpret(engine, film)
-        found = {roi.name: roi.box.centre for roi in finding.rois}
-        for name in RUS_NAMES:
-            at = truth[POINT_NAMES.index(name)]
-            distance = np.hypot(*(np.array(found[name]) - at)) / length if name in found else np.inf
-            errors[name].append(float(distance))
-    return {name: np.array(values) for name, values in errors.items()}
+def cost(method: str, *, threads: int, device: str, folder: Path | None = None) -> dict[str, Any]:
+    """Return parameters and megabytes of what reads a film: the method's bundle and the detector's."""
+    bundles = [open_bundle(method, folder), open_bundle(DETECTOR)]
+    size = sum(path.stat().st_size for bundle in bundles for path in (bundle.folder / "models").iterdir())
+    net = open_method(method, bundles[0].config).make_net()
+    return {
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "megabytes": round(size / 1e6, 2),
+        "threads": threads,
+        "device": device,
+    }
 
 
-def print_table(title: str, table: dict[str, dict[str, Errors]]) -> None:
-    """Print the paper's Table 3."""
-    print(f"\n{title}, months: MAE / RMSE (films)")  # noqa: T201 - a command's answer
-    for group, row in table.items():
-        cells = [f"{sex} {e.mae_months:5.1f} / {e.rmse_months:5.1f} ({e.films:3d})" for sex, e in row.items()]
-        print(f"  {group:9s} " + "   ".join(cells))  # noqa: T201
-
-
-def evaluate(engine: Engine, data: Path, part: str) -> dict[str, object]:
-    """Evaluate ages, intervals, ROIs and eligibility on one part of the split; prints and returns the figures."""
-    split, annotations = read_split(), read_annotations(data)
-    films = load_half(data, [part], split)
-    rows = read_films(engine, films)
-    table = table_3(rows)
-    print_table(f"Part {part!r}, {len(films)} films", table)
-    refused = Counter(row.refusal for row in rows if row.refusal)
-    aspects = {rsna_id: annotation.aspect for rsna_id, annotation in annotations.items()}
-    held_out = films + load_small(data, ["annotation-test"], split, aspects) if part == "test" else films
-    centres = centre_errors(engine, held_out, annotations)
-    distances = np.concatenate(list(centres.values()))
-    accepted = sum(
-        isinstance(engine.interpret_film(film_of(image), Subject(Sex.MALE, "assumed", None, "")), Estimate)
-        for image in load_negatives(data)
-    )
-    figures: dict[str, object] = {
-        "part": part,
+def measure(
+    engine: Engine, films: list[Radiograph], annotated: list[Radiograph], annotations: dict[int, Annotation]
+) -> tuple[list[Case], dict[str, Any]]:
+    """Read films once, and those that only have annotations; return the cases of ``films`` and every figure of them."""
+    cases = read_cases(engine, films)
+    also = [case for case in cases if case.row.rsna_id in annotations]
+    also += read_cases(engine, [film for film in annotated if film.reading.rsna_id in annotations])
+    compared = [compare_film(case, annotations[case.row.rsna_id]) for case in also]
+    rois = all_roi_figures([film for film in compared if film is not None])
+    rows = [case.row for case in cases]
+    figures = {
+        "schema": SCHEMA,
+        "measured_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "revision": git_revision(),
         "model": asdict(engine.identity),
         "films": len(films),
-        "table_3": {group: {sex: asdict(e) for sex, e in row.items()} for group, row in table.items()},
-        "within_months": cumulative_accuracy(rows),
-        "coverage_90": coverage(rows),
-        "refused": dict(refused),
-        "roi_boxes": len(distances),
-        "roi_centres_within_3_percent": float((distances <= CENTRE_TOLERANCE).mean()),
-        "roi_centre_median": float(np.median(distances)),
-        "roi_centres_per_bone": {name: float((values <= CENTRE_TOLERANCE).mean()) for name, values in centres.items()},
-        "non_hands_accepted": accepted,
+        "material": material(films),
+        **age_figures(rows),
+        "refused_share": sum(row.refusal is not None for row in rows) / len(rows) if rows else float("nan"),
+        "roi": rois,
+        "roi_boxes": rois["all"]["boxes"] if rois else 0,
+        "roi_centres_within_3_percent": rois["all"]["within_3_percent"] if rois else None,
+        "roi_centre_median": rois["all"]["centre_median"] if rois else None,
+        "roi_centres_per_bone": (
+            {name: bone["within_3_percent"] for name, bone in rois["all"]["bones"].items()} if rois else {}
+        ),
         "rows": [asdict(row) for row in rows],
     }
+    return cases, figures
+
+
+def evaluate(engine: Engine, data: Path, part: str, **also: Any) -> tuple[list[Case], dict[str, Any]]:
+    """Evaluate one part of the split in a data folder; ``also`` goes into the figures as it is.
+
+    Raises
+    ------
+    DataError
+        If the films cannot be read, or there are none of that part.
+    """
+    split, annotations = read_split(), read_annotations(data) if (data / "annotations").is_dir() else {}
+    films = load_half(data, [part], split)
+    if not films:
+        raise DataError(f"{data} holds no film of the part {part!r}.")
+    aspects = {rsna_id: annotation.aspect for rsna_id, annotation in annotations.items()}
+    annotated = load_small(data, ["annotation-test"], split, aspects) if part == "test" and annotations else []
+    cases, figures = measure(engine, films, annotated, annotations)
+    negatives = load_negatives(data)
+    accepted = count_accepted(engine, negatives)
+    figures |= {
+        "part": part,
+        "non_hands": len(negatives),
+        "non_hands_accepted": accepted,
+        "non_hands_share": accepted / len(negatives) if negatives else float("nan"),
+    }
+    return cases, clean(figures | also)
+
+
+def print_figures(figures: dict[str, Any]) -> None:
+    """Print the paper's Table 3 and every figure that fits a line."""
+    say = print  # a command's answer
+    say(f"\nPart {figures['part']!r}, {figures['films']} films, months: MAE / RMSE (films)")
+    for group, row in figures["table_3"].items():
+        cells = (f"{sex} {_cell(errors)}" for sex, errors in row.items())
+        say(f"  {group:9s} " + "   ".join(cells))
+    say("\nBias (limits of agreement) in months; coverage and mean width of the intervals")
+    for group, row in figures["bland_altman"].items():
+        total, interval = row["total"], figures["intervals"][group]
+        if total["bias_months"] is not None:
+            limits = (
+                f"{total['bias_months']:+5.1f} ({total['limit_low_months']:+.1f} to {total['limit_high_months']:+.1f})"
+            )
+            say(f"  {group:9s} {limits:26s} {interval['coverage']:6.1%} {interval['width_months']:6.1f}")
+    for name, found in (figures["roi"] or {}).items():
+        if found:
+            say(f"\nROIs, {name}, {found['films']} films of 13 bones")
+            keys = [key for key, value in found.items() if not isinstance(value, dict)]
+            say("  " + ", ".join(f"{key} {found[key]:.4g}" for key in keys if found[key] is not None))
+    hidden = {"table_3", "rows", "roi", "bland_altman", "intervals", "cumulative_accuracy", "acceptance"}
+    say("")
     for key, value in figures.items():
-        if key not in {"table_3", "rows"}:
-            print(f"{key}: {value}")  # noqa: T201 - a command's answer
-    return figures
+        if key not in hidden:
+            say(f"{key}: {value}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Evaluate; returns 0, or 2 when the data cannot be used."""
-    parser = argparse.ArgumentParser(prog="boneage-node evaluate", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--data", type=Path, required=True, help="the data folder (rsna2017/, annotations/, negatives/)"
+def _cell(errors: dict[str, Any]) -> str:
+    if not errors["films"]:
+        return f"{'':13s} (  0)"
+    return f"{errors['mae_months']:5.1f} / {errors['rmse_months']:5.1f} ({errors['films']:3d})"
+
+
+def judge(figures: dict[str, Any], thresholds: list[Threshold]) -> bool:
+    """Set the figures beside the thresholds, keep and print the sentences; True when all hold."""
+    verdicts = [threshold.judge(figures) for threshold in thresholds]
+    figures["acceptance"] = [asdict(verdict) for verdict in verdicts]
+    for verdict in verdicts:
+        print(f"{'passed' if verdict.passed else 'FAILED'}: {verdict.sentence}")  # noqa: T201 - a command's answer
+    return all(verdict.passed for verdict in verdicts)
+
+
+def picture(case: Case) -> tuple[str, str]:
+    """Return a film with its found regions drawn in, as caption and data URI."""
+    image = cv2.cvtColor(case.film.pixels, cv2.COLOR_GRAY2BGR)
+    scale = _PICTURE_SIDE / max(image.shape[:2])
+    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    for roi in case.finding.rois:
+        corners = [round(v * scale) for v in (roi.box.x0, roi.box.y0, roi.box.x1, roi.box.y1)]
+        cv2.rectangle(image, (corners[0], corners[1]), (corners[2], corners[3]), (80, 200, 255), 1)
+    encoded = base64.b64encode(cv2.imencode(".jpg", image)[1].tobytes()).decode()
+    row = case.row
+    said = row.refusal or f"{row.estimate_months:.0f} months"
+    return (
+        f"Film {row.rsna_id}: reference {row.reference_months:.0f} months, {said}",
+        f"data:image/jpeg;base64,{encoded}",
     )
+
+
+def furthest(cases: list[Case], count: int) -> list[Case]:
+    """Return the films with the largest errors, refused ones first."""
+
+    def size(case: Case) -> float:
+        return abs(case.row.error_months) if isinstance(case.finding, Estimate) else math.inf
+
+    return sorted(cases, key=size, reverse=True)[:count]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(prog="boneage-node evaluate", description=(__doc__ or "").splitlines()[0])
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", type=Path, help="the data folder (rsna2017/, annotations/, negatives/)")
+    source.add_argument("--from", type=Path, dest="kept", metavar="JSON", help="figures kept by --json: read no film")
     parser.add_argument("--method", default="global-local", help="which bundle to evaluate (default global-local)")
     parser.add_argument("--part", default="test", choices=("train", "validation", "test"), help="part of the split")
     parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--report", type=Path, metavar="HTML", help="also write a page for people there")
+    parser.add_argument("--pictures", type=int, default=0, metavar="N", help="show N films in the page (default 0)")
+    parser.add_argument(
+        "--accept", metavar="THRESHOLDS", help="such as mae<=10,coverage>=0.85,refused<=0.05, or a TOML file of them"
+    )
+    parser.add_argument(
+        "--recalibrate", type=Path, metavar="FILE", help="fit a line per sex on these films, write it there"
+    )
+    parser.add_argument("--recalibration", type=Path, metavar="FILE", help="evaluate with this recalibration in force")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def _measure(arguments: argparse.Namespace) -> tuple[list[Case], dict[str, Any]]:
+    if arguments.kept is not None:
+        figures = json.loads(arguments.kept.read_text())
+        if figures.get("schema") != SCHEMA:
+            raise DataError(f"{arguments.kept} is no evaluation of this version ({SCHEMA}); measure again.")
+        return [], figures
+    chosen = {"threads": arguments.threads, "device": arguments.device}
+    engine = Engine.load(arguments.method, recalibration=arguments.recalibration, **chosen)
+    return evaluate(engine, arguments.data, arguments.part, cost=cost(arguments.method, **chosen))
+
+
+def _fit(figures: dict[str, Any], path: Path) -> None:
+    model = ModelIdentity(**figures["model"])
+    if "+site." in model.version:
+        raise DataError("These ages are recalibrated already; evaluate without --recalibration to fit anew.")
+    fitted = recalibration.fit(rows_of(figures, "figures"), model)
+    figures["recalibration"] = fitted
+    path.write_text(json.dumps(fitted, indent=2) + "\n")
+
+
+def _run(arguments: argparse.Namespace) -> bool:
+    """Do what the command line asks; True unless a threshold failed."""
+    thresholds = read_thresholds(arguments.accept) if arguments.accept else []
+    cases, figures = _measure(arguments)
+    if arguments.recalibrate:
+        _fit(figures, arguments.recalibrate)
+    print_figures(figures)
+    accepted = judge(figures, thresholds) if thresholds else True
+    writers: list[tuple[Path | None, Callable[[], str]]] = [
+        (arguments.json, lambda: json.dumps(figures, indent=1, allow_nan=False) + "\n"),
+        (arguments.report, lambda: report(figures, [picture(case) for case in furthest(cases, arguments.pictures)])),
+    ]
+    for path, write in writers:
+        if path is not None:
+            path.write_text(write(), "utf-8")
+    return accepted
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate; returns 0, 1 when a threshold fails or the model cannot be opened, 2 when the data cannot be used."""
+    arguments = make_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        figures = evaluate(Engine.load(arguments.method, threads=arguments.threads), arguments.data, arguments.part)
+        return 0 if _run(arguments) else 1
     except TrainingError as error:
         _log.error("%s: %s", error.code, error)
         return 2
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0
+    except InferenceError as error:
+        _log.error("%s: %s", error.code, error)
+        return 1
 
 
 if __name__ == "__main__":

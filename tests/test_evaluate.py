@@ -1,0 +1,463 @@
+"""Figures, pictures, acceptance and recalibration of an evaluation, on made-up results and a made-up engine.
+
+Not covered: what the shipped models really do on films (the command itself says that).
+"""
+
+import csv
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from monai.apps.detection.metrics.coco import COCOMetric
+from monai.apps.detection.metrics.matching import matching_batch
+from monai.data.box_utils import box_iou
+
+from inference.anatomy import BOX_NAMES, POINT_NAMES, RUS_NAMES
+from inference.engine import Engine
+from inference.finding import Box, Estimate, Laterality, ModelIdentity, Refusal, RefusalCode, Roi, Sex
+from inference.pose import template_points
+from inference.preparation import hand_length
+from inference.recalibration import Recalibration
+from training import evaluate as command
+from training.annotations import Annotation
+from training.errors import DataError
+from training.evaluation import ages, recalibration, rois
+from training.evaluation.acceptance import METRICS, read_thresholds
+from training.evaluation.drawing import Plot, ticks
+from training.evaluation.reading import Case, Row
+from training.evaluation.report import report
+from training.radiographs import Radiograph, Reading, read_split
+
+MODEL = ModelIdentity("house", "House", "0.1.0", "ab" * 32)
+
+
+def row(number: int, reference: float, estimate: float | None, sex: str = "M", half: float = 10.0) -> Row:
+    if estimate is None:
+        return Row(number, sex, reference, None, None, None, "not-a-hand", 5.0)
+    return Row(number, sex, reference, estimate, max(0.0, estimate - half), estimate + half, None, 5.0)
+
+
+ROWS = [row(1, 60, 66), row(2, 60, 58, "F"), row(3, 120, 108), row(4, 130, 130, "F"), row(5, 100, None)]
+
+
+def test_table_3_groups_by_age_and_sex():
+    """Given five films with errors 6, 2, 12, 0 and a refusal, then the table is what a pencil gives."""
+    table = ages.table_3(ROWS)
+    assert table["(4, 6]"]["total"].mae_months == 4  # 60 months are in (4, 6]: the upper end belongs to a group
+    assert table["(8, 10]"]["male"].mae_months == 12
+    assert table["(8, 10]"]["female"].films == 0
+    assert table["all"]["total"].mae_months == 5
+    assert table["all"]["total"].rmse_months == pytest.approx(math.sqrt((36 + 4 + 144) / 4))
+
+
+def test_cumulative_accuracy_and_coverage_leave_refused_films_out():
+    assert ages.cumulative_accuracy(ROWS, (0, 2, 6, 12)) == {0: 0.25, 2: 0.5, 6: 0.75, 12: 1.0}
+    assert ages.coverage(ROWS) == 0.75
+    table = ages.intervals(ROWS)
+    assert table["all"]["width_months"] == 20
+    assert (table["(4, 6]"]["films"], table["(4, 6]"]["coverage"]) == (2, 1.0)
+    assert math.isnan(table["(0, 4]"]["coverage"])
+
+
+def test_the_least_coverage_is_that_of_groups_with_enough_films():
+    rows = [row(i, 100, 100) for i in range(14)] + [row(20, 100, 150)]
+    assert ages.least_coverage(rows) == pytest.approx(14 / 15)
+    assert math.isnan(ages.least_coverage(rows[:14]))
+
+
+def test_bland_altman_by_hand():
+    """Given differences 6, -2, -12 and 0, then bias -2, SD sqrt(168 / 3), limits bias -+ 1.96 SD."""
+    found = ages.bland_altman(ROWS)
+    deviation = math.sqrt((64 + 0 + 100 + 4) / 3)
+    assert found["bias_months"] == -2
+    assert found["sd_months"] == pytest.approx(deviation)
+    assert found["limit_high_months"] == pytest.approx(-2 + 1.96 * deviation)
+    assert found["bias_high_months"] == pytest.approx(-2 + 3.182446 * deviation / 2, rel=1e-5)  # t(0.975, 3)
+    assert math.isnan(ages.bland_altman(ROWS[:1])["bias_months"])
+
+
+def test_wilsons_interval_is_the_published_one():
+    low, high = ages.wilson(0.9, 100)  # Newcombe, Stat Med 1998;17:857, method 3 gives 82.56 to 94.48 %
+    assert (low, high) == pytest.approx((0.8256, 0.9448), abs=5e-4)
+    assert ages.wilson(1.0, 5)[1] == 1.0
+
+
+def test_the_error_has_an_interval_that_holds_it():
+    rows = [row(i, 100, 100 + (i % 20)) for i in range(100)]
+    low, high = ages.mae_interval(rows)
+    assert low < ages.errors_of(rows).mae_months == 9.5 < high
+    assert high - low == pytest.approx(2 * 1.96 * np.std(np.arange(20)) / 10, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [((0, 0, 2, 2), 1.0), ((1, 0, 3, 2), 1 / 3), ((2, 0, 4, 2), 0.0), ((0, 0, 1, 1), 0.25), ((5, 5, 6, 6), 0.0)],
+)
+def test_intersection_over_union(other, expected):
+    assert rois.iou((0, 0, 2, 2), other) == pytest.approx(expected)
+
+
+def test_average_precision_by_hand():
+    """Given right, wrong, right by falling score among three truths, then 34 recalls at 1, 33 at 2/3, 34 at 0."""
+    scores, hits = np.array([0.7, 0.9, 0.8]), np.array([True, True, False])
+    assert rois.average_precision(scores, hits, 3) == pytest.approx((34 + 33 * 2 / 3) / 101)
+    assert rois.average_precision(np.array([]), np.array([], dtype=bool), 3) == 0
+    assert rois.average_precision(np.array([0.5]), np.array([True]), 1) == 1
+
+
+def random_films(seed: int, count: int = 12) -> list[rois.FilmRois]:
+    generator = np.random.default_rng(seed)
+    films = []
+    for _ in range(count):
+        found = generator.random(13) < 0.9
+        ious = np.where(found, generator.uniform(0.3, 1, 13), 0)
+        distances = np.where(found, generator.uniform(0, 0.05, 13), np.inf)
+        films.append(
+            rois.FilmRois(bool(generator.random() < 0.5), ious, found * generator.random(13), distances, found)
+        )
+    return films
+
+
+def test_average_precisions_are_monais():
+    """Given found boxes of random overlap, then AP, AP50 and AP75 are those of MONAI's COCO metric."""
+    films = random_films(5)
+    metric = COCOMetric(list(RUS_NAMES), (0.5, 0.75), (0.5, 0.95, 0.05), (100,), per_class=False, verbose=False)
+    truth = np.array([[0.0, 0.0, 1.0, 1.0]] * 13)
+    boxes = [np.array([[0, 0, 1, u] for u in film.ious[film.found]]) for film in films]  # IoU of a part is its area
+    matched = matching_batch(
+        box_iou, metric.iou_thresholds, boxes,
+        [np.flatnonzero(film.found) for film in films], [film.scores[film.found] for film in films],
+        [truth] * len(films), [np.arange(13)] * len(films),
+    )  # fmt: skip
+    expected = metric(matched)[0]
+    found = rois.average_precisions(films)
+    assert found["ap50"] == pytest.approx(expected["AP_IoU_0.50_MaxDet_100"], abs=1e-9)
+    assert found["ap75"] == pytest.approx(expected["AP_IoU_0.75_MaxDet_100"], abs=1e-9)
+    assert found["ap"] == pytest.approx(expected["mAP_IoU_0.50_0.95_0.05_MaxDet_100"], abs=1e-9)
+
+
+def test_counts_of_rois():
+    """Given two films, one perfect, one with a bone missing and a box too far off, then the figures follow."""
+    good = rois.FilmRois(True, np.ones(13), np.ones(13), np.zeros(13), np.ones(13, dtype=bool))
+    ious, distances, found = np.ones(13), np.zeros(13), np.ones(13, dtype=bool)
+    ious[:2], distances[:2], found[0] = (0, 0.4), (np.inf, 0.02), False
+    bad = rois.FilmRois(False, ious, found * 1.0, distances, found)
+    figures = rois.all_roi_figures([good, bad])
+    every = figures["all"]
+    assert (every["precision"], every["recall"]) == pytest.approx((24 / 25, 24 / 26))
+    assert every["f1"] == pytest.approx(48 / 51)
+    assert every["films_all_13_reported"] == every["films_all_13_at_iou_50"] == 0.5
+    assert (every["within_1_percent"], every["within_3_percent"]) == pytest.approx((24 / 26, 25 / 26))
+    assert every["centre_accuracy"]["2"] == pytest.approx(25 / 26)
+    assert every["bones"]["radius"]["recall"] == 0.5
+    assert figures["sharp"]["films"] == figures["small"]["films"] == 1
+    assert rois.all_roi_figures([]) is None
+
+
+ROWS_PX, COLUMNS_PX = 500, 400
+
+
+def annotation(number: int = 1) -> Annotation:
+    points = {
+        name: (float(x), float(y))
+        for name, (x, y) in zip(POINT_NAMES, template_points() * 0.8 + 0.1, strict=True)
+    }  # fmt: skip
+    return Annotation(number, COLUMNS_PX / ROWS_PX, points, dict.fromkeys(BOX_NAMES, (0.1, 0.08)))
+
+
+def film(number: int, age_months: float, sex: Sex = Sex.MALE, part: str = "test") -> Radiograph:
+    pixels = np.full((ROWS_PX, COLUMNS_PX), round(age_months), dtype=np.uint8)
+    return Radiograph(Reading(number, age_months, sex, part), pixels)
+
+
+def found_rois(shift: float = 0.0) -> tuple[Roi, ...]:
+    marks = annotation()
+    made = []
+    for name in RUS_NAMES:
+        x, y = marks.points[name][0] * COLUMNS_PX + shift, marks.points[name][1] * ROWS_PX
+        made.append(Roi(name, Box(x - 20, y - 20, x + 20, y + 20), 0.9))
+    return tuple(made)
+
+
+class FakeEngine:
+    """Reads the age off the film's grey: black is refused, else 3 months too old; its ROIs are 4 pixels off."""
+
+    identity = MODEL
+
+    def interpret_film(self, film, subject):
+        age = float(film.pixels.mean()) * 255
+        if age < 1:
+            return Refusal(RefusalCode.NOT_A_HAND, "No hand.", "None.", subject)
+        age += 3
+        return Estimate(
+            age, age - 10, age + 10, 0.9, subject, Laterality.LEFT, Box(0, 0, 9, 9), found_rois(4), 1, 1.0, (), MODEL
+        )
+
+
+def test_found_boxes_are_set_beside_annotated_ones():
+    shot = film(1, 120)
+    case = Case(shot, FakeEngine().interpret_film(command.film_of(shot.pixels), None), row(1, 120, 123))
+    compared = rois.compare_film(case, annotation())
+    length = float(hand_length(annotation().array().astype(float) * (COLUMNS_PX, ROWS_PX)))
+    assert compared.distances == pytest.approx(np.full(13, 4 / length), rel=1e-4)
+    assert compared.ious == pytest.approx(np.full(13, 36 / 44), rel=1e-4)
+    assert compared.sharp
+    partial = annotation()
+    del partial.points["DP5"]
+    assert rois.compare_film(case, partial) is None
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data folder with four films of the test part, one of them black, and one image that is no hand."""
+    folder = tmp_path / "data"
+    (folder / "rsna2017" / "half").mkdir(parents=True)
+    (folder / "negatives").mkdir()
+    ids = [number for number, part in read_split().items() if part == "test"][:4]
+    with (folder / "rsna2017" / "half.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["rsna_id", "bone_age_months", "sex"])
+        for number, age, sex in zip(ids, (60, 120, 180, 100), "MFMF", strict=True):
+            writer.writerow([number, age, sex])
+            grey = 0 if age == 100 else age
+            cv2.imwrite(str(folder / "rsna2017" / "half" / f"{number}.jpg"), np.full((60, 50), grey, dtype=np.uint8))
+    cv2.imwrite(str(folder / "negatives" / "chest.jpg"), np.zeros((60, 50), dtype=np.uint8))
+    return folder
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    monkeypatch.setattr(Engine, "load", classmethod(lambda cls, *_, **__: FakeEngine()))
+    given = {"parameters": 5_000_000, "megabytes": 12.0, "threads": 2, "device": "cpu"}
+    monkeypatch.setattr(command, "cost", lambda *_, **__: given)
+
+
+def test_the_command_measures_and_writes_json_and_page(data, fake, tmp_path, capsys):
+    kept, page = tmp_path / "figures.json", tmp_path / "report.html"
+    arguments = ["--data", str(data), "--json", str(kept), "--report", str(page), "--pictures", "2"]
+    assert command.main(arguments) == 0
+    figures = json.loads(kept.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert figures["table_3"]["all"]["total"]["mae_months"] == pytest.approx(3, abs=0.5)
+    assert (figures["films"], figures["refused"], figures["refused_share"]) == (4, {"not-a-hand": 1}, 0.25)
+    assert (figures["non_hands"], figures["non_hands_accepted"]) == (1, 0)
+    assert figures["roi"] is None  # a site's folder without annotations is fine
+    assert figures["within_months"]["6"] == 1
+    assert len(figures["rows"]) == 4
+    printed = capsys.readouterr().out
+    assert "MAE / RMSE" in printed
+    assert "non_hands_accepted: 0" in printed
+    text = page.read_text()
+    assert text.count("data:image/jpeg;base64,") == 2
+    again = tmp_path / "again.html"
+    assert command.main(["--from", str(kept), "--report", str(again)]) == 0
+    assert "How well bone age is read" in again.read_text()
+
+
+@pytest.mark.parametrize(("wanted", "code"), [("mae<=5,refused<=0.25", 0), ("mae<=5,refused<=0.2", 1), ("mae<=x", 2)])
+def test_thresholds_decide_the_exit_code(data, fake, capsys, wanted, code):
+    assert command.main(["--data", str(data), "--accept", wanted]) == code
+    printed = capsys.readouterr().out
+    assert ("FAILED: refused: share of films refused is 0.25, wanted <= 0.2." in printed) == (code == 1)
+    assert ("passed: mae" in printed) == (code < 2)
+
+
+def test_a_folder_without_films_is_refused(tmp_path, fake):
+    assert command.main(["--data", str(tmp_path)]) == 2
+
+
+def full_figures() -> dict:
+    """Figures as the command has them, with ROIs."""
+    films = [film(i, age, sex) for i, (age, sex) in enumerate(((60, Sex.MALE), (130, Sex.FEMALE), (0, Sex.MALE)), 1)]
+    _, figures = command.measure(FakeEngine(), films, [], {1: annotation(), 2: annotation(2)})
+    cost = {"parameters": 5_000_000, "megabytes": 12.0, "threads": 2, "device": "cpu"}
+    more = {"part": "test", "non_hands": 3, "non_hands_accepted": 0, "non_hands_share": 0.0, "cost": cost}
+    return command.clean(figures | more)
+
+
+class Balanced(HTMLParser):
+    """Complains of tags that are not closed in order."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone_and_says_what_it_is():
+    figures = full_figures()
+    figures["acceptance"] = [{"name": "mae", "passed": False, "sentence": "mae: too much & <more>."}]
+    text = report(figures)
+    parser = Balanced()
+    parser.feed(text)
+    assert not parser.open
+    assert "script" not in parser.seen
+    assert not re.search(r"(src|href)\s*=\s*.https?:|@import|url\(", text)
+    assert "Research use only" in text
+    assert "mae: too much &amp; &lt;more&gt;." in text
+    assert parser.seen.count("svg") == 7
+    assert "nan" not in text.lower().replace("nance", "")
+
+
+def test_every_key_of_the_json_is_documented():
+    document = (Path(__file__).parents[1] / "training" / "evaluation" / "FIGURES.md").read_text()
+    keys = set(full_figures()) | {"acceptance", "recalibration"}
+    assert {key for key in keys if f"`{key}`" not in document} == set()
+
+
+def test_keys_that_others_read_stay():
+    old = {
+        "part", "model", "films", "table_3", "within_months", "coverage_90", "refused", "roi_boxes",
+        "roi_centres_within_3_percent", "roi_centre_median", "roi_centres_per_bone", "non_hands_accepted", "rows",
+    }  # fmt: skip
+    assert old <= set(full_figures())
+
+
+def test_every_figure_that_a_threshold_may_name_is_measured():
+    figures = full_figures() | {"least_group_coverage": 0.9}
+    for name in METRICS:
+        (threshold,) = read_thresholds(f"{name}<=1000000")
+        assert threshold.judge(figures).passed, name
+
+
+def test_what_was_not_measured_fails():
+    (threshold,) = read_thresholds("roi_recall>=0")
+    verdict = threshold.judge({"roi": None})
+    assert not verdict.passed
+    assert "was not measured" in verdict.sentence
+
+
+def test_a_bias_is_judged_by_its_size():
+    (threshold,) = read_thresholds(" bias < 3 ")
+    assert not threshold.judge({"bland_altman": {"all": {"total": {"bias_months": -4}}}}).passed
+
+
+def test_thresholds_from_a_file(tmp_path):
+    (tmp_path / "a.toml").write_text('mae = "<= 10"\ncoverage = ">= 0.85"\n')
+    assert [(t.name, t.comparison, t.limit) for t in read_thresholds(str(tmp_path / "a.toml"))] == [
+        ("mae", "<=", 10.0),
+        ("coverage", ">=", 0.85),
+    ]
+
+
+@pytest.mark.parametrize("text", ["mae", "mae=5", "nothing<=1", "mae<=1.2.3", "missing.toml"])
+def test_a_threshold_that_cannot_be_understood_is_refused(text):
+    with pytest.raises(DataError):
+        read_thresholds(text)
+
+
+def site(films: int = 60, offset: float = 12.0, factor: float = 0.9, noise: float = 5.0, seed: int = 1) -> list[Row]:
+    """Films of a site where boys are read as ``(reference - offset) / factor``, girls right."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for i in range(films):
+        reference = float(generator.uniform(40, 200))
+        sex = "M" if i % 2 else "F"
+        shown = (reference - offset) / factor if sex == "M" else reference
+        rows.append(row(i, reference, shown + noise * float(generator.normal()), sex))
+    return rows
+
+
+def test_a_recalibration_undoes_a_sites_line(tmp_path):
+    """Given boys read too young along a line, then that line is found, written and read by the node."""
+    fitted = recalibration.fit(site(), MODEL)
+    boys, girls = fitted["lines"]["M"], fitted["lines"]["F"]
+    assert boys["offset_months"] == pytest.approx(12, abs=6)
+    assert boys["factor"] == pytest.approx(0.9, abs=0.05)
+    assert girls["factor"] == pytest.approx(1, abs=0.05)
+    (tmp_path / "r.json").write_text(json.dumps(fitted))
+    read = Recalibration.read(tmp_path / "r.json")
+    read.check(MODEL)
+    assert read.apply(100, Sex.MALE) == pytest.approx(102, abs=5)
+
+
+def test_a_clear_shift_is_worth_adopting_and_none_is_not():
+    shifted = recalibration.fit(site(offset=30, factor=1.0), MODEL)
+    assert shifted["advice"].startswith("Adopt it")
+    assert shifted["after_left_out"]["mae_months"] < shifted["before"]["mae_months"] - 5
+    assert abs(shifted["after_left_out"]["bias_months"]) < 0.5
+    plain = recalibration.fit(site(offset=0, factor=1.0), MODEL)
+    assert plain["advice"].startswith("Leave it")
+    assert plain["after_left_out"]["mae_months"] > plain["before"]["mae_months"] - 0.3
+
+
+def test_left_out_errors_are_what_leaving_out_gives():
+    rows = site(40)
+    x = np.array([r.estimate_months for r in rows])
+    y = np.array([r.reference_months for r in rows])
+    _, _, residuals = recalibration.fit_line(x, y)
+    for place in (0, 17, 39):
+        others = np.arange(40) != place
+        offset, factor, _ = recalibration.fit_line(x[others], y[others])
+        assert residuals[place] == pytest.approx(offset + factor * x[place] - y[place], abs=1e-9)
+
+
+def test_films_of_one_age_give_an_offset_only():
+    offset, factor, _ = recalibration.fit_line(np.array([100.0, 101.0, 99.0]), np.array([110.0, 108.0, 112.0]))
+    assert (offset, factor) == (pytest.approx(10), 1.0)
+
+
+def test_a_sex_with_few_films_keeps_its_ages():
+    rows = [r for r in site(90, offset=30) if r.sex == "F" or r.rsna_id < 30]
+    fitted = recalibration.fit(rows, MODEL)
+    assert fitted["lines"]["M"] == {"offset_months": 0.0, "factor": 1.0, "films": 15}
+
+
+@pytest.mark.parametrize("rows", [site(20), [row(i, 120, 40 + 3 * i) for i in range(40)]], ids=["few", "unrelated"])
+def test_a_recalibration_that_cannot_be_fitted_is_refused(rows):
+    with pytest.raises(DataError):
+        recalibration.fit(rows, MODEL)
+
+
+def test_intervals_after_recalibration_cover_the_site():
+    fitted = recalibration.fit(site(200, noise=12.0), MODEL)
+    assert fitted["before"]["coverage"] < 0.8
+    assert fitted["after_left_out"]["coverage"] == pytest.approx(0.9, abs=0.02)
+    assert fitted["interval_factor"] > 1.5
+
+
+def test_the_command_fits_and_writes_a_recalibration(tmp_path, capsys):
+    figures = full_figures() | {"rows": [{k: getattr(r, k) for k in Row.__dataclass_fields__} for r in site()]}
+    (tmp_path / "f.json").write_text(json.dumps(figures))
+    out, page = tmp_path / "recalibration.json", tmp_path / "page.html"
+    arguments = ["--from", str(tmp_path / "f.json"), "--recalibrate", str(out), "--report", str(page)]
+    assert command.main(arguments) == 0
+    assert Recalibration.read(out).lines[Sex.MALE].factor != 1
+    assert "A recalibration for this site" in page.read_text()
+    assert "leave-one-out" in page.read_text()
+    figures["model"]["version"] += "+site.12345678"
+    (tmp_path / "f.json").write_text(json.dumps(figures))
+    assert command.main(arguments) == 2, "recalibrated ages are not recalibrated again"
+
+
+@given(st.floats(-1e4, 1e4), st.floats(0.01, 1e4))
+def test_ticks_are_few_round_and_inside(low, span):
+    made = ticks(low, low + span)
+    assert len(made) <= 8
+    assert all(low - 1e-6 * span <= at <= low + span * (1 + 1e-6) for at in made)
+
+
+def test_a_plot_escapes_words_and_keeps_points_inside():
+    plot = Plot((0, 10), (0, 10), x_label="a < b", y_label="y", title='t"')
+    svg = plot.points([(5, 99)], "#000", "n & m").svg()
+    assert "a &lt; b" in svg
+    assert "n &amp; m" in svg
+    assert 'cy="14.0"' in svg

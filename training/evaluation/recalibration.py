@@ -1,0 +1,104 @@
+"""Fit a site's linear correction of ages, per sex, and say honestly what it gains.
+
+Least squares of the reference on the estimate. A line fitted on the very films it is judged on always looks good, so
+every figure "after" is leave-one-out: each film is corrected by the line of the others (exactly, by the hat matrix: the
+left-out residual is residual / (1 - leverage)). Intervals are rescaled by the conformal quantile of these left-out
+errors over the model's half-widths. ``inference.recalibration`` says what the file holds and applies it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inference.finding import ModelIdentity, Sex
+from inference.recalibration import PLAUSIBLE_FACTORS, PLAUSIBLE_INTERVAL_FACTORS, SCHEMA
+from training.errors import DataError
+from training.evaluation.reading import Row
+
+Float = npt.NDArray[np.float64]
+
+LEAST_FILMS = 20
+"""A sex with fewer films keeps its ages as they are: two numbers from less than this are noise."""
+LEAST_SPREAD_MONTHS = 12.0
+"""Films all of one age say nothing of a slope: with a smaller standard deviation only an offset is fitted."""
+
+
+def fit_line(estimates: Float, references: Float) -> tuple[float, float, Float]:
+    """Return offset in months, factor, and the left-out residuals (estimate minus reference), shape (n,)."""
+    films = len(estimates)
+    centred = estimates - estimates.mean()
+    if estimates.std() < LEAST_SPREAD_MONTHS:
+        factor, leverage = 1.0, np.full(films, 1 / films)
+    else:
+        spread = float(centred @ centred)
+        factor, leverage = float(centred @ references) / spread, 1 / films + centred**2 / spread
+    offset = float(references.mean() - factor * estimates.mean())
+    return offset, factor, (offset + factor * estimates - references) / (1 - leverage)
+
+
+def fit(rows: list[Row], model: ModelIdentity, level: float = 0.9) -> dict[str, Any]:
+    """Return the content of the recalibration file.
+
+    Raises
+    ------
+    DataError
+        If no sex has LEAST_FILMS films, or the readings and the estimates do not belong together.
+    """
+    read = [row for row in rows if row.estimate_months is not None]
+    estimates = np.array([row.estimate_months for row in read], dtype=np.float64)
+    references = np.array([row.reference_months for row in read])
+    halves = np.array([row.high_months - row.estimate_months for row in read])  # type: ignore[operator]
+    male = np.array([row.sex == Sex.MALE.value for row in read], dtype=bool)
+    lines, left_out = {}, estimates - references
+    for sex in Sex:
+        chosen = male == (sex is Sex.MALE)
+        offset, factor = 0.0, 1.0
+        if chosen.sum() >= LEAST_FILMS:
+            offset, factor, left_out[chosen] = fit_line(estimates[chosen], references[chosen])
+        if not PLAUSIBLE_FACTORS[0] <= factor <= PLAUSIBLE_FACTORS[1]:
+            raise DataError(
+                f"The readings of sex {sex.value} hardly follow the estimates; check that they belong to them."
+            )
+        lines[sex.value] = {"offset_months": round(offset, 3), "factor": round(factor, 5), "films": int(chosen.sum())}
+    if all(line["films"] < LEAST_FILMS for line in lines.values()):
+        raise DataError(f"A recalibration needs {LEAST_FILMS} films of one sex with an age; there are fewer.")
+    factor = _interval_factor(np.abs(left_out), halves, level)
+    return {
+        "schema": SCHEMA,
+        "method": model.method,
+        "weights_sha256": model.weights_sha256,
+        "lines": lines,
+        "interval_factor": round(factor, 4),
+        "before": _figures(estimates - references, halves),
+        "after_left_out": _figures(left_out, halves * factor),
+        "advice": _advice(np.abs(estimates - references), np.abs(left_out)),
+    }
+
+
+def _interval_factor(errors: Float, halves: Float, level: float) -> float:
+    ratios = np.sort(errors / halves)
+    rank = min(math.ceil((len(ratios) + 1) * level), len(ratios))
+    return float(np.clip(ratios[rank - 1], *PLAUSIBLE_INTERVAL_FACTORS))
+
+
+def _figures(errors: Float, halves: Float) -> dict[str, float]:
+    return {
+        "films": len(errors),
+        "mae_months": round(float(np.abs(errors).mean()), 3),
+        "bias_months": round(float(errors.mean()), 3),
+        "coverage": round(float((np.abs(errors) <= halves).mean()), 4),
+        "width_months": round(float(2 * halves.mean()), 2),
+    }
+
+
+def _advice(before: Float, after: Float) -> str:
+    """Say whether the left-out errors are clearly smaller, by the paired 95 % interval of their difference."""
+    gain = before - after
+    reach = 1.96 * float(gain.std(ddof=1)) / math.sqrt(len(gain))
+    if gain.mean() > reach:
+        return f"Adopt it: on films it has not seen it lowers the error by {gain.mean():.1f} ± {reach:.1f} months."
+    return f"Leave it: on films it has not seen it gains {gain.mean():.1f} ± {reach:.1f} months, which may be chance."
