@@ -66,6 +66,10 @@ _MODULES = {
 """Module of each method; it has a function ``open_method(config)``."""
 
 
+DEFAULT_METHOD = "global-local"
+"""What the node, the demo and the commands use unless told otherwise."""
+
+
 def method_names() -> tuple[str, ...]:
     """Return the names of all methods this package implements, sorted."""
     return tuple(sorted(_MODULES))
