@@ -42,7 +42,7 @@ _CARPUS_PLACE = POINT_NAMES.index("J-carpus")
 class PreparedHand:
     """A network's input for one hand.
 
-    ``whole`` has shape (224, 224) and ``patches`` (18, 64, 64), both uint8 and equalised.
+    ``whole`` has shape (224, 224) and ``patches`` (18, 64, 64), both uint8, equalised unless asked otherwise.
     """
 
     whole: Grey
@@ -106,7 +106,9 @@ def stretched_crop(film: Grey, pose: Pose, extent: tuple[int, int], window: tupl
     return np.asarray(np.rint(255 * stretch(crop_upright(film, pose, extent, window))), dtype=np.uint8)
 
 
-def prepare(film: Grey, pose: Pose, centres: Float, *, side: int = 224, patch_side: int = 64) -> PreparedHand:
+def prepare(
+    film: Grey, pose: Pose, centres: Float, *, side: int = 224, patch_side: int = 64, equalise: bool = True
+) -> PreparedHand:
     """Cut a hand and its ROIs out of a film.
 
     Parameters
@@ -119,9 +121,11 @@ def prepare(film: Grey, pose: Pose, centres: Float, *, side: int = 224, patch_si
         Shape (18, 2), film pixels, in the order of ROI_NAMES.
     side, patch_side
         Sides of the two inputs in pixels.
+    equalise
+        Flatten the histogram; without, grey values stay as the film has them (Table 4 of Hui et al. 2022).
     """
     whole = crop_upright(film, pose, side, HAND_WINDOW)
-    table = equalisation_table(whole)
+    table = equalisation_table(whole) if equalise else np.arange(256, dtype=np.uint8)
     patches = []
     middle = pose.to_template(centres)
     for (x, y), reach in zip(middle, PATCH_SIDES / 2, strict=True):
