@@ -1,4 +1,4 @@
-"""The training loop and the samples it is fed, on synthetic hands. Does not cover accuracy on radiographs."""
+"""The samples nets are fed, losses and recipes, on synthetic hands. The loop: test_fit.py. Not accuracy on films."""
 
 import csv
 
@@ -12,7 +12,7 @@ from inference.finding import Sex
 from inference.method import Prediction, open_method
 from inference.pose import Pose, template_points
 from inference.preparation import equalisation_table, prepare, roi_centres
-from training.ages import AgeBatch, LocatedFilm, Pool, age_batches, estimate, read_located, write_located
+from training.ages import AgeBatch, LocatedFilm, Pool, age_batches, read_located, write_located
 from training.annotations import DISAGREEMENT, Annotation, disagreement, read_annotations
 from training.detector import (
     AnnotatedFilm,
@@ -22,9 +22,8 @@ from training.detector import (
     landmark_batches,
     landmark_loss,
 )
-from training.errors import RecipeError, RunError
-from training.fit import Schedule, fit
-from training.losses import absolute_loss, density_loss
+from training.errors import RecipeError
+from training.losses import density_loss
 from training.radiographs import Radiograph, Reading
 from training.recipe import read_recipe, shipped_recipes
 
@@ -109,65 +108,6 @@ def test_a_mirrored_turned_film_is_prepared_as_the_same_hand():
     )
     mirrored = prepare(flipped, pose, film.centres * (-1, 1) + (film.pixels.shape[1], 0)).whole.astype(int)
     assert np.abs(straight - mirrored).mean() < 1
-
-
-METHOD = open_method("global-local", {"width": 0.0625})
-
-
-def tiny_loss(net, batch):
-    return absolute_loss(net(*batch.inputs, batch.male), batch)
-
-
-class Tiny(torch.nn.Module):
-    """A net as small as a test likes."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = torch.nn.Linear(2, 1)
-
-    def forward(self, whole, local, male):
-        feature = torch.stack([whole.mean((1, 2, 3)), local.mean((1, 2, 3))], 1)
-        return Prediction(self.scale(feature).squeeze(1) * 100 + 100)
-
-
-def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
-    """Given a run killed after two of four epochs, when it is started again, then only two more are done."""
-    films = [located(age, sex) for age in (60, 180) for sex in Sex]
-    schedule = Schedule(epochs=4, steps_per_epoch=2, peak_learning_rate=0.01)
-    validated = []
-
-    def stop_after_two(net):
-        validated.append(float(np.abs(estimate(net, films, METHOD) - 100).mean()))
-        if len(validated) == 3:
-            raise KeyboardInterrupt
-        return validated[-1]
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(
-            Tiny(),
-            age_batches([Pool.make(films, 1.0)], METHOD, 4, 1),
-            tiny_loss,
-            schedule,
-            tmp_path,
-            validate=stop_after_two,
-        )
-    assert len((tmp_path / "curve.jsonl").read_text().splitlines()) == 2
-    fit(
-        Tiny(),
-        age_batches([Pool.make(films, 1.0)], METHOD, 4, 1),
-        tiny_loss,
-        schedule,
-        tmp_path,
-        validate=lambda _: 1.0,
-    )
-    assert len((tmp_path / "curve.jsonl").read_text().splitlines()) == 4
-
-
-def test_a_folder_with_another_schedule_is_refused(tmp_path):
-    films = [located(60, Sex.MALE)]
-    fit(Tiny(), age_batches([Pool.make(films, 1.0)], METHOD, 2, 1), tiny_loss, Schedule(1, 1, 0.01), tmp_path)
-    with pytest.raises(RunError, match="another schedule"):
-        fit(Tiny(), age_batches([Pool.make(films, 1.0)], METHOD, 2, 1), tiny_loss, Schedule(2, 1, 0.01), tmp_path)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

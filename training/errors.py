@@ -5,7 +5,8 @@
     TrainingError               training.error
     ├── DataError               training.data        a film, table or annotation is missing, broken or contradictory
     ├── RecipeError             training.recipe      a recipe is missing or holds something a recipe has not
-    └── RunError                training.run         a run's folder or checkpoint cannot be used
+    ├── RunError                training.run         a run's folder or checkpoint cannot be used
+    └── TimeUp                  training.time        the time given to a run is over; the same command goes on
 """
 
 from __future__ import annotations
@@ -33,3 +34,9 @@ class RunError(TrainingError):
     """A run's folder or checkpoint cannot be used."""
 
     code = "training.run"
+
+
+class TimeUp(TrainingError):
+    """The time given to a run is over; the same command goes on."""
+
+    code = "training.time"

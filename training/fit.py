@@ -1,27 +1,39 @@
-"""The loop all nets of this package train in: one-cycle Adam, weight averaging, checkpoints, resume, progress."""
+"""The loop all nets of this package train in: one-cycle Adam, weight averaging, checkpoints, resume, progress.
+
+Every step's batch is drawn from a seed of its own, made of the run's seed, the process's rank and the step's number. So
+a resumed run goes on with the draws it would have had, however many workers make the batches.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-import threading
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
-from training.errors import RunError
+from training import events
+from training.errors import RunError, TimeUp
+from training.machine import ALONE, Machine
+from training.prefetch import Batch, Draw, Steps, prefetched, seed_of
 
 _log = logging.getLogger(__name__)
 
-Batch = tuple[Any, ...]
-"""A tuple, named or not, of tensors and of tuples of tensors."""
+Loss = Callable[[Callable[..., Any], Any], Tensor]
+"""Gives the loss of one batch; calls the net it is given, once."""
+
+CURVE, CHECKPOINT = "curve.jsonl", "checkpoint.pt"
+_MARGIN = 1.1
+"""An epoch may take this much longer than the longest one so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +49,16 @@ class Schedule:
     half_precision: bool = False  # bfloat16 in the forward pass; weights, losses and averages stay float32
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands after an epoch."""
+    """Where a run stands after an epoch; one line of ``curve.jsonl``."""
 
-    epoch: int
-    loss: float
+    epoch: int  # from 0
+    loss: float  # mean over the epoch's batches (of the leading process)
     seconds: float
     score: float | None  # validation score, lower is better
-
-
-def half_precision_pays() -> bool:
-    """Whether this machine multiplies bfloat16 faster than float32: any CUDA device, a CPU with AVX-512 BF16 or AMX."""
-    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - no public way to ask
+    learning_rate: float
+    ended: float  # seconds since 1970
 
 
 class _HalfPrecision(nn.Module):
@@ -65,110 +74,278 @@ class _HalfPrecision(nn.Module):
         return tree_map(lambda t: t.float() if isinstance(t, Tensor) else t, outputs)
 
 
-def _prefetch(batches: Iterator[Any], depth: int = 4) -> Iterator[Any]:
-    """Make batches in a thread beside the training step."""
-    queue: Queue[Any] = Queue(depth)
+class _Objective(nn.Module):
+    """A net and its loss as one module, whose only output is the loss: so DDP sees which weights took part."""
 
-    def fill() -> None:
-        for batch in batches:
-            queue.put(batch)
+    def __init__(self, net: nn.Module, loss_of: Loss) -> None:
+        super().__init__()
+        self.net, self.loss_of = net, loss_of
 
-    threading.Thread(target=fill, daemon=True).start()
-    while True:
-        batch = queue.get()
-        yield tree_map(lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t, batch)
+    def forward(self, batch: Any) -> Tensor:
+        return self.loss_of(self.net, batch)
+
+
+def _moved(batch: Any, device: torch.device) -> Any:
+    """Bring a batch to a device, images channels last."""
+
+    def move(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.ndim == 4:
+            value = value.contiguous(memory_format=torch.channels_last)
+        return value.to(device, non_blocking=True)
+
+    return tree_map(move, batch)
+
+
+class _Training:
+    """Everything that changes while a net is trained."""
+
+    def __init__(self, net: nn.Module, loss_of: Loss, schedule: Schedule, machine: Machine) -> None:
+        self.schedule, self.machine = schedule, machine
+        # channels last: half as fast again on a CPU
+        self.net = net.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        objective = _Objective(_HalfPrecision(self.net) if schedule.half_precision else self.net, loss_of)
+        self.objective: nn.Module = objective
+        if machine.processes > 1:
+            # A batch without girls leaves the girls' network without gradients, in one process and not in another.
+            self.objective = DistributedDataParallel(objective, find_unused_parameters=True)
+        self.optimiser = torch.optim.AdamW(
+            net.parameters(), lr=schedule.peak_learning_rate, weight_decay=schedule.weight_decay
+        )
+        self.cycle = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser,
+            max_lr=schedule.peak_learning_rate,
+            total_steps=schedule.epochs * schedule.steps_per_epoch + 1,
+            pct_start=schedule.warm_up,
+        )
+        moving = torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.averaging)  # type: ignore[no-untyped-call]
+        self.average = torch.optim.swa_utils.AveragedModel(self.net, multi_avg_fn=moving, use_buffers=True)
+        self.best: tuple[float, dict[str, Tensor]] | None = None
+
+    def step(self, batch: Batch) -> Tensor:
+        """Take one step; returns its loss."""
+        self.optimiser.zero_grad(set_to_none=True)
+        loss: Tensor = self.objective(_moved(batch, self.machine.device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
+        self.optimiser.step()
+        self.cycle.step()
+        self.average.update_parameters(self.net)
+        return loss.detach()
+
+    def validate(self, validate: Callable[[nn.Module], float] | None) -> float | None:
+        """Score the average and keep it if it is the best so far."""
+        if validate is None:
+            return None
+        self.average.eval()
+        score = validate(self.average.module)
+        if self.best is None or score < self.best[0]:
+            self.best = (score, {k: v.detach().cpu().clone() for k, v in self.average.module.state_dict().items()})
+        return score
+
+    def save(self, path: Path, epoch: int) -> None:
+        """Write a checkpoint; a kill while it is written leaves the one before."""
+        part = path.with_suffix(".part")
+        torch.save(
+            {
+                "schedule": asdict(self.schedule),
+                "epoch": epoch,
+                "net": self.net.state_dict(),
+                "average": self.average.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "cycle": self.cycle.state_dict(),
+                "best": self.best,
+            },
+            part,
+        )
+        part.replace(path)
+
+    def restore(self, path: Path) -> int:
+        """Go on from a checkpoint, if there is one; returns the epoch to go on with."""
+        if not path.exists():
+            return 0
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if Schedule(**state["schedule"]) != self.schedule:
+            raise RunError(
+                f"{path.parent} holds a run with another schedule; choose another folder or delete that run."
+            )
+        self.net.load_state_dict(state["net"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.cycle.load_state_dict(state["cycle"])
+        self.best = state["best"]
+        return int(state["epoch"]) + 1
+
+    def result(self) -> nn.Module:
+        """Return the average, the best epoch's where epochs were scored."""
+        if self.best is not None:
+            self.average.module.load_state_dict(self.best[1])
+        return self.average.module.eval()
+
+
+class _Line:
+    """One line on the terminal that says how far an epoch is; silent elsewhere."""
+
+    def __init__(self, steps: int, label: str, *, shown: bool) -> None:
+        self.steps, self.label, self.shown = steps, label, shown and sys.stderr.isatty()
+        self.started = self.last = time.monotonic()
+
+    def tell(self, done: int, loss: Tensor) -> None:
+        """Say that so many steps are done, at most twice a second."""
+        now = time.monotonic()
+        if not self.shown or now - self.last < 0.5:
+            return
+        self.last, left = now, (now - self.started) / done * (self.steps - done)
+        sys.stderr.write(f"\r\x1b[K{self.label} step {done}/{self.steps} loss {float(loss):.4f}, {duration(left)} left")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Make room for the epoch's own line."""
+        if self.shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def duration(seconds: float) -> str:
+    """Write a time for people: ``45 s``, ``12 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def read_curve(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a phase's curve, oldest first; none before its first epoch has ended."""
+    path = folder / CURVE
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _begin_curve(folder: Path, first: int) -> None:
+    """Take out what a killed run wrote of an epoch whose checkpoint was not kept, and give TensorBoard the rest."""
+    kept = [row for row in read_curve(folder) if row["epoch"] < first]
+    (folder / CURVE).write_text("".join(json.dumps(row) + "\n" for row in kept))
+    events.begin(folder, kept)
+
+
+def _extend_curve(folder: Path, done: Progress) -> None:
+    with (folder / CURVE).open("a") as curve:
+        curve.write(json.dumps(asdict(done)) + "\n")
+    events.extend(folder, asdict(done))
+
+
+def _run_epoch(training: _Training, source: Iterator[Batch], epoch: int, seed: int) -> float:
+    """Train for one epoch; returns the mean loss.
+
+    Raises
+    ------
+    RunError
+        If the loss is no number any more; the checkpoint of the epoch before is kept.
+    """
+    schedule, machine = training.schedule, training.machine
+    torch.manual_seed(seed_of(seed, machine.rank, epoch, 1))
+    training.net.train()
+    line = _Line(schedule.steps_per_epoch, f"epoch {epoch + 1}/{schedule.epochs}", shown=machine.leads)
+    total = torch.zeros((), device=machine.device)
+    for done in range(1, schedule.steps_per_epoch + 1):
+        loss = training.step(next(source))
+        total += loss
+        line.tell(done, loss)
+    line.clear()
+    mean = float(total) / schedule.steps_per_epoch
+    if not np.isfinite(mean):
+        raise RunError(
+            f"The loss is no number any more in epoch {epoch + 1}; start again in another folder with a lower learning "
+            "rate or in float32. The checkpoint of the epoch before is kept."
+        )
+    return mean
 
 
 def fit(
     net: nn.Module,
-    batches: Iterator[Batch],
-    loss_of: Callable[[nn.Module, Any], Tensor],
+    draw: Draw,
+    loss_of: Loss,
     schedule: Schedule,
     folder: Path,
     *,
     validate: Callable[[nn.Module], float] | None = None,
+    machine: Machine = ALONE,
+    seed: int = 2026,
+    workers: int = 0,
+    deadline: float | None = None,
+    after: Callable[[Progress], None] | None = None,
 ) -> nn.Module:
     """Train a net and return its moving average, the best epoch by ``validate`` if that is given.
 
     Parameters
     ----------
     net
-        Trained in place.
-    batches
-        Endless.
+        Trained in place; goes to the machine's device.
+    draw
+        Makes a batch (of this process's share) from a seed.
     loss_of
         Gives the loss of one batch.
     schedule
         Length and learning rate.
     folder
-        Gets ``checkpoint.pt`` after every epoch and ``curve.jsonl``; a checkpoint there is resumed from.
+        Gets ``checkpoint.pt``, ``curve.jsonl`` and TensorBoard's events after every epoch; a checkpoint there is
+        resumed from. Of several processes, the leading one writes, and all must see the folder.
     validate
-        Scores the averaged net after each epoch, lower is better.
+        Scores the averaged net, which lies on the machine's device, after each epoch, lower is better.
+    machine
+        This process's device and place among the processes of the run.
+    seed
+        Of batches and dropout.
+    workers
+        Processes that make batches; 0 makes them in a thread.
+    deadline
+        Of ``time.monotonic``: no epoch is begun that would end later, except the first one.
+    after
+        Called in the leading process when an epoch's files are written.
 
     Raises
     ------
     RunError
-        If the folder's checkpoint was made with another schedule.
+        If the folder's checkpoint was made with another schedule, or the loss is no number any more.
+    TimeUp
+        If the deadline came before the last epoch.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # half as fast again on a CPU
-    total = schedule.epochs * schedule.steps_per_epoch
-    optimiser = torch.optim.AdamW(net.parameters(), lr=schedule.peak_learning_rate, weight_decay=schedule.weight_decay)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=schedule.peak_learning_rate, total_steps=total + 1, pct_start=schedule.warm_up
+    training = _Training(net, loss_of, schedule, machine)
+    first = training.restore(folder / CHECKPOINT)
+    if machine.leads and first < schedule.epochs:
+        _begin_curve(folder, first)
+    places = range(first * schedule.steps_per_epoch, schedule.epochs * schedule.steps_per_epoch)
+    steps, longest = Steps(draw, seed, machine.rank), 0.0
+    with prefetched(steps, places, workers, pinned=machine.device.type == "cuda") as source:
+        for epoch in range(first, schedule.epochs):
+            started = time.monotonic()
+            loss, rate = _run_epoch(training, source, epoch, seed), float(training.cycle.get_last_lr()[0])
+            if machine.leads:
+                score = training.validate(validate)
+                training.save(folder / CHECKPOINT, epoch)
+                done = Progress(epoch, loss, time.monotonic() - started, score, rate, time.time())
+                _extend_curve(folder, done)
+                _tell(done, schedule, training.best)
+                if after is not None:
+                    after(done)
+            longest = max(longest, time.monotonic() - started)
+            late = deadline is not None and time.monotonic() + _MARGIN * longest > deadline
+            if machine.agree(late) and epoch + 1 < schedule.epochs:
+                raise TimeUp(f"The time was up after epoch {epoch + 1} of {schedule.epochs}; the same command goes on.")
+    return training.result()
+
+
+def _tell(done: Progress, schedule: Schedule, best: tuple[float, Any] | None) -> None:
+    """Log an epoch."""
+    left = (schedule.epochs - done.epoch - 1) * done.seconds
+    scores = "" if done.score is None or best is None else f" score {done.score:.3f} (best {best[0]:.3f})"
+    _log.info(
+        "epoch %d/%d loss %.4f%s in %s, %s left",
+        done.epoch + 1,
+        schedule.epochs,
+        done.loss,
+        scores,
+        duration(done.seconds),
+        duration(left),
     )
-    moving = torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.averaging)  # type: ignore[no-untyped-call]
-    average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=moving, use_buffers=True)
-    best: tuple[float, dict[str, Tensor]] | None = None
-    first = 0
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        if state["schedule"] != asdict(schedule):
-            raise RunError(f"{folder} holds a run with another schedule; choose another folder or delete that run.")
-        net.load_state_dict(state["net"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        cycle.load_state_dict(state["cycle"])
-        first, best = state["epoch"] + 1, state["best"]
-    source = _prefetch(batches)
-    forward = _HalfPrecision(net) if schedule.half_precision else net
-    for epoch in range(first, schedule.epochs):
-        started, total_loss = time.monotonic(), 0.0
-        net.train()
-        for _ in range(schedule.steps_per_epoch):
-            optimiser.zero_grad(set_to_none=True)
-            loss = loss_of(forward, next(source))
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-            optimiser.step()
-            cycle.step()
-            average.update_parameters(net)
-            total_loss += float(loss.detach())
-        score = None
-        if validate is not None:
-            average.eval()
-            score = validate(average.module)
-            if best is None or score < best[0]:
-                best = (score, {k: v.clone() for k, v in average.module.state_dict().items()})
-        done = Progress(epoch, total_loss / schedule.steps_per_epoch, time.monotonic() - started, score)
-        _log.info("epoch %d/%d loss %.4f score %s (%.0f s)", epoch + 1, schedule.epochs, done.loss, score, done.seconds)
-        with (folder / "curve.jsonl").open("a") as curve:
-            curve.write(json.dumps(asdict(done)) + "\n")
-        part = checkpoint.with_suffix(".part")
-        torch.save(
-            {
-                "schedule": asdict(schedule),
-                "epoch": epoch,
-                "net": net.state_dict(),
-                "average": average.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "cycle": cycle.state_dict(),
-                "best": best,
-            },
-            part,
-        )
-        part.replace(checkpoint)
-    if best is not None:
-        average.module.load_state_dict(best[1])
-    return average.module.eval()

@@ -1,11 +1,11 @@
-"""Recipes of age methods as files: what a run trains, on what, how long. Shipped ones lie in ``training/recipes``."""
+"""Recipes as files: what a run trains, on what, how long. Shipped ones lie in ``training/recipes``."""
 
 from __future__ import annotations
 
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -14,22 +14,18 @@ from training.errors import RecipeError
 from training.fit import Schedule
 from training.losses import LOSSES
 
+DETECTORS = ("finder", "landmarks")
+"""The detector's nets; all other recipes are age methods'."""
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
-class Phase(BaseModel):
-    """One stretch of a run, with films and a schedule of its own; it starts from the weights of the one before."""
+class Stretch(BaseModel):
+    """Batches and schedule of one call of :func:`training.fit.fit`."""
 
     model_config = _STRICT
 
-    name: str
-    method: dict[str, Any] = Field(default_factory=dict)
-    """Overrides of the recipe's ``method`` for this phase, such as a smaller crop."""
     batch: int = Field(gt=0)
-    sharp_share: float = Field(ge=0, le=1)
-    """Share of the films of a batch that come from the ``train`` part; the others are small ones (``pretrain``)."""
-    balance: float = Field(0.0, ge=0, le=1)
-    """Draw films by the density of their age to the power of minus this."""
+    """Films of a step, of all processes together."""
     epochs: int = Field(gt=0)
     steps_per_epoch: int = Field(gt=0)
     peak_learning_rate: float = Field(gt=0)
@@ -48,6 +44,24 @@ class Phase(BaseModel):
             warm_up=self.warm_up,
             half_precision=half_precision,
         )
+
+
+class Phase(Stretch):
+    """One stretch of an age method's run; it starts from the weights of the one before."""
+
+    name: str
+    method: dict[str, Any] = Field(default_factory=dict)
+    """Overrides of the recipe's ``method`` for this phase, such as a smaller crop."""
+    sharp_share: float = Field(ge=0, le=1)
+    """Share of the films of a batch that come from the ``train`` part; the others are small ones (``pretrain``)."""
+    balance: float = Field(0.0, ge=0, le=1)
+    """Draw films by the density of their age to the power of minus this."""
+
+
+class DetectorRecipe(Stretch):
+    """How to train one of the detector's nets."""
+
+    target: Literal["finder", "landmarks"]
 
 
 class Recipe(BaseModel):
@@ -78,13 +92,17 @@ class Recipe(BaseModel):
         return name
 
 
-def shipped_recipes() -> dict[str, Path]:
-    """Return the recipes of this package by name."""
+def _shipped() -> dict[str, Path]:
     folder = Path(str(resources.files("training").joinpath("recipes")))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def read_recipe(name_or_path: str) -> Recipe:
+def shipped_recipes() -> dict[str, Path]:
+    """Return this package's recipes of age methods by name."""
+    return {name: path for name, path in _shipped().items() if name not in DETECTORS}
+
+
+def open_recipe(name_or_path: str) -> Recipe | DetectorRecipe:
     """Read a shipped recipe by its name, or a file.
 
     Raises
@@ -92,11 +110,26 @@ def read_recipe(name_or_path: str) -> Recipe:
     RecipeError
         If there is none, or it holds something a recipe has not.
     """
-    shipped = shipped_recipes()
+    shipped = _shipped()
     path = shipped.get(name_or_path, Path(name_or_path))
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text()))
+        content = tomllib.loads(path.read_text())
+        return (DetectorRecipe if content.get("target") in DETECTORS else Recipe).model_validate(content)
     except OSError as error:
         raise RecipeError(f"There is no recipe {name_or_path!r}; shipped are {', '.join(shipped)}.") from error
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise RecipeError(f"Recipe {path} cannot be used: {error}") from error
+
+
+def read_recipe(name_or_path: str) -> Recipe:
+    """Read an age method's recipe.
+
+    Raises
+    ------
+    RecipeError
+        As :func:`open_recipe`, or if it is a detector's.
+    """
+    recipe = open_recipe(name_or_path)
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"Recipe {name_or_path!r} trains the detector; name an age method's.")
+    return recipe

@@ -1,6 +1,6 @@
-"""``boneage-node train``: train a detector net, or an age method by its recipe; resume where a run stopped.
+"""``boneage-node train``: train a detector net or an age method by its recipe; resume where a run stopped.
 
-The detector's two schedules stand here as data, the age methods' recipes in ``training/recipes``.
+On several GPUs: ``torchrun --nproc-per-node 4 -m training.train house --data DATA --run RUN``.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +22,7 @@ from inference.bundle import DETECTOR, open_bundle
 from inference.detector import make_finder, make_landmark_net
 from inference.efficientnet_lite import read_imagenet
 from inference.method import open_method
-from inference.torch_backend import load_net
+from inference.torch_backend import OnDevice, load_net
 from training.ages import LocatedFilm, Pool, age_batches, estimate, locate, read_located, write_located
 from training.annotations import Annotation, read_annotations
 from training.detector import (
@@ -31,20 +33,21 @@ from training.detector import (
     landmark_batches,
     landmark_loss,
 )
-from training.errors import RunError, TrainingError
-from training.fit import Schedule, fit, half_precision_pays
+from training.errors import RunError, TimeUp, TrainingError
+from training.fit import Loss, fit
 from training.losses import LOSSES
-from training.radiographs import Radiograph, load_half, load_negatives, load_small, read_split
-from training.recipe import Recipe, read_recipe, shipped_recipes
-from training.run import best_score, read_run, write_about
+from training.machine import ALONE, DEVICES, Machine, join
+from training.prefetch import Draw
+from training.radiographs import Grey, Radiograph, load_half, load_negatives, load_small, read_split
+from training.recipe import DETECTORS, DetectorRecipe, Recipe, Stretch, open_recipe, shipped_recipes
+from training.run import begin_run, best_score, data_sha256, finish_run, read_run
 
 _log = logging.getLogger(__name__)
 
-SCHEDULES = {
-    "finder": Schedule(epochs=30, steps_per_epoch=100, peak_learning_rate=3e-3),
-    "landmarks": Schedule(epochs=24, steps_per_epoch=100, peak_learning_rate=2.5e-3, averaging=0.99),
-}
-BATCHES = {"finder": 32, "landmarks": 16}
+DONE, WRONG_USAGE, TIME_UP = 0, 2, 3
+SEED = 2026
+TRAIN_NEGATIVES = 50
+"""The finder learns from so many of the films without a hand; the others are for evaluation."""
 
 
 def annotated(films: list[Radiograph], annotations: dict[int, Annotation]) -> list[AnnotatedFilm]:
@@ -112,36 +115,89 @@ class Start:
         return net
 
 
-def train_finder(data: Path, run: Path, schedule: Schedule, seed: int, start: Start) -> nn.Module:
-    """Train the finder; of the negatives, the first 50 only (the others are for evaluation)."""
-    batches = finder_batches(_detector_films(data), load_negatives(data)[:50], BATCHES["finder"], seed)
-    return fit(
-        start.apply("finder", NETS["finder"][0]()),
-        batches,
-        lambda net, b: finder_loss(net(b[0]), b[1]),
-        schedule,
-        run,
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a run needs besides its recipe and its films."""
+
+    run: Path
+    start: Start = field(default_factory=Start)
+    machine: Machine = ALONE
+    seed: int = SEED
+    half_precision: bool = False
+    workers: int = 0
+    deadline: float | None = None  # of time.monotonic
+
+    def fit(
+        self,
+        net: nn.Module,
+        draw: Draw,
+        loss_of: Loss,
+        stretch: Stretch,
+        *,
+        place: int = 0,
+        folder: Path | None = None,
+        validate: Callable[[nn.Module], float] | None = None,
+    ) -> nn.Module:
+        """Train a net for one stretch of a recipe, the run's ``place``-th; see :func:`training.fit.fit`."""
+        return fit(
+            net,
+            draw,
+            loss_of,
+            stretch.schedule(half_precision=self.half_precision),
+            folder or self.run,
+            validate=validate,
+            machine=self.machine,
+            seed=self.seed + place,
+            workers=self.workers,
+            deadline=self.deadline,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DetectorFilms:
+    """What the detector's nets learn from."""
+
+    annotated: list[AnnotatedFilm]
+    negatives: list[Grey]
+
+    @staticmethod
+    def load(data: Path) -> DetectorFilms:
+        """Read the annotated films, the sharp ones thrice, and the negatives that are for training."""
+        return DetectorFilms(_detector_films(data), load_negatives(data)[:TRAIN_NEGATIVES])
+
+    def sha256(self) -> str:
+        """Return the hash of films, points and negatives."""
+        films = ((b"film", film.pixels, film.points) for film in self.annotated)
+        return data_sha256([*films, *((b"negative", pixels) for pixels in self.negatives)])
+
+
+def train_detector(recipe: DetectorRecipe, films: DetectorFilms, job: Job) -> nn.Module:
+    """Train the finder or the landmark net."""
+    size = job.machine.share(recipe.batch)
+    net = job.start.apply(recipe.target, NETS[recipe.target][0]())
+    if recipe.target == "finder":
+        return job.fit(
+            net,
+            lambda seed: next(finder_batches(films.annotated, films.negatives, size, seed)),
+            lambda forward, b: finder_loss(forward(b[0]), b[1]),
+            recipe,
+        )
+    return job.fit(
+        net,
+        lambda seed: next(landmark_batches(films.annotated, size, seed)),
+        lambda forward, b: landmark_loss(forward(b[0]), b[1], b[2]),
+        recipe,
     )
 
 
-def train_landmarks(data: Path, run: Path, schedule: Schedule, seed: int, start: Start) -> nn.Module:
-    """Train the landmark net."""
-    batches = landmark_batches(_detector_films(data), BATCHES["landmarks"], seed)
-    return fit(
-        start.apply("landmarks", NETS["landmarks"][0]()),
-        batches,
-        lambda net, b: landmark_loss(net(b[0]), b[1], b[2]),
-        schedule,
-        run,
-    )
-
-
-def locate_all(films: list[Radiograph], cache: Path | None = None) -> list[LocatedFilm]:
+def locate_all(
+    films: list[Radiograph], cache: Path | None = None, device: torch.device = ALONE.device
+) -> list[LocatedFilm]:
     """Find hand and ROIs in films with the shipped detector; says how many had none.
 
     ``cache`` is a folder that keeps what was found, for the next run with the same detector.
     """
-    bundle, device = open_bundle(DETECTOR), torch.device("cpu")
+    bundle = open_bundle(DETECTOR)
     part = films[0].reading.part if films else "none"
     file = cache / f"located-{part}-{bundle.weights_sha256[:12]}.npz" if cache else None
     if file and file.exists():
@@ -160,37 +216,62 @@ def locate_all(films: list[Radiograph], cache: Path | None = None) -> list[Locat
     return located
 
 
-def train_age(recipe: Recipe, data: Path, run: Path, seed: int, start: Start, *, half_precision: bool) -> nn.Module:
+@dataclass(frozen=True, slots=True, eq=False)
+class AgeFilms:
+    """What age methods learn from: sharp and small films to train on, sharp ones to choose the epoch by."""
+
+    sharp: list[LocatedFilm]
+    small: list[LocatedFilm]
+    validation: list[LocatedFilm]
+
+    @staticmethod
+    def load(data: Path, cache: Path | None, machine: Machine = ALONE) -> AgeFilms:
+        """Read and locate them; the leading process locates, the others take what it found from the cache."""
+        films = [load_half(data, ["train"]), load_small(data, ["pretrain"]), load_half(data, ["validation"])]
+        if not machine.leads:
+            machine.agree(True)
+        located = AgeFilms(*(locate_all(part, cache, machine.device) for part in films))
+        if machine.leads:
+            machine.agree(True)
+        return located
+
+    def sha256(self) -> str:
+        """Return the hash of their ids, readings and pixels."""
+        return data_sha256(
+            (f"{reading.rsna_id} {reading.age_months} {reading.sex.value} {reading.part}".encode(), film.pixels)
+            for films in (self.sharp, self.small, self.validation)
+            for film in films
+            for reading in (film.reading,)
+        )
+
+
+def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
     """Train an age method phase by phase; of each, the epoch with the best validation MAE is kept."""
-    cache = run.parent / "located"
-    sharp, validation = (locate_all(load_half(data, [part]), cache) for part in ("train", "validation"))
-    small = locate_all(load_small(data, ["pretrain"]), cache)
-    reference = np.array([film.reading.age_months for film in validation])
-    net = start.apply(recipe.target, open_method(recipe.target, recipe.method).make_net())
-    loss = LOSSES[recipe.loss]
+    net = job.start.apply(recipe.target, open_method(recipe.target, recipe.method).make_net())
+    loss, device = LOSSES[recipe.loss], job.machine.device
+    reference = np.array([film.reading.age_months for film in films.validation])
     for place, phase in enumerate(recipe.phases):
-        method = open_method(recipe.target, recipe.method | phase.method)
+        method, size = open_method(recipe.target, recipe.method | phase.method), job.machine.share(phase.batch)
         pools = [
-            Pool.make(films, share, phase.balance)
-            for films, share in ((sharp, phase.sharp_share), (small, 1 - phase.sharp_share))
+            Pool.make(part, share, phase.balance)
+            for part, share in ((films.sharp, phase.sharp_share), (films.small, 1 - phase.sharp_share))
             if share > 0
         ]
         _log.info("phase %s: %d epochs", phase.name, phase.epochs)
-        net = fit(
+        net = job.fit(
             net,
-            age_batches(pools, method, phase.batch, seed + place),
+            lambda seed, pools=pools, method=method, size=size: next(age_batches(pools, method, size, seed)),  # type: ignore[misc]
             lambda forward, batch: loss(forward(*batch.inputs, batch.male), batch),
-            phase.schedule(half_precision=half_precision),
-            run / phase.name,
+            phase,
+            place=place,
+            folder=job.run / phase.name,
             validate=lambda averaged, method=method: float(  # type: ignore[misc]
-                np.abs(estimate(averaged, validation, method) - reference).mean()
+                np.abs(estimate(OnDevice(averaged, device), films.validation, method) - reference).mean()
             ),
         )
-        _log.info("phase %s: validation MAE %.2f months", phase.name, best_score(run / phase.name))
+        if job.machine.leads:
+            _log.info("phase %s: validation MAE %.2f months", phase.name, best_score(job.run / phase.name))
     return net
-
-
-DETECTORS = {"finder": train_finder, "landmarks": train_landmarks}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -199,7 +280,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "target",
         metavar="TARGET",
-        help=f"{', '.join(SCHEDULES)}, a shipped recipe ({', '.join(shipped_recipes())}) or the file of one",
+        help=f"{', '.join(DETECTORS)}, a shipped recipe ({', '.join(shipped_recipes())}) or the file of one",
     )
     parser.add_argument(
         "--data", type=Path, required=True, help="the data folder (rsna2017/, annotations/, negatives/)"
@@ -222,47 +303,110 @@ def make_parser() -> argparse.ArgumentParser:
         default="auto",
         help="precision of the forward pass; auto takes bfloat16 where the machine is faster at it",
     )
-    parser.add_argument("--seed", type=int, default=2026, help="seed of weights and batches (default 2026)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"seed of weights and batches (default {SEED})")
+    add_machine_options(parser)
     return parser
 
 
-def _changed(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """Add what belongs to the machine and not to the recipe."""
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto takes CUDA where there is one")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument(
+        "--workers", type=int, help="processes that make batches (default: most cores on CUDA, else a thread)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, help=f"begin no epoch that would end later, leave with {TIME_UP}; run again to go on"
+    )
+    parser.add_argument(
+        "--deterministic", action="store_true", help="repeatable operations on CUDA, slower (see training/README.md)"
+    )
+
+
+def _changed(recipe: Recipe | DetectorRecipe, arguments: argparse.Namespace) -> Recipe | DetectorRecipe:
     changes = {"epochs": arguments.epochs, "peak_learning_rate": arguments.learning_rate}
     wanted = {key: value for key, value in changes.items() if value}
+    if isinstance(recipe, DetectorRecipe):
+        return recipe.model_copy(update=wanted)
     return recipe.model_copy(update={"phases": tuple(p.model_copy(update=wanted) for p in recipe.phases)})
 
 
-def _train(arguments: argparse.Namespace) -> nn.Module:
-    half = half_precision_pays() if arguments.precision == "auto" else arguments.precision == "bfloat16"
-    start = Start(arguments.init, arguments.imagenet)
-    arguments.run.mkdir(parents=True, exist_ok=True)
-    about: dict[str, object] = {"target": arguments.target, "seed": arguments.seed, "half_precision": half}
-    if arguments.target in SCHEDULES:
-        schedule = replace(SCHEDULES[arguments.target], half_precision=half)
-        if arguments.epochs:
-            schedule = replace(schedule, epochs=arguments.epochs)
-        if arguments.learning_rate:
-            schedule = replace(schedule, peak_learning_rate=arguments.learning_rate)
-        write_about(arguments.run, about | {"schedule": asdict(schedule)})
-        return DETECTORS[arguments.target](arguments.data, arguments.run, schedule, arguments.seed, start)
-    recipe = _changed(read_recipe(arguments.target), arguments)
-    write_about(arguments.run, about | {"target": recipe.target, "recipe": recipe.model_dump(mode="json")})
-    return train_age(recipe, arguments.data, arguments.run, arguments.seed, start, half_precision=half)
+def make_job(arguments: argparse.Namespace, machine: Machine, start: Start) -> Job:
+    """Turn the command line into a job."""
+    auto = arguments.precision == "auto"
+    return Job(
+        run=arguments.run,
+        start=start,
+        machine=machine,
+        seed=arguments.seed,
+        half_precision=machine.half_precision_pays() if auto else arguments.precision == "bfloat16",
+        workers=machine.workers() if arguments.workers is None else arguments.workers,
+        deadline=None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes,
+    )
+
+
+def carry_out(recipe: Recipe | DetectorRecipe, films: AgeFilms | DetectorFilms, job: Job) -> None:
+    """Train what a recipe says into the run's folder: ``run.json`` first, ``final.pt`` last."""
+    if job.machine.leads:
+        begin_run(job.run, _about(recipe, films, job))
+    torch.manual_seed(job.seed)
+    if isinstance(recipe, DetectorRecipe):
+        assert isinstance(films, DetectorFilms)
+        net = train_detector(recipe, films, job)
+    else:
+        assert isinstance(films, AgeFilms)
+        net = train_age(recipe, films, job)
+    if job.machine.leads:
+        finish_run(job.run, net)
+
+
+def _about(recipe: Recipe | DetectorRecipe, films: AgeFilms | DetectorFilms, job: Job) -> dict[str, Any]:
+    return {
+        "target": recipe.target,
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": job.seed,
+        "half_precision": job.half_precision,
+        "init": str(job.start.init) if job.start.init else None,
+        "imagenet": job.start.imagenet.name if job.start.imagenet else None,
+        "device": job.machine.describe(),
+        "processes": job.machine.processes,
+        "threads": torch.get_num_threads(),
+        "workers": job.workers,
+        "detector_sha256": None if isinstance(films, DetectorFilms) else open_bundle(DETECTOR).weights_sha256,
+        "data_sha256": films.sha256(),
+    }
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    recipe = _changed(open_recipe(arguments.target), arguments)
+    with join(arguments.device, deterministic=arguments.deterministic) as machine:
+        job = make_job(arguments, machine, Start(arguments.init, arguments.imagenet))
+        arguments.run.mkdir(parents=True, exist_ok=True)
+        films: AgeFilms | DetectorFilms
+        if isinstance(recipe, DetectorRecipe):
+            films = DetectorFilms.load(arguments.data)
+        else:
+            films = AgeFilms.load(arguments.data, arguments.run.parent / "located", machine)
+        carry_out(recipe, films, job)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train; returns 0 when done, 2 when the data, the recipe or the run's folder cannot be used."""
+    """Train; returns 0 when done, 2 when the data, the recipe or the run's folder cannot be used, 3 out of time."""
     arguments = make_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(1)
-    torch.manual_seed(arguments.seed)
     try:
-        net = _train(arguments)
+        _train(arguments)
+    except TimeUp as over:
+        _log.info("%s", over)
+        return TIME_UP
     except TrainingError as error:
         _log.error("%s: %s", error.code, error)
-        return 2
-    torch.save(net.state_dict(), arguments.run / "final.pt")
+        return WRONG_USAGE
     _log.info("done: %s", arguments.run / "final.pt")
-    return 0
+    return DONE
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,373 @@
+"""The loop: resume after a kill, seeds, devices, several processes, time limits, TensorBoard's events, run folders.
+
+Not covered: CUDA itself and NCCL (no test machine has them: moving to a device is tested with a stand-in), bfloat16's
+speed, accuracy on radiographs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+
+from training import events, prefetch
+from training.errors import RecipeError, RunError, TimeUp
+from training.fit import Schedule, duration, fit, read_curve
+from training.machine import ALONE, Machine, join
+from training.prefetch import Steps, prefetched, seed_of
+from training.recipe import DetectorRecipe, open_recipe, read_recipe
+from training.run import begin_run, data_sha256, finish_run, read_about, read_run
+
+SCHEDULE = Schedule(epochs=4, steps_per_epoch=3, peak_learning_rate=0.05)
+
+TINY = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from training.fit import Schedule, fit
+
+def make_net():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Dropout(0.2), nn.Linear(3, 1))
+
+def draw(seed):
+    x = torch.randn(8, 2, generator=torch.Generator().manual_seed(seed))
+    return x, x.sum(1, keepdim=True)
+
+def loss_of(net, batch):
+    return nn.functional.mse_loss(net(batch[0]), batch[1])
+"""
+_tiny: dict = {}
+exec(TINY, _tiny)  # the child processes below run the same text
+make_net, draw, loss_of = (_tiny[name] for name in ("make_net", "draw", "loss_of"))
+
+
+def run_tiny(folder: Path, **options) -> dict[str, torch.Tensor]:
+    return fit(make_net(), draw, loss_of, options.pop("schedule", SCHEDULE), folder, **options).state_dict()
+
+
+def start_child(code: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """Run code after TINY in a process of its own; ``sys.argv[1]`` is the folder."""
+    command = [sys.executable, "-c", f"{TINY}\n{code}", str(folder)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(tmp_path):
+    """Given a run stopped in its third epoch, when it is started again, then nothing shows that it was stopped."""
+    scores = iter((3.0, 2.0, KeyboardInterrupt()))
+
+    def validate(_):
+        score = next(scores)
+        if isinstance(score, BaseException):
+            raise score
+        return score
+
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(tmp_path / "stopped", validate=validate)
+    assert [row["epoch"] for row in read_curve(tmp_path / "stopped")] == [0, 1]
+    resumed = run_tiny(tmp_path / "stopped", validate=lambda _: 1.0 - len(read_curve(tmp_path / "stopped")))
+    whole = run_tiny(tmp_path / "whole", validate=lambda _: 1.0 - len(read_curve(tmp_path / "whole")))
+    assert same(resumed, whole)
+    curves = [[row["loss"] for row in read_curve(tmp_path / name)] for name in ("stopped", "whole")]
+    assert curves[0] == curves[1]
+
+
+def test_a_killed_process_loses_at_most_one_epoch(tmp_path):
+    """Given SIGKILL in the middle of the third epoch, when it is run again, then the first two are kept."""
+    child = start_child(
+        "import os, signal\n"
+        "steps = []\n"
+        "def deadly(net, batch):\n"
+        "    steps.append(1)\n"
+        "    len(steps) == 8 and os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return loss_of(net, batch)\n"
+        "fit(make_net(), draw, deadly, Schedule(4, 3, 0.05), Path(sys.argv[1]))",
+        tmp_path,
+    )
+    child.communicate(timeout=120)
+    assert child.returncode == -signal.SIGKILL
+    seen = []
+    run_tiny(tmp_path, after=lambda done: seen.append(done.epoch))
+    assert seen == [2, 3]
+    assert [row["epoch"] for row in read_curve(tmp_path)] == [0, 1, 2, 3]
+
+
+def test_what_a_kill_left_behind_its_checkpoint_is_taken_out_of_the_curve(tmp_path):
+    with pytest.raises(TimeUp):
+        run_tiny(tmp_path, deadline=time.monotonic())
+    with (tmp_path / "curve.jsonl").open("a") as curve:
+        curve.write(json.dumps({"epoch": 1, "loss": 9.0, "score": None}) + "\n")
+    (tmp_path / "checkpoint.part").write_bytes(b"half a checkpoint")
+    run_tiny(tmp_path)
+    assert [row["epoch"] for row in read_curve(tmp_path)] == [0, 1, 2, 3]
+    assert all(row["loss"] != 9.0 for row in read_curve(tmp_path))
+
+
+def test_draws_differ_from_epoch_to_epoch_and_after_a_resume(tmp_path):
+    drawn: list[int] = []
+
+    def watched(seed):
+        drawn.append(seed)
+        return draw(seed)
+
+    with pytest.raises(TimeUp):
+        fit(make_net(), watched, loss_of, SCHEDULE, tmp_path, deadline=time.monotonic())
+    before = drawn[:3]
+    drawn.clear()
+    fit(make_net(), watched, loss_of, SCHEDULE, tmp_path)
+    assert drawn == [seed_of(2026, 0, step) for step in range(3, 12)]
+    assert len({*before, *drawn}) == 12
+
+
+def test_a_deadline_stops_between_epochs_and_the_next_call_goes_on(tmp_path):
+    with pytest.raises(TimeUp, match="epoch 1 of 4"):
+        run_tiny(tmp_path, deadline=time.monotonic())
+    assert len(read_curve(tmp_path)) == 1
+    run_tiny(tmp_path, deadline=time.monotonic() + 1000)
+    assert len(read_curve(tmp_path)) == 4
+
+
+def test_a_folder_with_another_schedule_is_refused(tmp_path):
+    run_tiny(tmp_path)
+    with pytest.raises(RunError, match="another schedule"):
+        run_tiny(tmp_path, schedule=Schedule(5, 3, 0.05))
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_epoch_before(tmp_path):
+    calls = []
+
+    def broken(net, batch):
+        calls.append(1)
+        return loss_of(net, batch) * (float("nan") if len(calls) == 5 else 1)
+
+    with pytest.raises(RunError, match="no number any more in epoch 2"):
+        fit(make_net(), draw, broken, SCHEDULE, tmp_path)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 0
+
+
+def test_a_checkpoint_of_before_is_still_read(tmp_path):
+    """Given the keys that checkpoints have had from the first version on, then a run goes on from them."""
+    with pytest.raises(TimeUp):
+        run_tiny(tmp_path, deadline=time.monotonic(), validate=lambda _: 1.0)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert set(state) == {"schedule", "epoch", "net", "average", "optimiser", "cycle", "best"}
+    del state["schedule"]["half_precision"]  # had a default when it came
+    torch.save(state, tmp_path / "checkpoint.pt")
+    (tmp_path / "curve.jsonl").write_text('{"epoch": 0, "loss": 1.0, "seconds": 1.0, "score": 1.0}\n')
+    run_tiny(tmp_path, validate=lambda _: 1.0)
+    assert len(read_curve(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_same_whoever_makes_them(workers):
+    with prefetched(Steps(draw, 1, 0), range(2, 9), workers) as batches:
+        made = [batch[0] for batch in batches]
+    assert len(made) == 7
+    assert all(torch.equal(x, draw(seed_of(1, 0, step))[0]) for step, x in enumerate(made, 2))
+
+
+def test_what_goes_wrong_while_a_batch_is_made_is_raised_in_the_loop(tmp_path):
+    def broken(_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fit(make_net(), broken, loss_of, SCHEDULE, tmp_path)
+
+
+def test_the_thread_ends_with_the_loop():
+    with prefetched(Steps(draw, 1, 0), range(10**6)) as batches:
+        next(batches)
+        names = [thread.name for thread in prefetch.threading.enumerate()]
+        assert "batches" in names
+    assert "batches" not in [thread.name for thread in prefetch.threading.enumerate()]
+
+
+class StandIn(TorchFunctionMode):
+    """Takes the place of a CUDA device: what is moved there stays where it is, and is counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moved: set[tuple[int, ...]] = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch._C._nn._parse_to:  # Module.to reads its arguments with it
+            return func(*args, **(kwargs or {}))
+        device = next((a for a in (*args, *(kwargs or {}).values()) if isinstance(a, torch.device)), None)
+        if device is not None and device.type == "cuda":
+            args = tuple(torch.device("cpu") if isinstance(a, torch.device) else a for a in args)
+            kwargs = {k: torch.device("cpu") if isinstance(v, torch.device) else v for k, v in (kwargs or {}).items()}
+            if isinstance(args[0] if args else None, torch.Tensor):
+                self.moved.add(tuple(args[0].shape))
+        return func(*args, **(kwargs or {}))
+
+
+def test_net_and_batches_go_to_the_device(tmp_path):
+    with StandIn() as stand_in:
+        run_tiny(tmp_path, machine=Machine(torch.device("cuda")))
+    batch, weights = draw(0), make_net()
+    assert {tuple(t.shape) for t in batch} <= stand_in.moved
+    assert {tuple(p.shape) for p in weights.parameters()} <= stand_in.moved
+
+
+def test_half_precision_keeps_weights_and_loss_in_float32(tmp_path):
+    seen = []
+
+    def watched(net, batch):
+        predicted = net(batch[0])
+        seen.append(predicted.dtype)
+        return torch.nn.functional.mse_loss(predicted, batch[1])
+
+    schedule = Schedule(1, 1, 0.01, half_precision=True)
+    net = fit(make_net(), draw, watched, schedule, tmp_path)
+    assert seen == [torch.float32]
+    assert all(p.dtype == torch.float32 for p in net.parameters())
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RunError, match="no CUDA device"), join("cuda"):
+        pass
+    with join("auto") as machine:
+        assert machine == ALONE
+
+
+def test_a_batch_is_shared_evenly_or_refused():
+    assert Machine(torch.device("cpu"), 1, 4).share(32) == 8
+    with pytest.raises(RunError, match="6 films cannot be shared by 4"):
+        Machine(torch.device("cpu"), 1, 4).share(6)
+
+
+TOGETHER = """
+from training.errors import TimeUp
+from training.machine import join
+with join("cpu") as machine:
+    wrote = []
+    options = dict(machine=machine, after=lambda done: wrote.append(done.epoch), validate=lambda net: 1.0)
+    folder = Path(sys.argv[1])
+    try:
+        fit(make_net(), draw, loss_of, Schedule(2, 3, 0.05), folder, deadline=0.0 if machine.leads else None, **options)
+    except TimeUp:
+        pass
+    net = make_net()
+    fit(net, draw, loss_of, Schedule(2, 3, 0.05), folder, **options)
+    print(machine.rank, machine.processes, wrote, [round(p.sum().item(), 6) for p in net.parameters()])
+"""
+
+
+def test_two_processes_train_one_net_and_resume(tmp_path):
+    """Given two processes as torchrun starts them, when the leading one's time is up after the first epoch and both go
+    on, then both hold the same weights, only one wrote, and the gradients were those of both.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    children = [start_child(TOGETHER, tmp_path, RANK=rank, LOCAL_RANK=rank, **shared) for rank in ("0", "1")]
+    answers = [child.communicate(timeout=240) for child in children]
+    assert [child.returncode for child in children] == [0, 0], answers
+    (lead, other) = (out.splitlines()[-1].split(" ", 2) for out, _ in answers)
+    assert (lead[:2], other[:2]) == (["0", "2"], ["1", "2"])
+    assert lead[2].startswith("[0, 1] ")
+    assert other[2].startswith("[] ")
+    assert lead[2].removeprefix("[0, 1] ") == other[2].removeprefix("[] ")
+    alone = make_net()
+    fit(alone, draw, loss_of, Schedule(2, 3, 0.05), tmp_path / "alone")
+    assert str([round(p.sum().item(), 6) for p in alone.parameters()]) != other[2].removeprefix("[] ")
+    assert [row["epoch"] for row in read_curve(tmp_path)] == [0, 1]
+
+
+def read_events(path: Path) -> list[bytes]:
+    """Return the events of a file whose checksums are right."""
+    content, found = path.read_bytes(), []
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        assert struct.unpack("<I", content[8:12])[0] == events.masked_crc(content[:8])
+        event = content[12 : 12 + length]
+        assert struct.unpack("<I", content[12 + length : 16 + length])[0] == events.masked_crc(event)
+        found.append(event)
+        content = content[16 + length :]
+    return found
+
+
+def test_the_checksum_is_that_of_the_standard():
+    """CRC-32C of 32 zero bytes, RFC 3720 B.4, unmasked."""
+    masked = events.masked_crc(bytes(32)) - 0xA282EAD8 & 0xFFFFFFFF
+    assert (masked << 15 | masked >> 17) & 0xFFFFFFFF == 0x8A9136AA
+
+
+def test_tensorboard_gets_every_epoch_once(tmp_path):
+    """The bytes of one event were read back by tensorboard 2.21 when this was written."""
+    with pytest.raises(TimeUp):
+        run_tiny(tmp_path, deadline=time.monotonic())
+    run_tiny(tmp_path, validate=lambda _: 2.5)
+    head, *rest = read_events(tmp_path / events.NAME)
+    assert head.endswith(b"brain.Event:2")
+    assert len(rest) == 4
+    assert b"validation score" not in rest[0]
+    assert b"validation score\x15" + struct.pack("<f", 2.5) in rest[3]
+
+
+def test_a_run_says_how_it_was_made_and_refuses_other_data(tmp_path):
+    about = {"target": "house", "seed": 1, "recipe": {"a": 1}, "data_sha256": "x"}
+    begin_run(tmp_path, about)
+    begin_run(tmp_path, about)
+    written = read_about(tmp_path)
+    assert len(written["starts"]) == 2
+    assert {"revision", "versions", "data_sha256"} <= set(written)
+    assert written["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    with pytest.raises(RunError, match="another data_sha256"):
+        begin_run(tmp_path, about | {"data_sha256": "y"})
+
+
+def test_the_run_of_an_older_version_is_resumed(tmp_path):
+    (tmp_path / "run.json").write_text('{"target": "house", "seed": 1, "half_precision": false}')
+    begin_run(tmp_path, {"target": "house", "seed": 1, "recipe": {}, "data_sha256": "x"})
+    assert read_about(tmp_path)["data_sha256"] == "x"
+
+
+def test_the_datas_hash_knows_pixels_and_readings_and_no_order():
+    image = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    films = [(b"1 120.0 M", image), (b"2 60.0 F", image)]
+    assert data_sha256(films) == data_sha256(films[::-1])
+    assert data_sha256(films) != data_sha256([(b"1 121.0 M", image), films[1]])
+    assert data_sha256(films) != data_sha256([(b"1 120.0 M", image + np.uint8(1)), films[1]])
+    assert data_sha256(films) != data_sha256([(b"1 120.0 M", image.T), films[1]])
+
+
+def test_finished_weights_are_read_back(tmp_path):
+    net = make_net()
+    finish_run(tmp_path, net)
+    assert same(read_run(tmp_path), net.state_dict())
+
+
+def test_the_detectors_recipes_are_read_and_are_no_age_methods():
+    landmarks = open_recipe("landmarks")
+    assert isinstance(landmarks, DetectorRecipe)
+    assert (landmarks.batch, landmarks.epochs, landmarks.averaging) == (16, 24, 0.99)
+    finder = open_recipe("finder")
+    assert isinstance(finder, DetectorRecipe)
+    assert finder.schedule(half_precision=False) == Schedule(30, 100, 3e-3)
+    with pytest.raises(RecipeError, match="trains the detector"):
+        read_recipe("finder")
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(45, "45 s"), (720, "12 min"), (12000, "3 h 20 min")])
+def test_times_are_for_people(seconds, words):
+    assert duration(seconds) == words
