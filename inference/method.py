@@ -33,6 +33,8 @@ class Prediction(NamedTuple):
     """Shape (N, bins): log-probabilities of age bins one month wide, from 0 months on."""
     extras: dict[str, Tensor] | None = None
     """What only the method itself and its loss know of, by names that the method's module lists."""
+    stages: Tensor | None = None
+    """Shape (N, 13, 15): probabilities of the maturity stages of ``inference.anatomy.RUS_NAMES``, derived, not read."""
 
 
 class AgeMethod(Protocol):
@@ -62,6 +64,8 @@ _MODULES = {
     "ala-net": "inference.ala_net",
     "global-local": "inference.global_local",
     "house": "inference.house",
+    "precise-baa": "inference.precise_baa",
+    "unsupervised-mobilenet": "inference.unsupervised_mobilenet",
 }
 """Module of each method; it has a function ``open_method(config)``."""
 

@@ -77,6 +77,8 @@ _DESCRIPTIONS = {
     "2m-net": "2M-Net of Liu et al., Quant Imaging Med Surg 2024 (qims-23-806): one ResNet-18 with attention per sex.",
     "ala-net": "ALA-Net of Wang et al., MICCAI 2020: ResNet-50, its own 17 regions, ordinal regression.",
     "global-local": "Global-local fusion network of Hui et al., Appl. Sci. 2022, 12, 7218.",
+    "precise-baa": "Precise-BAA of Jia et al. 2022: stages of 13 bones, derived from ages; age by RUS-CHN's curve.",
+    "unsupervised-mobilenet": "MobileNetV3-Large with the sex beside its features, of Li et al. 2021.",
     "house": "EfficientNet-Lite on the upright, equalised hand, with the sex as a late input.",
 }
 

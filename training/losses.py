@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from inference.method import Prediction
+from inference.unsupervised_mobilenet import SPREAD_MONTHS
 from training.ages import AgeBatch
 from training.ala_net import ala_net_loss
+from training.maturity import maturity_loss
 
 DENSITY_SPREAD_MONTHS = 6.0
 """Standard deviation of the label's distribution over monthly bins: about two readers' disagreement."""
@@ -44,9 +46,16 @@ def jigsaw_loss(predicted: Prediction, batch: AgeBatch) -> Tensor:
     return (steps - batch.age_months[:, None]).abs().mean(0).sum()
 
 
+def standardised_loss(predicted: Prediction, batch: AgeBatch) -> Tensor:
+    """Mean squared error of the age in standard deviations (Li et al. 2021, eq. 6 and 7)."""
+    return nn.functional.mse_loss(predicted.age_months / SPREAD_MONTHS, batch.age_months / SPREAD_MONTHS)
+
+
 LOSSES: dict[str, Callable[[Prediction, AgeBatch], Tensor]] = {
     "absolute": absolute_loss,
     "ala-net": ala_net_loss,
     "density": density_loss,
     "jigsaw": jigsaw_loss,
+    "maturity": maturity_loss,
+    "standardised": standardised_loss,
 }

@@ -1,0 +1,232 @@
+"""Precise-BAA of Jia et al. 2022: palm, 13 regions, the stage of every bone, and an age from the stages' points.
+
+Four stages, independent of each other: (1) a U-Net finds the palm (:mod:`inference.palm`); (2) a recursive feature
+pyramid with switchable atrous convolution and cascade heads finds 13 regions (:mod:`inference.bone_detector`); (3)
+DenseNet-121 with attention between the bones tells the maturity stage of each (:mod:`inference.maturity`); (4) the sum
+of the stages' points is carried through the 50th percentile curve of RUS-CHN (:mod:`inference.rus_chn`).
+
+The stages are **derived, not read**: the paper had 1,015 x 13 stages from radiologists, which are not to be had. Here
+only the age of the whole hand is known, and it teaches the stages through points and curve, which are differentiable
+(``training.maturity``). A profile says which bones look ahead of or behind the others; it is no radiologist's reading.
+Ages of films read after Greulich and Pyle go through a curve made in China, so that whatever differs between the two
+standards ends up in the stages.
+
+Decisions where the paper is silent or contradicts itself:
+
+* The age comes from the *expected* points under each bone's distribution, in training and in use; the paper takes the
+  most probable level's. The profile names the most probable stage.
+* "The sum of the levels" (Fig. 6) can only be the sum of the levels' points: 13 levels add up to at most 150, the
+  curve goes to 1,000.
+* One DenseNet for all bones, a linear layer of its own for each bone's stages, and a learned offset that tells the
+  bones apart. Queries and keys have 64 features; what attention gives is added to the feature it looks from.
+* The sex enters through points and curve only: the stages' descriptions are the same for both.
+* Size of the patches: not said. ``side`` sets it; 96 pixels is the default.
+* Every bone's region is the detector's best box for it, however low its score: the paper's reject rate is 0. The
+  engine's own checks refuse films without a hand.
+* With the paper's localiser the film is seen as it lies, 512 pixels in a square; grey values are equalised within the
+  palm, and what is outside it is black.
+
+``localiser`` says where the 13 regions come from: "paper" is stages 1 and 2, which need weights of their own in the
+bundle (``python -m training.bones`` trains them and joins them to a run's); "shared", the default, is this project's
+landmark detector, whose weights are shipped: upright patches of a left hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from inference.anatomy import RUS_NAMES
+from inference.bone_detector import BoneDetector, best_boxes
+from inference.errors import BundleError
+from inference.maturity import BONES, MaturityNet
+from inference.method import Prediction
+from inference.palm import PalmNet, keep_palm
+from inference.pose import Pose
+from inference.preparation import prepare
+from inference.roi_align import roi_align
+from inference.rus_chn import STAGE_COUNTS, Maturity
+
+Grey = npt.NDArray[np.uint8]
+Float = npt.NDArray[np.float64]
+Localiser = Literal["shared", "paper"]
+
+ORIGIN = "derived, not read"
+"""What reports must say of the stages."""
+FILM_SIDE = 512
+"""Side of the square that holds the whole film for the paper's localiser, in pixels."""
+
+
+class PreciseNet(nn.Module):
+    """Stages 3 and 4: from 13 patches to stages and age.
+
+    Parameters
+    ----------
+    growth
+        Of :class:`inference.maturity.MaturityNet`; the paper's DenseNet-121 has 32.
+    """
+
+    def __init__(self, growth: int = 32) -> None:
+        super().__init__()
+        self.maturity = MaturityNet(growth)
+        self.reference = Maturity()
+
+    def forward(self, patches: Tensor, male: Tensor) -> Prediction:
+        """Return ages and stages.
+
+        Parameters
+        ----------
+        patches
+            Shape (N, 13, side, side), float32 of -1..1, in the order of RUS_NAMES.
+        male
+            Shape (N,), float32: +1 male, -1 female.
+        """
+        stages = self.maturity(patches)
+        score = self.reference.bone_scores(stages, male).sum(1)
+        return Prediction(self.reference(score, male), stages=stages)
+
+    def load_imagenet(self, weights: dict[str, Tensor]) -> None:
+        """Take DenseNet-121's weights; see :meth:`inference.maturity.MaturityNet.load_imagenet`."""
+        self.maturity.load_imagenet(weights)
+
+
+class FourStageNet(PreciseNet):
+    """All four stages: from a whole film to stages and age.
+
+    Parameters
+    ----------
+    growth
+        As :class:`PreciseNet`.
+    detector_width
+        Factor on the channels of palm net and detector; 1.0 is the papers'.
+    side
+        Side of the patches in pixels.
+    """
+
+    def __init__(self, growth: int = 32, detector_width: float = 1.0, side: int = 96) -> None:
+        super().__init__(growth)
+        self.palm = PalmNet(detector_width)
+        self.detector = BoneDetector(width=detector_width)
+        self.side = side
+
+    def locate(self, film: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return palms as the detector sees them, the 13 boxes in them and their scores.
+
+        Parameters
+        ----------
+        film
+            Shape (N, 1, 512, 512), float32 of -1..1.
+
+        Returns
+        -------
+        tuple of Tensor
+            (N, 1, 512, 512) of -1..1; (N, 13, 4) x0, y0, x1, y1 in pixels; (N, 13) in 0..1.
+        """
+        palm = keep_palm(film, self.palm(film))
+        boxes, scores = best_boxes(self.detector(palm), FILM_SIDE)
+        return palm, boxes, scores
+
+    def forward(self, film: Tensor, male: Tensor) -> Prediction:
+        """Return ages and stages, boxes and their scores among the extras; gradients reach stage 3 only."""
+        with torch.no_grad():
+            palm, boxes, scores = self.locate(film)
+            patches = roi_align(palm, _square(boxes), stride=1, side=self.side, samples=1)[:, :, 0]
+        return super().forward(patches, male)._replace(extras={"boxes": boxes, "box_scores": scores})
+
+
+def _square(boxes: Tensor) -> Tensor:
+    """Grow boxes (..., 4) to squares around their middles."""
+    middles = (boxes[..., :2] + boxes[..., 2:]) / 2
+    halves = (boxes[..., 2:] - boxes[..., :2]).amax(-1, keepdim=True).clamp(min=2) / 2
+    return torch.cat([middles - halves, middles + halves], dim=-1)
+
+
+class PreciseMethod:
+    """The method with its networks' sizes and where it takes the regions from."""
+
+    name = "precise-baa"
+
+    def __init__(self, side: int, growth: int, detector_width: float, localiser: Localiser) -> None:
+        self.side, self.growth, self.detector_width, self.localiser = side, growth, detector_width, localiser
+
+    def make_net(self) -> PreciseNet:
+        """Return the network with fresh weights: stages 3 and 4, or all four with the paper's localiser."""
+        if self.localiser == "paper":
+            return FourStageNet(self.growth, self.detector_width, self.side)
+        return PreciseNet(self.growth)
+
+    def prepare(self, film: Grey, pose: Pose, centres: Float) -> tuple[Grey]:
+        """Return 13 equalised patches (13, side, side), or the whole film (512, 512) for the paper's localiser."""
+        if self.localiser == "paper":
+            return (fit_film(film)[0],)
+        return (prepare(film, pose, centres, patch_side=self.side).patches[:BONES],)
+
+
+def fit_film(film: Grey) -> tuple[Grey, float]:
+    """Fit a film into a square of 512 pixels, at its top left, black beside it; return it with its scale."""
+    rows, columns = film.shape
+    scale = FILM_SIDE / max(rows, columns)
+    extent = (max(1, round(columns * scale)), max(1, round(rows * scale)))
+    square = np.zeros((FILM_SIDE, FILM_SIDE), dtype=np.uint8)
+    square[: extent[1], : extent[0]] = cv2.resize(film, extent, interpolation=cv2.INTER_AREA)
+    return square, scale
+
+
+def open_method(config: dict[str, Any]) -> PreciseMethod:
+    """Read ``side`` (pixels, 96), ``growth`` (32), ``detector_width`` (1.0), ``localiser`` ("shared" or "paper").
+
+    Raises
+    ------
+    BundleError
+        If there is no such localiser.
+    """
+    localiser = config.get("localiser", "shared")
+    if localiser not in get_args(Localiser):
+        raise BundleError(f"There is no localiser {localiser!r}; there are {', '.join(get_args(Localiser))}.")
+    side, growth = int(config.get("side", 96)), int(config.get("growth", 32))
+    return PreciseMethod(side, growth, float(config.get("detector_width", 1.0)), localiser)
+
+
+@dataclass(frozen=True, slots=True)
+class BoneStage:
+    """One bone's most probable stage, derived from the age of the whole hand, not read."""
+
+    name: str  # one of inference.anatomy.RUS_NAMES
+    stage: int  # 0 is no ossification centre
+    last_stage: int  # the bone is mature
+    probability: float  # of that stage, 0..1
+    points: float  # expected, of RUS-CHN
+
+
+@dataclass(frozen=True, slots=True)
+class BoneProfile:
+    """What one film says of 13 bones: stages, points and the age their sum gives."""
+
+    bones: tuple[BoneStage, ...]
+    points: float  # 0..1000, the sum of the expected points
+    age_months: float
+    origin: str = ORIGIN
+
+
+def read_profile(predicted: Prediction, male: Tensor, place: int = 0) -> BoneProfile:
+    """Return the profile of one hand of a prediction; ``male`` (N,) is what the network was given.
+
+    Raises
+    ------
+    ValueError
+        If the prediction has no stages.
+    """
+    if predicted.stages is None:
+        raise ValueError("This prediction has no stages; only precise-baa gives them.")
+    stages = predicted.stages[place].detach().float().cpu()
+    points = Maturity().bone_scores(stages[None], male[place : place + 1].cpu())[0]
+    probability, stage = stages.max(-1)
+    columns = zip(RUS_NAMES, stage.tolist(), STAGE_COUNTS, probability.tolist(), points.tolist(), strict=True)
+    bones = tuple(BoneStage(name, best, count - 1, sure, worth) for name, best, count, sure, worth in columns)
+    return BoneProfile(bones, float(points.sum()), float(predicted.age_months[place].detach()))
