@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -28,6 +29,7 @@ from training.machine import ALONE, Machine, join
 from training.prefetch import Steps, prefetched, seed_of
 from training.recipe import DetectorRecipe, open_recipe, read_recipe
 from training.run import begin_run, data_sha256, finish_run, read_about, read_run
+from training.summary import write_summary
 
 SCHEDULE = Schedule(epochs=4, steps_per_epoch=3, peak_learning_rate=0.05)
 
@@ -355,6 +357,29 @@ def test_finished_weights_are_read_back(tmp_path):
     net = make_net()
     finish_run(tmp_path, net)
     assert same(read_run(tmp_path), net.state_dict())
+
+
+RECIPE = {
+    "target": "house",
+    "method": {"rows": 96},
+    "phases": [{"name": "one", "epochs": 4, "batch": 8}, {"name": "two", "epochs": 2, "batch": 4}],
+}
+
+
+def test_the_summary_says_how_far_a_run_is_and_how_it_was_made(tmp_path):
+    """Given a run of two phases in its first, then its page has both curves and the best epoch; it loads nothing."""
+    begin_run(tmp_path, {"target": "house", "seed": 7, "recipe": RECIPE, "data_sha256": "abc123"})
+    write_summary(tmp_path)
+    scores = iter((9.0, 7.25, 8.0, 8.5))
+    run_tiny(tmp_path / "one", validate=lambda _: next(scores), after=lambda _: write_summary(tmp_path))
+    text = (tmp_path / "summary.html").read_text()
+    for words in ("4 of 6", "7.25", "epoch 2", "not finished", "abc123", "Research use only", "one: training loss"):
+        assert words in text, words
+    assert text.count("<svg") == 2
+    assert not re.search(r"<script|src=|href=|@import", text)
+    finish_run(tmp_path, make_net())
+    write_summary(tmp_path)
+    assert "not finished" not in (tmp_path / "summary.html").read_text()
 
 
 def test_the_detectors_recipes_are_read_and_are_no_age_methods():

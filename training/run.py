@@ -1,8 +1,8 @@
 """A run's folder: what it was asked for, its curve, its checkpoints, its weights.
 
 Layout: ``run.json`` (target, recipe, seed, git revision, versions, hash of the data, ...), one folder per phase (or the
-folder itself, for a detector) with ``checkpoint.pt``, ``curve.jsonl`` and TensorBoard's events, and ``final.pt`` once
-it is done.
+folder itself, for a detector) with ``checkpoint.pt``, ``curve.jsonl`` and TensorBoard's events, ``summary.html`` (see
+:mod:`training.summary`), and ``final.pt`` once it is done.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ from training.prefetch import Draw
 from training.radiographs import Grey, Radiograph, load_half, load_negatives, load_small, read_split
 from training.recipe import DETECTORS, DetectorRecipe, Recipe, Stretch, open_recipe, shipped_recipes
 from training.run import begin_run, best_score, data_sha256, finish_run, read_run
+from training.summary import write_summary
 
 _log = logging.getLogger(__name__)
 
@@ -150,6 +151,7 @@ class Job:
             seed=self.seed + place,
             workers=self.workers,
             deadline=self.deadline,
+            after=lambda _: write_summary(self.run),
         )
 
 
@@ -358,6 +360,7 @@ def carry_out(recipe: Recipe | DetectorRecipe, films: AgeFilms | DetectorFilms, 
         net = train_age(recipe, films, job)
     if job.machine.leads:
         finish_run(job.run, net)
+        write_summary(job.run)
 
 
 def _about(recipe: Recipe | DetectorRecipe, films: AgeFilms | DetectorFilms, job: Job) -> dict[str, Any]:
