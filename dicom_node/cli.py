@@ -20,7 +20,12 @@ from dicom_node import __version__
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 CONFIG_VARIABLE = "BONEAGE_NODE_CONFIG"
-DELEGATED = {"train": "training.train", "evaluate": "training.evaluate"}
+DELEGATED = {
+    "train": "training.train",
+    "evaluate": "training.evaluate",
+    "compare": "training.compare",
+    "calibrate": "training.calibrate",
+}
 """Commands that read their own arguments: each module has ``main(argv) -> int``."""
 
 
@@ -59,6 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     for name, summary in (
         ("train", "train a model (see train --help)"),
         ("evaluate", "measure it (see evaluate --help)"),
+        ("compare", "set methods and runs side by side (see compare --help)"),
+        ("calibrate", "write a method's intervals (see calibrate --help)"),
     ):
         commands.add_parser(name, help=summary, add_help=False)
     return parser

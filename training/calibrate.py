@@ -32,6 +32,7 @@ from inference.engine import Engine
 from inference.errors import InferenceError
 from inference.finding import Sex
 from inference.intervals import Calibration
+from inference.method import DEFAULT_METHOD
 from training.errors import DataError, TrainingError
 from training.evaluation.ages import AGE_GROUPS_YEARS, in_group
 from training.evaluation.reading import Row, read_films, rows_of
@@ -177,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="boneage-node calibrate", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="the data folder; its validation part is read")
     parser.add_argument("--rows", type=Path, nargs="+", help="take the rows of these evaluations' JSON instead")
-    parser.add_argument("--method", default="global-local", help="whose bundle gets the intervals")
+    parser.add_argument("--method", default=DEFAULT_METHOD, help=f"whose bundle gets them (default {DEFAULT_METHOD})")
     parser.add_argument("--out", type=Path, help="write here instead of into the bundle")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     arguments = parser.parse_args(argv)

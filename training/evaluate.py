@@ -22,11 +22,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from inference.bundle import DETECTOR, open_bundle
+from inference.bundle import open_bundle
 from inference.engine import Engine
 from inference.errors import InferenceError
 from inference.finding import Estimate, ModelIdentity
-from inference.method import open_method
+from inference.method import DEFAULT_METHOD
 from training.annotations import Annotation, read_annotations
 from training.errors import DataError, TrainingError
 from training.evaluation import recalibration
@@ -35,6 +35,7 @@ from training.evaluation.ages import AGE_GROUPS_YEARS, Errors, age_figures, cove
 from training.evaluation.reading import (
     Case,
     Row,
+    cost,
     count_accepted,
     film_of,
     interpret,
@@ -79,19 +80,6 @@ def material(films: list[Radiograph]) -> dict[str, Any]:
         "youngest_years": min(ages),
         "oldest_years": max(ages),
         "reference": "bone age as the table of readings has it",
-    }
-
-
-def cost(method: str, *, threads: int, device: str, folder: Path | None = None) -> dict[str, Any]:
-    """Return parameters and megabytes of what reads a film: the method's bundle and the detector's."""
-    bundles = [open_bundle(method, folder), open_bundle(DETECTOR)]
-    size = sum(path.stat().st_size for bundle in bundles for path in (bundle.folder / "models").iterdir())
-    net = open_method(method, bundles[0].config).make_net()
-    return {
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "megabytes": round(size / 1e6, 2),
-        "threads": threads,
-        "device": device,
     }
 
 
@@ -226,7 +214,7 @@ def make_parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", type=Path, help="the data folder (rsna2017/, annotations/, negatives/)")
     source.add_argument("--from", type=Path, dest="kept", metavar="JSON", help="figures kept by --json: read no film")
-    parser.add_argument("--method", default="global-local", help="which bundle to evaluate (default global-local)")
+    parser.add_argument("--method", default=DEFAULT_METHOD, help=f"whose bundle to evaluate (default {DEFAULT_METHOD})")
     parser.add_argument("--part", default="test", choices=("train", "validation", "test"), help="part of the split")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--report", type=Path, metavar="HTML", help="also write a page for people there")
@@ -251,7 +239,8 @@ def _measure(arguments: argparse.Namespace) -> tuple[list[Case], dict[str, Any]]
         return [], figures
     chosen = {"threads": arguments.threads, "device": arguments.device}
     engine = Engine.load(arguments.method, recalibration=arguments.recalibration, **chosen)
-    return evaluate(engine, arguments.data, arguments.part, cost=cost(arguments.method, **chosen))
+    also = {"cost": cost(arguments.method, **chosen), "config": open_bundle(arguments.method).config}
+    return evaluate(engine, arguments.data, arguments.part, **also)
 
 
 def _fit(figures: dict[str, Any], path: Path) -> None:

@@ -6,14 +6,17 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from inference.bundle import DETECTOR, open_bundle
 from inference.engine import Engine
 from inference.film import Film
 from inference.finding import Estimate, Finding, Laterality, Sex, Subject
+from inference.method import open_method
 from training.errors import DataError
 from training.radiographs import Radiograph
 
@@ -93,6 +96,19 @@ def count_accepted(engine: Engine, images: Iterable[npt.NDArray[np.uint8]]) -> i
     """Return how many images without a hand get an age all the same."""
     subject = Subject(Sex.MALE, "assumed", None, "")
     return sum(isinstance(engine.interpret_film(film_of(image), subject), Estimate) for image in images)
+
+
+def cost(method: str, *, threads: int, device: str, folder: Path | None = None) -> dict[str, Any]:
+    """Return parameters and megabytes of what reads a film: the method's bundle and the detector's."""
+    bundles = [open_bundle(method, folder), open_bundle(DETECTOR)]
+    size = sum(path.stat().st_size for bundle in bundles for path in (bundle.folder / "models").iterdir())
+    net = open_method(method, bundles[0].config).make_net()
+    return {
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "megabytes": round(size / 1e6, 2),
+        "threads": threads,
+        "device": device,
+    }
 
 
 def rows_of(table: dict[str, Any], name: str) -> list[Row]:

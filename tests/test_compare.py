@@ -1,0 +1,159 @@
+"""Methods, runs and kept evaluations side by side. Does not cover what the shipped models do on films."""
+
+import json
+
+import pytest
+import torch
+
+from dicom_node.cli import DELEGATED, build_parser
+from inference.bundle import open_bundle
+from inference.method import method_names, open_method
+from training import compare as command
+from training.compare import compare, gain, paper_of, read_papers, summary_rows
+from training.errors import DataError, RunError
+from training.evaluation.contestants import Computing, Contestant, common_films, from_evaluation, from_run
+from training.evaluation.reading import Row
+
+COST = {"parameters": 7_800_000, "megabytes": 19.4, "threads": 2, "device": "cpu"}
+FULL = {"width": 0.25}
+
+
+def contestant(label: str, errors: list[float], *, first_id: int = 1, method: str = "house") -> Contestant:
+    rows = [
+        Row(first_id + i, "MF"[i % 2], 50.0 + 10 * i, 50.0 + 10 * i + error, 40.0 + 10 * i, 60.0 + 10 * i, None, 60.0)
+        for i, error in enumerate(errors)
+    ]
+    return Contestant(label, method, FULL, rows, COST)
+
+
+ERRORS = [3.0, -2, 4, 5, -6, 1, 8, 2, -9, 3]
+
+
+def test_figures_are_of_the_films_that_all_were_shown():
+    """Given two contestants of which one saw two films more, then both are judged on the others."""
+    one, other = contestant("a", ERRORS), contestant("b", ERRORS[2:], first_id=3)
+    shifted = Contestant("b", "house", FULL, [row for row in one.rows if row.rsna_id >= 3], COST)
+    found = compare([one, shifted], "test")
+    assert found["films"] == 8
+    assert [c["table_3"]["all"]["total"]["films"] for c in found["contestants"]] == [8, 8]
+    with pytest.raises(DataError, match="other readings"):
+        common_films([one, other])  # the same numbers, other children
+    with pytest.raises(DataError, match="no film in common"):
+        common_films([one, contestant("c", ERRORS, first_id=100)])
+
+
+def test_the_gain_is_paired_over_films():
+    """Given errors smaller by 2 months on each film, then the gain is 2 and certain, whatever the errors' spread."""
+    one, other = contestant("a", [20.0, 30, 4, 50]), contestant("b", [18.0, 28, 2, 48])
+    assert gain(other, one) == {"films": 4, "months": 2.0, "reach_months": 0.0}
+    assert gain(one, one) is None
+
+
+def test_every_paper_is_of_a_method_and_says_what_it_measured_on():
+    papers = read_papers()
+    assert set(papers) == set(method_names()) - {"house"}
+    assert all(paper["data"] and paper["source"] and paper["mae_months"] > 0 for paper in papers.values())
+
+
+def test_hui_in_years_is_hui_in_months():
+    paper = read_papers()["global-local"]
+    years = {"(4, 6]": 0.301, "(6, 8]": 0.455, "(8, 10]": 0.469, "(10, 12]": 0.482, "(12, 14]": 0.418,
+             "(14, 16]": 0.561, "(16, 18]": 0.484}  # fmt: skip
+    for group, value in years.items():
+        assert paper["groups_mae_months"][group] == pytest.approx(12 * value, abs=0.006)
+    assert paper["mae_months"] == pytest.approx(12 * 0.444, abs=0.006)
+    table_4 = [0.813, 0.68, 0.658, 0.6, 0.467, 0.444]
+    rows = paper["ablation"]
+    assert [row["in_house_mae_months"] for row in rows] == pytest.approx([12 * v for v in table_4], abs=0.006)
+
+
+def test_an_ablation_stands_beside_its_own_row_of_table_4():
+    assert paper_of("global-local", FULL)["mae_months"] == 5.33
+    assert paper_of("global-local", FULL | {"equalise": False})["mae_months"] == 7.90
+    assert paper_of("global-local", FULL | {"paths": "local"})["mae_months"] == 5.60
+    assert paper_of("house", {}) is None
+
+
+def write_evaluation(path, one: Contestant, part: str = "test"):
+    rows = [{key: getattr(row, key) for key in Row.__dataclass_fields__} for row in one.rows]
+    table = {"model": {"method": one.method}, "config": one.config, "cost": one.cost, "part": part, "rows": rows}
+    path.write_text(json.dumps(table))
+    return path
+
+
+def test_the_command_compares_kept_evaluations(tmp_path, capsys):
+    files = [
+        write_evaluation(tmp_path / "gl.json", contestant("a", ERRORS, method="global-local")),
+        write_evaluation(tmp_path / "house.json", contestant("b", [0.5 * e for e in ERRORS])),
+    ]
+    kept, page = tmp_path / "comparison.json", tmp_path / "comparison.html"
+    arguments = [*map(str, files), "--json", str(kept), "--report", str(page)]
+    assert command.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "global-local (gl)" in printed
+    assert "paper: Hui et al." in printed
+    assert "1,021 films of one Chinese hospital" in printed
+    found = json.loads(kept.read_text())
+    first, second = found["contestants"]
+    assert first["paper"]["mae_months"] == 5.33
+    assert second["gain_over_first"]["months"] == pytest.approx(first["table_3"]["all"]["total"]["mae_months"] / 2)
+    assert len(summary_rows(found)) == 3
+    text = page.read_text()
+    assert "Research use only" in text
+    assert text.count("<svg") == 2
+
+
+def test_evaluations_of_two_parts_are_not_compared(tmp_path):
+    files = [
+        write_evaluation(tmp_path / f"{part}.json", contestant("a", ERRORS), part) for part in ("test", "validation")
+    ]
+    assert command.main([str(file) for file in files]) == 2
+    assert command.main([str(files[1]), "house"]) == 2, "a method would read the test part"
+
+
+@pytest.mark.parametrize("what", ["missing.json", "no-such-run"])
+def test_what_cannot_be_found_is_named(tmp_path, monkeypatch, what):
+    monkeypatch.chdir(tmp_path)
+    assert command.main([what]) == 2
+
+
+def test_methods_need_films():
+    assert command.main(["global-local"]) == 2
+
+
+def test_a_broken_evaluation_is_refused(tmp_path):
+    (tmp_path / "x.json").write_text('{"rows": []}')
+    with pytest.raises(DataError, match="no evaluation"):
+        from_evaluation(tmp_path / "x.json")
+
+
+def test_two_labels_alike_get_numbers():
+    made = command._distinct([contestant("a", ERRORS), contestant("b", ERRORS), contestant("a", ERRORS)])
+    assert [one.label for one in made] == ["a 1", "b", "a 2"]
+
+
+def test_a_run_is_read_without_an_export(tmp_path):
+    """Given a run's folder with weights, then its films are read by a bundle made on the fly, without intervals."""
+    method = {"width": 0.0625, "paths": "local"}
+    recipe = {"target": "global-local", "method": method}
+    (tmp_path / "run.json").write_text(json.dumps({"recipe": recipe}))
+    torch.manual_seed(1)
+    torch.save(open_method("global-local", method).make_net().state_dict(), tmp_path / "final.pt")
+    made = from_run(tmp_path, [], Computing(1, "cpu"))
+    assert (made.label, made.method) == (tmp_path.name, "global-local")
+    assert made.config == method
+    assert 0 < made.cost["parameters"] < 1_000_000
+    assert "local-only" not in open_bundle("global-local").metadata["name"]
+    assert paper_of(made.method, made.config)["mae_months"] == 5.60
+
+
+def test_a_detectors_run_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"target": "finder", "schedule": {}}))
+    with pytest.raises(RunError, match="no run of an age method"):
+        from_run(tmp_path, [], Computing(1, "cpu"))
+
+
+def test_the_commands_are_known():
+    assert DELEGATED["compare"] == "training.compare"
+    assert DELEGATED["calibrate"] == "training.calibrate"
+    assert "compare" in build_parser().format_help()

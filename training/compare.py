@@ -1,0 +1,306 @@
+"""``boneage-node compare``: methods, runs and kept evaluations side by side on the same films, and beside the papers.
+
+Each WHAT is a shipped method's name, a run's folder, or the JSON of ``boneage-node evaluate``. Methods and runs read
+the films here, one after the other, through the node's own engine; kept evaluations are taken as they are. A paper's
+figure stands beside its method with the data it was measured on: those are never the same films. The ablation of Hui
+et al. 2022 (Table 4) is a comparison of the runs of the ``global-local*`` recipes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inference.bundle import list_methods
+from inference.errors import InferenceError
+from training.errors import DataError, TrainingError
+from training.evaluate import clean
+from training.evaluation.ages import age_figures
+from training.evaluation.contestants import (
+    Computing,
+    Contestant,
+    common_films,
+    from_bundle,
+    from_evaluation,
+    from_run,
+)
+from training.evaluation.drawing import COLOURS, Plot
+from training.evaluation.page import decimal, figure, figures, page, paragraph, percent, section, table
+from training.evaluation.report import cumulative_plot, short_names
+from training.radiographs import load_half, read_split
+from training.run import git_revision
+
+_log = logging.getLogger(__name__)
+
+SCHEMA = "boneage-node/comparison/1"
+_DASH = "\N{EN DASH}"
+
+
+def read_papers() -> dict[str, Any]:
+    """Return the papers' figures by method, as ``training/evaluation/papers.json`` has them."""
+    text = resources.files("training.evaluation").joinpath("papers.json").read_text("utf-8")
+    papers: dict[str, Any] = json.loads(text)
+    return papers
+
+
+def paper_of(method: str, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the paper's figures for a method; for an ablation, those of its row of Table 4 alone."""
+    paper = read_papers().get(method)
+    if paper is None:
+        return None
+    switches = (bool(config.get("equalise", True)), str(config.get("paths", "both")))
+    if switches == (True, "both"):
+        return dict(paper)
+    for row in paper.get("ablation", ()):
+        if (row["equalise"], row["paths"]) == switches:
+            return {
+                "source": f"{paper['source']}, Table 4",
+                "data": paper["data"],
+                "mae_months": row["in_house_mae_months"],
+                "other_data": f"RSNA films (which of them the paper does not say): {row['rsna_mae_months']:.2f} months",
+            }
+    return None
+
+
+def gain(contestant: Contestant, first: Contestant) -> dict[str, float] | None:
+    """Return by how much its absolute error is smaller than the first one's, paired over films both read, with 95 %."""
+    other = {row.rsna_id: abs(row.error_months) for row in first.rows if row.estimate_months is not None}
+    own = {row.rsna_id: abs(row.error_months) for row in contestant.rows if row.estimate_months is not None}
+    both = sorted(set(own) & set(other))
+    if contestant is first or len(both) < 2:
+        return None
+    gains = np.array([other[number] - own[number] for number in both])
+    reach = 1.96 * float(gains.std(ddof=1)) / math.sqrt(len(gains))
+    return {"films": len(both), "months": float(gains.mean()), "reach_months": reach}
+
+
+def compare(contestants: list[Contestant], part: str) -> dict[str, Any]:
+    """Return the comparison as its JSON has it.
+
+    Raises
+    ------
+    DataError
+        If the contestants have no films in common.
+    """
+    kept = common_films(contestants)
+    entries = [
+        {
+            "label": one.label,
+            "method": one.method,
+            "config": one.config,
+            "cost": one.cost,
+            **age_figures(one.rows),
+            "gain_over_first": gain(one, kept[0]),
+            "paper": paper_of(one.method, one.config),
+        }
+        for one in kept
+    ]
+    films = len(kept[0].rows)
+    return dict(clean({
+        "schema": SCHEMA, "part": part, "films": films, "revision": git_revision(), "contestants": entries
+    }))  # fmt: skip
+
+
+_HEAD = (
+    "", "MAE", "95 %", "RMSE", "bias", "within 12 m", "coverage", "width", "refused", "ms a film", "M parameters", "MB",
+    "better than the first by",
+)  # fmt: skip
+
+
+def summary_rows(comparison: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the summary as rows of text: each contestant, and its paper below it."""
+    rows: list[tuple[str, ...]] = []
+    for one in comparison["contestants"]:
+        total, low_high, better = one["table_3"]["all"]["total"], one["mae_interval_months"], one["gain_over_first"]
+        rows.append((
+            one["label"], decimal(total["mae_months"], 2), f"{decimal(low_high[0])} to {decimal(low_high[1])}",
+            decimal(total["rmse_months"], 2), decimal(one["bland_altman"]["all"]["total"]["bias_months"]),
+            percent(one["within_months"]["12"]), percent(one["coverage_90"]),
+            decimal(one["intervals"]["all"]["width_months"]), str(sum(one["refused"].values())),
+            decimal(one["milliseconds_median"], 0), decimal(one["cost"]["parameters"] / 1e6),
+            decimal(one["cost"]["megabytes"]),
+            f"{decimal(better['months'], 2)} ± {decimal(better['reach_months'], 2)}" if better else _DASH,
+        ))  # fmt: skip
+        paper = one["paper"]
+        if paper:
+            parameters = paper.get("parameters")
+            rows.append((
+                f"  paper: {paper['source']}", decimal(paper["mae_months"], 2), _DASH,
+                decimal(paper.get("rmse_months"), 2), _DASH, percent(paper.get("within_months", {}).get("12")),
+                *[_DASH] * 4, decimal(parameters and parameters / 1e6), _DASH, _DASH,
+            ))  # fmt: skip
+    return rows
+
+
+def group_rows(comparison: dict[str, Any], sex: str) -> list[tuple[str, ...]]:
+    """Return MAE / RMSE per age group of one sex or of both: a row a contestant, and its paper's MAE below it."""
+    rows: list[tuple[str, ...]] = []
+    for one in comparison["contestants"]:
+        cells = [row[sex] for row in one["table_3"].values()]
+        rows.append((one["label"], *(f"{decimal(c['mae_months'])} / {decimal(c['rmse_months'])}" for c in cells)))
+        theirs = (one["paper"] or {}).get("groups_mae_months")
+        if theirs and sex == "total":
+            renamed = {"(16, 19]": "(16, 18]"}
+            own = [theirs.get(renamed.get(group, group)) for group in list(one["table_3"])[:-1]]
+            rows.append(("  paper", *(decimal(value) for value in own), decimal(one["paper"]["mae_months"])))
+    return rows
+
+
+def data_differences(comparison: dict[str, Any]) -> list[str]:
+    """Say, for each paper, on what its figures were measured, and that it is not what was measured here."""
+    sentences = {}
+    for one in comparison["contestants"]:
+        paper = one["paper"]
+        if paper:
+            more = f" {paper['other_data'][0].upper()}{paper['other_data'][1:]}." if "other_data" in paper else ""
+            sentences[paper["source"]] = f"{paper['source']}: measured on {paper['data']}.{more}"
+    parts = Counter(read_split().values())
+    here = (
+        f"Here: {comparison['films']} films of the part {comparison['part']!r} of this project's split of RSNA 2017's "
+        f"training films, at half resolution; to train on there are {parts['train']} such films and "
+        f"{parts['pretrain']:,} of 100 x 100 pixels."
+    )
+    return [*sentences.values(), here] if sentences else []
+
+
+def comparison_page(comparison: dict[str, Any]) -> str:
+    """Return the comparison as an HTML document."""
+    ones = comparison["contestants"]
+    colours = [COLOURS[place % len(COLOURS)] for place in range(len(ones))]
+    curves = [
+        (one["label"], one["cumulative_accuracy"]["total"], colour) for one, colour in zip(ones, colours, strict=True)
+    ]
+    groups = short_names(ones[0]["table_3"])
+    names = ("age", *ones[0]["table_3"])
+    return page(
+        "Methods side by side",
+        f"{comparison['films']} films, part {comparison['part']!r}; boneage-node {comparison['revision']}.",
+        [
+            section(
+                "In short",
+                table("Months; the first is what the others are compared with", _HEAD, summary_rows(comparison)),
+                paragraph(
+                    "The last column pairs films: it is the mean gain in absolute error with its 95 % interval; where "
+                    "that holds 0, the difference may be chance. Milliseconds are the median of a whole reading, "
+                    "detection included, on the machine that measured."
+                ),
+            ),
+            section("The papers' data", *map(paragraph, data_differences(comparison) or ["No paper describes these."])),
+            section(
+                "By age and sex",
+                table("All: MAE / RMSE, months", names, group_rows(comparison, "total")),
+                table("Boys: MAE / RMSE, months", names, group_rows(comparison, "male")),
+                table("Girls: MAE / RMSE, months", names, group_rows(comparison, "female")),
+                figures(
+                    figure(_group_plot(ones, groups, colours).svg(), "Mean absolute error by age group."),
+                    figure(cumulative_plot(curves).svg(), "How many films are read within so many months."),
+                ),
+            ),
+        ],
+    )
+
+
+def _group_plot(ones: Sequence[dict[str, Any]], groups: list[str], colours: list[str]) -> Plot:
+    cells = [[row["total"]["mae_months"] for row in one["table_3"].values()] for one in ones]
+    highest = max((value for row in cells for value in row if value is not None), default=10.0)
+    plot = Plot(
+        (-0.6, len(groups) - 0.4), (0, 1.25 * highest), x_label="age over \N{EN DASH} to, years", y_label="MAE, months",
+        title="Mean absolute error by age group", names=groups,
+    )  # fmt: skip
+    width = 0.8 / len(ones)
+    for place, (one, colour, row) in enumerate(zip(ones, colours, cells, strict=True)):
+        plot.named(one["label"], colour)
+        for group, value in enumerate(row):
+            if value is not None:
+                plot.bar(group - 0.4 + (place + 0.5) * width, value, 0.9 * width, colour)
+    return plot
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print aligned columns, the first to the left."""
+    widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
+    for row in (head, *rows):
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        print("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())  # noqa: T201 - a command's answer
+
+
+def _gather(arguments: argparse.Namespace) -> tuple[list[Contestant], str]:
+    kept = {what: from_evaluation(Path(what)) for what in arguments.what if what.endswith(".json")}
+    parts = {part for _, part in kept.values()}
+    if len(parts) > 1 or (parts and len(kept) < len(arguments.what) and parts != {arguments.part}):
+        raise DataError(f"The evaluations are of the parts {sorted(parts)}; compare one part, here {arguments.part!r}.")
+    films = []
+    if len(kept) < len(arguments.what):
+        if arguments.data is None:
+            raise DataError("Methods and runs read films here; give the data folder with --data.")
+        films = load_half(arguments.data, [arguments.part])
+    computing, contestants = Computing(arguments.threads, arguments.device), []
+    for what in arguments.what:
+        if what in kept:
+            contestants.append(kept[what][0])
+        elif what in list_methods():
+            contestants.append(from_bundle(what, films, computing))
+        else:
+            contestants.append(from_run(Path(what), films, computing))
+    return _distinct(contestants), parts.pop() if parts else arguments.part
+
+
+def _distinct(contestants: list[Contestant]) -> list[Contestant]:
+    """Give labels that occur twice a number."""
+    often, seen, named = Counter(one.label for one in contestants), Counter[str](), []
+    for one in contestants:
+        seen[one.label] += 1
+        named.append(replace(one, label=f"{one.label} {seen[one.label]}") if often[one.label] > 1 else one)
+    return named
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(prog="boneage-node compare", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", nargs="+", metavar="WHAT", help="a method, a run's folder, or an evaluation's JSON")
+    parser.add_argument("--data", type=Path, help="the data folder, for methods and runs")
+    parser.add_argument(
+        "--part", default="test", choices=("train", "validation", "test"), help="part of the split (default test)"
+    )
+    parser.add_argument("--json", type=Path, help="also write the comparison there")
+    parser.add_argument("--report", type=Path, metavar="HTML", help="also write a page for people there")
+    parser.add_argument(
+        "--device", default="cpu", choices=("auto", "cpu", "cuda"), help="where to compute (default cpu)"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare; returns 0, 1 when a model cannot be opened, 2 when data, runs or files cannot be used."""
+    arguments = make_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        comparison = compare(*_gather(arguments))
+    except (TrainingError, InferenceError) as error:
+        _log.error("%s: %s", error.code, error)
+        return 2 if isinstance(error, TrainingError) else 1
+    print_table(_HEAD, summary_rows(comparison))
+    for sex in ("total", "male", "female"):
+        print(f"\nMAE / RMSE in months by age, {sex}")  # noqa: T201 - a command's answer
+        print_table(("", *comparison["contestants"][0]["table_3"]), group_rows(comparison, sex))
+    print("\n" + "\n".join(data_differences(comparison)))  # noqa: T201
+    if arguments.json:
+        arguments.json.write_text(json.dumps(comparison, indent=1, allow_nan=False) + "\n")
+    if arguments.report:
+        arguments.report.write_text(comparison_page(comparison), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
