@@ -25,6 +25,8 @@ DELEGATED = {
     "evaluate": "training.evaluate",
     "compare": "training.compare",
     "calibrate": "training.calibrate",
+    "export": "training.export",
+    "models": "inference.catalogue",
 }
 """Commands that read their own arguments: each module has ``main(argv) -> int``."""
 
@@ -66,6 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
         ("evaluate", "measure it (see evaluate --help)"),
         ("compare", "set methods and runs side by side (see compare --help)"),
         ("calibrate", "write a method's intervals (see calibrate --help)"),
+        ("export", "make a bundle of a run (see export --help)"),
+        ("models", "list, show or verify the models that are here"),
     ):
         commands.add_parser(name, help=summary, add_help=False)
     return parser

@@ -1,13 +1,14 @@
-"""Write MONAI bundles from finished runs: weights as half-precision safetensors, hashes, metadata.
+"""``boneage-node export``: write MONAI bundles from runs: weights as half-precision safetensors, hashes, metadata.
 
-``python -m training.export detector [--finder RUN] [--landmarks RUN]`` and ``python -m training.export age --run RUN``
-write into the package's ``inference/bundles``; model cards are written by hand and stay.
+``export detector [--finder RUN] [--landmarks RUN]`` and ``export age --run RUN`` write into the package's
+``inference/bundles``; model cards are written by hand and stay.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from inference.bundle import DETECTOR, bundles_folder, file_sha256
+from training.errors import RunError, TrainingError
 from training.recipe import Recipe
 from training.run import read_about, read_run
 
@@ -37,11 +39,23 @@ def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
     path.chmod(0o644)  # safetensors writes files that only their owner may read
 
 
-def write_metadata(folder: Path, name: str, description: str, config: dict[str, Any]) -> None:
-    """Write ``metadata.json`` (with the hashes of the weight files as they lie there) and ``inference.json``."""
+_ORIGIN = ("revision", "versions", "seed", "data_sha256", "detector_sha256", "device", "half_precision")
+"""What a bundle tells of the run it comes from."""
+
+
+def write_metadata(
+    folder: Path, name: str, description: str, config: dict[str, Any], *, origin: dict[str, Any] | None = None
+) -> None:
+    """Write ``metadata.json`` (with the hashes of the weight files as they lie there) and ``inference.json``.
+
+    ``origin`` is the content of ``run.json``; without it, what the metadata said of their origin stays.
+    """
     configs = folder / "configs"
     configs.mkdir(parents=True, exist_ok=True)
     hashes = {path.name: file_sha256(path) for path in sorted((folder / "models").glob("*.safetensors"))}
+    path = configs / "metadata.json"
+    before = json.loads(path.read_text()).get("training") if path.exists() else None
+    training = {key: origin[key] for key in _ORIGIN if key in origin} if origin else before
     metadata = {
         "version": VERSION,
         "name": name,
@@ -53,9 +67,10 @@ def write_metadata(folder: Path, name: str, description: str, config: dict[str, 
         "intended_use": "Research use only, not for diagnosis",
         "monai_version": "1.5",
         "pytorch_version": "2.6",
+        **({"training": training} if training else {}),
         "weights_sha256": hashes,
     }
-    (configs / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
+    path.write_text(json.dumps(metadata, indent=2) + "\n")
     (configs / "inference.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -84,28 +99,42 @@ _DESCRIPTIONS = {
 
 
 def export_age(run: Path) -> Path:
-    """Write the bundle of a run's age method and return its folder; ``training.calibrate`` adds the intervals."""
-    recipe = Recipe.model_validate(read_about(run)["recipe"])
+    """Write the bundle of a run's age method and return its folder; ``boneage-node calibrate`` adds the intervals.
+
+    Raises
+    ------
+    RunError
+        If the run trained something else, or has no weights yet.
+    """
+    about = read_about(run)
+    if "phases" not in about.get("recipe", {}):
+        raise RunError(f"{run} trained {about.get('target')}, no age method; export it with export detector.")
+    recipe = Recipe.model_validate(about["recipe"])
     folder = bundles_folder() / recipe.target
     save_weights(read_run(run), folder / "models" / "model.safetensors")
-    write_metadata(folder, f"Bone age, {recipe.target}", _DESCRIPTIONS[recipe.target], recipe.method)
+    title = f"Bone age, {recipe.target}"
+    write_metadata(folder, title, _DESCRIPTIONS[recipe.target], recipe.method, origin=about)
     return folder
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Export; returns 0."""
-    parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    detector = kinds.add_parser("detector")
-    detector.add_argument("--finder", type=Path)
-    detector.add_argument("--landmarks", type=Path)
-    ages = kinds.add_parser("age")
+    """Export; returns 0, or 2 when a run's folder cannot be used."""
+    parser = argparse.ArgumentParser(prog="boneage-node export", description=(__doc__ or "").splitlines()[0])
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    detector = kinds.add_parser("detector", help="the hand detector; a net without a run keeps the weights it has")
+    detector.add_argument("--finder", type=Path, metavar="RUN")
+    detector.add_argument("--landmarks", type=Path, metavar="RUN")
+    ages = kinds.add_parser("age", help="an age method")
     ages.add_argument("--run", type=Path, required=True)
     arguments = parser.parse_args(argv)
-    if arguments.kind == "detector":
-        folder = export_detector(arguments.finder, arguments.landmarks)
-    else:
-        folder = export_age(arguments.run)
+    try:
+        if arguments.kind == "detector":
+            folder = export_detector(arguments.finder, arguments.landmarks)
+        else:
+            folder = export_age(arguments.run)
+    except TrainingError as error:
+        sys.stderr.write(f"{error.code}: {error}\n")
+        return 2
     for path in sorted((folder / "models").iterdir()):
         print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")  # noqa: T201 - a command's answer
     return 0

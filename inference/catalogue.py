@@ -1,0 +1,190 @@
+"""``boneage-node models``: which models are here, what one is, and whether they are whole.
+
+``list`` and ``show`` read the bundles' JSON alone; ``verify`` loads every network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inference.bundle import DETECTOR, Bundle, bundles_folder, file_sha256, list_methods
+from inference.errors import BundleError
+from inference.intervals import Calibration
+from inference.method import DEFAULT_METHOD, method_names, open_method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DONE, FAILED = 0, 1
+_CALIBRATION = "calibration.json"
+
+
+def names(folder: Path | None = None) -> list[str]:
+    """Return the names of all bundles: the detector, then the methods that have weights, sorted."""
+    root = folder or bundles_folder()
+    detector = [DETECTOR] if (root / DETECTOR / "configs" / "metadata.json").is_file() else []
+    return detector + list_methods(root)
+
+
+def read_bundle(name: str, folder: Path | None = None) -> Bundle:
+    """Read a bundle's description without looking at its weights.
+
+    Raises
+    ------
+    BundleError
+        If there is none, or its JSON cannot be read.
+    """
+    root = folder or bundles_folder()
+    configs = root / name / "configs"
+    if name not in names(root):
+        hint = f": boneage-node train {name}, then export it" if name in method_names() else ""
+        raise BundleError(f"There are no weights named {name!r} here{hint}. There are: {', '.join(names(root))}.")
+    try:
+        metadata, config = (json.loads((configs / file).read_text()) for file in ("metadata.json", "inference.json"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"The description of {name!r} cannot be read; install the package again.") from error
+    return Bundle(root / name, metadata, config)
+
+
+def weight_files(bundle: Bundle) -> list[Path]:
+    """Return the weight files that lie in a bundle, sorted."""
+    return sorted((bundle.folder / "models").glob("*.safetensors"))
+
+
+def print_list(folder: Path | None = None) -> None:
+    """Print one line a bundle, and one for each method that has no weights here."""
+    have = names(folder)
+    lines = [("NAME", "VERSION", "SIZE", "WHAT IT IS")]
+    for name in have:
+        bundle = read_bundle(name, folder)
+        size = sum(path.stat().st_size for path in weight_files(bundle)) / 1e6
+        default = " (the default)" if name == DEFAULT_METHOD else ""
+        lines.append((name, bundle.version, f"{size:.1f} MB", f"{bundle.metadata.get('name', name)}{default}"))
+    missing = (name for name in method_names() if name not in have)
+    lines.extend((name, "-", "-", f"no weights here: boneage-node train {name}") for name in missing)
+    widths = [max(len(line[place]) for line in lines) for place in range(3)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=False))
+        print("  ".join([*cells, line[3]]))  # noqa: T201 - a command's answer
+
+
+def print_one(name: str, folder: Path | None = None) -> None:
+    """Print what a bundle says of itself: terms, configuration, intervals, files with their hashes."""
+    bundle = read_bundle(name, folder)
+    for key, value in bundle.metadata.items():
+        if key != "weights_sha256":
+            print(f"{key.replace('_', ' ')}: {value}")  # noqa: T201
+    print(f"configuration: {json.dumps(bundle.config)}")  # noqa: T201
+    for line in _interval_lines(bundle):
+        print(line)  # noqa: T201
+    for file, sha256 in sorted(bundle.metadata["weights_sha256"].items()):
+        path = bundle.folder / "models" / file
+        size = f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "missing"
+        print(f"weights: {file}, {size}, sha256 {sha256}")  # noqa: T201
+    card = bundle.folder / "docs" / "README.md"
+    print(f"model card: {card if card.is_file() else 'none'}")  # noqa: T201
+
+
+def _interval_lines(bundle: Bundle) -> Iterator[str]:
+    if (bundle.folder / "configs" / _CALIBRATION).is_file():
+        table = bundle.read_json(_CALIBRATION)
+        yield f"intervals: {table.get('level', 0):.0%}, from {table.get('films', 'the')} films of {table.get('split')}"
+
+
+def find_problems(name: str, folder: Path | None = None) -> list[str]:
+    """Return what is wrong with a bundle, each with its remedy: hashes, configuration, intervals, weights."""
+    try:
+        bundle = read_bundle(name, folder)
+        recorded: dict[str, str] = bundle.metadata["weights_sha256"]
+    except BundleError as error:
+        return [str(error)]
+    except KeyError:
+        return [f"metadata.json of {name!r} records no weights_sha256; export the bundle again."]
+    problems = list(_wrong_files(bundle, recorded))
+    if not problems:
+        problems += _misfits(name, bundle, recorded)
+    if name != DETECTOR:
+        problems += _wrong_intervals(bundle)
+    return problems
+
+
+def _wrong_files(bundle: Bundle, recorded: dict[str, str]) -> Iterator[str]:
+    here = {path.name: path for path in weight_files(bundle)}
+    for file, sha256 in recorded.items():
+        if file not in here:
+            yield f"{file} is missing; install the package again."
+        elif file_sha256(here[file]) != sha256:
+            yield f"{file} differs from its recorded hash; install the package again."
+    for file in sorted(set(here) - set(recorded)):
+        yield f"{file} has no recorded hash; export the bundle again, or delete the file."
+
+
+def _misfits(name: str, bundle: Bundle, recorded: dict[str, str]) -> Iterator[str]:
+    try:
+        makers = _nets(name, bundle.config)
+    except (BundleError, KeyError, TypeError, ValueError, AttributeError) as error:
+        yield f"inference.json does not open method {name!r} ({error}); export the bundle again."
+        return
+    for file in sorted(set(makers) - set(recorded)):
+        yield f"metadata.json records no {file}; export the bundle again."
+    for file, make in makers.items():
+        if file in recorded:
+            try:
+                make().load_state_dict(bundle.read_weights(file))
+            except (RuntimeError, OSError, ValueError):
+                yield f"{file} does not fit the network that inference.json describes; export the bundle again."
+
+
+def _nets(name: str, config: dict[str, Any]) -> dict[str, Callable[[], nn.Module]]:
+    """Return the maker of each weight file's network."""
+    if name == DETECTOR:
+        from inference.detector import make_finder, make_landmark_net
+
+        return {"finder.safetensors": make_finder, "landmarks.safetensors": make_landmark_net}
+    return {"model.safetensors": open_method(name, config).make_net}
+
+
+def _wrong_intervals(bundle: Bundle) -> Iterator[str]:
+    try:
+        Calibration.parse(bundle.read_json(_CALIBRATION))
+    except FileNotFoundError:
+        yield "there are no intervals (calibration.json); write them with boneage-node calibrate."
+    except (BundleError, ValueError) as error:
+        yield f"calibration.json cannot be used: {error}"
+
+
+def verify(wanted: list[str], folder: Path | None = None) -> int:
+    """Check bundles and print each one's state; returns 0, or 1 if one has a problem."""
+    failed = False
+    for name in wanted:
+        problems = find_problems(name, folder)
+        print(f"{name}: {'whole' if not problems else 'NOT WHOLE'}")  # noqa: T201
+        for problem in problems:
+            print(f"  {problem}")  # noqa: T201
+        failed = failed or bool(problems)
+    return FAILED if failed else DONE
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Answer; returns 0, or 1 if a model is not there or not whole."""
+    parser = argparse.ArgumentParser(prog="boneage-node models", description="Models that are here. Research use only.")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("list", help="one line each")
+    show = actions.add_parser("show", help="everything a model's bundle says of itself")
+    show.add_argument("name", metavar="NAME")
+    check = actions.add_parser(
+        "verify", help="recompute hashes, open configurations, fit weights; 1 if one is not whole"
+    )
+    check.add_argument("name", metavar="NAME", nargs="?", help="default: all")
+    arguments = parser.parse_args(argv)
+    if arguments.action == "verify":
+        return verify([arguments.name] if arguments.name else names())
+    if arguments.action == "show":
+        print_one(arguments.name)
+    else:
+        print_list()
+    return DONE

@@ -1,0 +1,169 @@
+"""``boneage-node models`` and ``export``: list, show, verify against damaged bundles, bundles made from runs.
+
+Not covered: that a whole model reads films well (test_engine.py, and evaluate on real films).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dicom_node import cli
+from inference import catalogue
+from inference.bundle import DETECTOR, bundles_folder
+from inference.errors import BundleError
+from inference.method import DEFAULT_METHOD, method_names, open_method
+from training import export
+from training.run import begin_run, finish_run
+
+METHOD = {"width": 0.0625}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Bundles of which one, global-local, was exported from a tiny run and given intervals."""
+    run = tmp_path / "run"
+    run.mkdir()
+    begin_run(run, {"target": "global-local", "seed": 1, "data_sha256": "x", "recipe": RECIPE})
+    finish_run(run, open_method("global-local", METHOD).make_net())
+    root = tmp_path / "bundles"
+    monkeypatch.setattr(export, "bundles_folder", lambda: root)
+    assert export.main(["age", "--run", str(run)]) == 0
+    calibration = bundles_folder() / "global-local" / "configs" / "calibration.json"
+    shutil.copy(calibration, root / "global-local" / "configs")
+    return root
+
+
+RECIPE = {
+    "target": "global-local",
+    "loss": "absolute",
+    "method": METHOD,
+    "phases": [
+        {"name": "a", "batch": 1, "sharp_share": 1.0, "epochs": 1, "steps_per_epoch": 1, "peak_learning_rate": 1e-3}
+    ],
+}
+
+
+def test_an_exported_run_is_whole(folder, capsys):
+    assert catalogue.verify(catalogue.names(folder), folder) == 0
+    assert "global-local: whole" in capsys.readouterr().out
+
+
+def flip_a_byte(folder: Path) -> None:
+    path = folder / "global-local" / "models" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def change_json(file: str, **values: object):
+    def change(folder: Path) -> None:
+        path = folder / "global-local" / "configs" / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change
+
+
+def remove(file: str):
+    return lambda folder: (folder / "global-local" / file).unlink()
+
+
+def add_a_file(folder: Path) -> None:
+    models = folder / "global-local" / "models"
+    shutil.copy(models / "model.safetensors", models / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (flip_a_byte, "differs from its recorded hash"),
+        (remove("models/model.safetensors"), "is missing"),
+        (add_a_file, "other.safetensors has no recorded hash"),
+        (change_json("inference.json", width=0.125), "does not fit the network"),
+        (change_json("inference.json", width="wide"), "does not open method"),
+        (change_json("calibration.json", ages_months=[], edges_months=[0]), "calibration.json cannot be used"),
+        (remove("configs/calibration.json"), "boneage-node calibrate"),
+        (lambda folder: (folder / "global-local" / "configs" / "inference.json").write_text("{"), "cannot be read"),
+    ],
+)
+def test_each_damage_is_found_and_named(folder, capsys, damage, words):
+    damage(folder)
+    assert catalogue.verify(["global-local"], folder) == 1
+    out = capsys.readouterr().out
+    assert "global-local: NOT WHOLE" in out
+    assert words in out
+
+
+def test_the_shipped_models_are_whole(capsys):
+    assert cli.main(["models", "verify"]) == 0
+    assert f"{DETECTOR}: whole" in capsys.readouterr().out
+
+
+def test_list_names_what_is_here_and_what_is_not(capsys):
+    assert cli.main(["models", "list"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
+    assert set(lines) == {DETECTOR, *method_names()}
+    assert "(the default)" in lines[DEFAULT_METHOD]
+    for name in set(method_names()) - set(catalogue.names()):
+        assert f"boneage-node train {name}" in lines[name]
+
+
+def test_show_gives_terms_and_hashes(capsys):
+    assert cli.main(["models", "show", DEFAULT_METHOD]) == 0
+    out = capsys.readouterr().out
+    for words in ("non-commercial", "not for diagnosis", "sha256", "configuration", "intervals: 90%", "model card"):
+        assert words in out, words
+
+
+def test_a_model_that_is_not_there_is_named_with_those_that_are(folder, capsys):
+    with pytest.raises(BundleError, match=r"moon.*global-local"):
+        catalogue.print_one("moon", folder)
+    assert cli.main(["models", "show", "moon"]) == 1
+    assert "moon" in capsys.readouterr().err
+
+
+def test_list_and_show_do_without_torch():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from inference import catalogue\n"
+        f"catalogue.print_list(); catalogue.print_one({DEFAULT_METHOD!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_exported_weights_are_half_as_large_and_nearly_the_same(folder):
+    torch.manual_seed(3)
+    net = open_method("global-local", METHOD).make_net()
+    weights = catalogue.read_bundle("global-local", folder).read_weights("model.safetensors")
+    assert {key: value.shape for key, value in weights.items()} == {k: v.shape for k, v in net.state_dict().items()}
+    size = sum(value.numel() for value in weights.values())
+    assert (folder / "global-local" / "models" / "model.safetensors").stat().st_size < 3 * size
+
+
+def test_a_bundle_tells_of_its_run(folder):
+    metadata = json.loads((folder / "global-local" / "configs" / "metadata.json").read_text())
+    assert metadata["training"]["data_sha256"] == "x"
+    assert metadata["training"]["seed"] == 1
+
+
+def test_a_run_without_weights_or_of_the_detector_is_refused(tmp_path, capsys):
+    begin_run(tmp_path, {"target": "finder", "seed": 1, "data_sha256": "x", "recipe": {"target": "finder"}})
+    assert export.main(["age", "--run", str(tmp_path)]) == 2
+    assert "trained finder" in capsys.readouterr().err
+    assert export.main(["detector", "--finder", str(tmp_path)]) == 2
+    assert "no weights yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["models", "export", "calibrate", "train"])
+def test_the_workshops_commands_explain_themselves(command, capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main([command, "--help"])
+    assert raised.value.code == 0
+    assert f"boneage-node {command}" in capsys.readouterr().out
