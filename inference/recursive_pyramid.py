@@ -51,14 +51,17 @@ class SwitchableAtrousConv(nn.Module):
         self.stride = (conv.stride[0], conv.stride[1])
         self.weight = nn.Parameter(conv.weight.detach().clone())
         self.difference = nn.Parameter(torch.zeros_like(conv.weight))
-        self.switch = nn.Conv2d(conv.in_channels, 1, 1, stride=self.stride)
+        self.switch = nn.Conv2d(conv.in_channels, 1, 1)
         _fill(self.switch, 1.0)
         self.before, self.after = GlobalContext(conv.in_channels), GlobalContext(conv.out_channels)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (N, channels_in, H, W) to (N, channels_out, H / stride, W / stride)."""
         maps = self.before(maps)
-        around = nn.functional.avg_pool2d(nn.functional.pad(maps, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+        # The mean takes the stride: torch 2.13 corrupts memory in the backward pass of a strided 1 x 1 convolution to one
+        # channel in channels-last format.
+        padded = nn.functional.pad(maps, (2, 2, 2, 2), mode="replicate")
+        around = nn.functional.avg_pool2d(padded, 5, stride=self.stride)
         switch = self.switch(around)
         near = nn.functional.conv2d(maps, self.weight, stride=self.stride, padding=1)
         wide = self.weight + self.difference

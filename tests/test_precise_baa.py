@@ -260,7 +260,7 @@ def test_switchable_atrous_convolution_is_equation_1():
     assert torch.allclose(switchable(maps), conv(maps), atol=1e-5), "it starts as the convolution it replaces"
     torch.nn.init.normal_(switchable.difference)
     torch.nn.init.normal_(switchable.switch.weight)
-    around = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(maps, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+    around = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(maps, (2, 2, 2, 2), mode="replicate"), 5, stride=2)
     s = switchable.switch(around)
     w, dw = switchable.weight, switchable.difference
     far = torch.nn.functional.conv2d(maps, w + dw, stride=2, padding=3, dilation=3)

@@ -1,0 +1,281 @@
+"""``python -m training.bones``: train the paper's localiser of precise-baa, and join it to a run (Jia et al. 2022).
+
+``palm`` trains stage 1, the U-Net, and ``detector`` stage 2, the 13 regions; ``join`` puts both and a finished run of
+the age method together into a new run that ``training.export`` can write as a bundle.
+
+Decisions where the paper's data are not to be had: its 100 palm masks are drawn here from annotated points (fingers as
+capsules, the palm as a hull, discs around the 13 bones, the ends of radius and ulna), which teaches a U-Net roughly
+where a hand is; its boxes are the annotated ones. The paper trains both with SGD (U-Net: momentum 0.99, batch 4, 100
+epochs; detector: batch 4, 24 epochs); here it is this project's loop, AdamW with one cycle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from inference.anatomy import BOX_NAMES, POINT_NAMES, RUS_NAMES
+from inference.bone_detector import BoneDetector
+from inference.palm import PALM_SIDE, PalmNet
+from inference.pose import template_points
+from inference.precise_baa import FILM_SIDE
+from inference.preparation import equalisation_table
+from training.annotations import read_annotations
+from training.cascade import detector_loss, palm_loss
+from training.detector import AnnotatedFilm
+from training.errors import RunError, TimeUp, TrainingError
+from training.machine import join as join_machine
+from training.radiographs import load_half, load_small, read_split
+from training.recipe import Stretch
+from training.run import begin_run, data_sha256, finish_run, read_about, read_run, write_about
+from training.train import (
+    DONE,
+    SEED,
+    TIME_UP,
+    WRONG_USAGE,
+    Job,
+    Start,
+    add_machine_options,
+    annotated,
+    make_job,
+)
+
+_log = logging.getLogger(__name__)
+
+Grey = npt.NDArray[np.uint8]
+Float = npt.NDArray[np.float64]
+
+STRETCHES = {
+    "palm": Stretch(batch=4, epochs=10, steps_per_epoch=100, peak_learning_rate=2e-3),
+    "detector": Stretch(batch=4, epochs=24, steps_per_epoch=250, peak_learning_rate=5e-4),
+}
+
+_FINGER_SHARE = 0.045
+"""Half a finger's width in template units."""
+_PLACES = [POINT_NAMES.index(name) for name in RUS_NAMES]
+_SIZE_PLACES = [BOX_NAMES.index(name) for name in RUS_NAMES]
+_FINGERS = (
+    ("CMC1", "MC1", "J-MCP1", "PP1", "J-IP1", "DP1", "TIP1"),
+    ("MC2", "J-MCP2", "PP2", "J-PIP2", "MP2", "J-DIP2", "DP2", "TIP2"),
+    ("MC3", "J-MCP3", "PP3", "J-PIP3", "MP3", "J-DIP3", "DP3", "TIP3"),
+    ("MC4", "J-MCP4", "PP4", "J-PIP4", "MP4", "J-DIP4", "DP4", "TIP4"),
+    ("MC5", "J-MCP5", "PP5", "J-PIP5", "MP5", "J-DIP5", "DP5", "TIP5"),
+)
+_PALM = ("CMC1", "MC1", "J-MCP2", "J-MCP3", "J-MCP4", "J-MCP5", "J-carpus", "radius", "ulna")
+
+
+class PalmBatch(NamedTuple):
+    """Films (N, 1, 512, 512) of -1..1 and masks (N, 1, 256, 256) of 0 and 1."""
+
+    film: Tensor
+    mask: Tensor
+
+
+class BoxBatch(NamedTuple):
+    """Films (N, 1, 512, 512) of -1..1, all but the palm black, and the true boxes (N, 13, 4) in pixels."""
+
+    film: Tensor
+    boxes: Tensor
+
+
+def has_all_bones(film: AnnotatedFilm) -> bool:
+    """Whether all 13 bones have a point and a size."""
+    return bool(np.isfinite(film.points[_PLACES]).all() and np.isfinite(film.sizes[_SIZE_PLACES]).all())
+
+
+def draw_palm(points: Float, scale: float, side: int) -> Grey:
+    """Draw a hand's mask (side, side) of 0 and 1 from its 44 points; ``scale`` is a template unit in pixels."""
+    mask = np.zeros((side, side), dtype=np.uint8)
+    at = {name: np.rint(point).astype(int) for name, point in zip(POINT_NAMES, points, strict=True)}
+    thickness = max(1, round(2 * _FINGER_SHARE * scale))
+    for finger in _FINGERS:
+        chain = np.array([at[name] for name in finger], dtype=np.int32)
+        cv2.polylines(mask, [chain], isClosed=False, color=1, thickness=thickness)
+    hull = cv2.convexHull(np.array([at[name] for name in _PALM], dtype=np.int32))
+    cv2.fillConvexPoly(mask, hull, 1)
+    cv2.polylines(mask, [hull], isClosed=True, color=1, thickness=thickness)
+    for name in RUS_NAMES:
+        reach = 0.09 if name in {"radius", "ulna"} else 0.05
+        cv2.circle(mask, at[name].tolist(), round(reach * scale), 1, cv2.FILLED)
+    return mask
+
+
+class Placed(NamedTuple):
+    """A film placed in a square of 512 pixels, bones bright: grey values, 44 points, boxes (13, 4), scale in pixels."""
+
+    film: Grey
+    points: Float
+    boxes: Float
+    scale: float
+
+
+def place(film: AnnotatedFilm, generator: np.random.Generator) -> Placed:
+    """Turn, scale, shift, mirror and change the grey of a film; unknown points come from the hand's pose."""
+    rows, columns = film.pixels.shape
+    fit_scale = FILM_SIDE / max(rows, columns) * float(np.exp(generator.uniform(-0.15, 0.1)))
+    angle = np.radians(generator.normal(0, 8))
+    turn = fit_scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    turn = turn @ np.diag([-1.0 if generator.random() < 0.5 else 1.0, 1.0])
+    middle = np.array([columns, rows]) / 2
+    shift = FILM_SIDE / 2 + generator.normal(0, 8, 2) - turn @ middle
+    known = np.isfinite(film.points).all(1, keepdims=True)
+    points = np.where(known, film.points, film.pose.to_film(template_points())) @ turn.T + shift
+    scale = film.pose.scale * fit_scale
+    centres, halves = points[_PLACES], film.sizes[_SIZE_PLACES] * scale / 2
+    matrix = np.column_stack([turn, shift + turn @ (0.5, 0.5) - 0.5])  # cv2 has pixel centres at integers
+    square = cv2.warpAffine(film.pixels, matrix, (FILM_SIDE, FILM_SIDE), flags=cv2.INTER_AREA)
+    gamma = np.linspace(0, 1, 256) ** float(np.exp(generator.uniform(-0.4, 0.4)))
+    grey = np.asarray(np.rint(255 * gamma), dtype=np.uint8)[square]
+    boxes = np.concatenate([centres - halves, centres + halves], axis=1)
+    return Placed(grey, points, np.clip(boxes, 0, FILM_SIDE), scale)
+
+
+def palm_batches(films: list[AnnotatedFilm], size: int, seed: int) -> Iterator[PalmBatch]:
+    """Yield batches for the palm net for ever."""
+    generator = np.random.default_rng(seed)
+    ratio = PALM_SIDE / FILM_SIDE
+    while True:
+        placed = [place(films[generator.integers(len(films))], generator) for _ in range(size)]
+        masks = [draw_palm(one.points * ratio, one.scale * ratio, PALM_SIDE) for one in placed]
+        yield PalmBatch(_units([one.film for one in placed]), torch.from_numpy(np.stack(masks))[:, None].float())
+
+
+def box_batches(films: list[AnnotatedFilm], size: int, seed: int) -> Iterator[BoxBatch]:
+    """Yield batches for the detector for ever: films as the palm net would leave them, if it drew the true mask."""
+    generator = np.random.default_rng(seed)
+    while True:
+        placed = [place(films[generator.integers(len(films))], generator) for _ in range(size)]
+        kept = []
+        for one in placed:
+            mask = draw_palm(one.points, one.scale, FILM_SIDE) > 0
+            kept.append(np.where(mask, equalisation_table(one.film[mask])[one.film], np.uint8(0)))
+        boxes = torch.from_numpy(np.stack([one.boxes for one in placed])).float()
+        yield BoxBatch(_units(kept), boxes)
+
+
+def _units(films: list[Grey]) -> Tensor:
+    return torch.from_numpy(np.stack(films).astype(np.float32) / 127.5 - 1)[:, None]
+
+
+def annotated_films(data: Path) -> list[AnnotatedFilm]:
+    """Return the films of the parts pretrain (small) and train (sharp, three times) with boxes of all 13 bones."""
+    annotations, split = read_annotations(data), read_split()
+    wanted = {rsna_id: part for rsna_id, part in split.items() if rsna_id in annotations}
+    aspects = {rsna_id: annotation.aspect for rsna_id, annotation in annotations.items()}
+    sharp = annotated(load_half(data, ["train"], wanted), annotations)
+    small = annotated(load_small(data, ["pretrain"], wanted, aspects), annotations)
+    return [film for film in small + 3 * sharp if has_all_bones(film)]
+
+
+def train(target: str, films: list[AnnotatedFilm], width: float, stretch: Stretch, job: Job) -> nn.Module:
+    """Train the palm net or the detector; a run found in the folder is resumed."""
+    size = job.machine.share(stretch.batch)
+    torch.manual_seed(job.seed)
+    if target == "palm":
+        return job.fit(
+            PalmNet(width),
+            lambda seed: next(palm_batches(films, size, seed)),
+            lambda net, batch: palm_loss(net(batch.film), batch.mask),
+            stretch,
+        )
+    return job.fit(
+        BoneDetector(width=width),
+        lambda seed: next(box_batches(films, size, seed)),
+        lambda net, batch: detector_loss(net(batch.film, batch.boxes), batch.boxes),
+        stretch,
+    )
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    stretch = STRETCHES[arguments.command]
+    if arguments.epochs:
+        stretch = stretch.model_copy(update={"epochs": arguments.epochs})
+    with join_machine(arguments.device, deterministic=arguments.deterministic) as machine:
+        job = make_job(arguments, machine, Start())
+        films = annotated_films(arguments.data)
+        _log.info("%d films with all 13 bones", len(films))
+        if machine.leads:
+            arguments.run.mkdir(parents=True, exist_ok=True)
+            about = {"target": arguments.command, "width": arguments.width, "seed": job.seed}
+            hashed = data_sha256((b"film", film.pixels, film.points, film.sizes) for film in films)
+            begin_run(job.run, about | {"recipe": stretch.model_dump(mode="json"), "data_sha256": hashed})
+        net = train(arguments.command, films, arguments.width, stretch, job)
+        if machine.leads:
+            finish_run(job.run, net)
+
+
+def join(age: Path, palm: Path, detector: Path, out: Path) -> None:
+    """Write a run of precise-baa with the paper's localiser: the age run's weights, the palm net's, the detector's.
+
+    Raises
+    ------
+    RunError
+        If a run has no weights, is of another target, or palm net and detector differ in width.
+    """
+    about, parts = read_about(age), {"palm": read_about(palm), "detector": read_about(detector)}
+    targets = (about["target"], *(part["target"] for part in parts.values()))
+    if targets != ("precise-baa", "palm", "detector"):
+        raise RunError(f"Runs of precise-baa, palm and detector are needed, in this order; these are {targets}.")
+    widths = {part["width"] for part in parts.values()}
+    if len(widths) > 1:
+        raise RunError(f"Palm net and detector must have one width, not {sorted(widths)}; train one of them again.")
+    weights = read_run(age)
+    for prefix, run in (("palm", palm), ("detector", detector)):
+        weights |= {f"{prefix}.{key}": value for key, value in read_run(run).items()}
+    changes = {"localiser": "paper", "detector_width": widths.pop()}
+    about["recipe"]["method"] |= changes
+    out.mkdir(parents=True, exist_ok=True)
+    write_about(out, about)
+    torch.save(weights, out / "final.pt")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(prog="python -m training.bones", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for target, stretch in STRETCHES.items():
+        one = commands.add_parser(target)
+        one.add_argument("--data", type=Path, required=True, help="the data folder (rsna2017/, annotations/)")
+        one.add_argument("--run", type=Path, required=True, help="the run's folder; a run found there is resumed")
+        one.add_argument("--width", type=float, default=0.25, help="factor on the papers' channels (default 0.25)")
+        one.add_argument("--epochs", type=int, help=f"epochs instead of {stretch.epochs}")
+        one.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
+        one.add_argument("--seed", type=int, default=SEED)
+        add_machine_options(one)
+    joined = commands.add_parser("join")
+    for name in ("age", "palm", "detector", "out"):
+        joined.add_argument(f"--{name}", type=Path, required=True, help="a run's folder")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train or join; returns 0 when done, 2 when data or runs cannot be used, 3 out of time."""
+    arguments = make_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        if arguments.command == "join":
+            join(arguments.age, arguments.palm, arguments.detector, arguments.out)
+        else:
+            torch.set_num_threads(arguments.threads)
+            cv2.setNumThreads(1)
+            _train(arguments)
+    except TimeUp as over:
+        _log.info("%s", over)
+        return TIME_UP
+    except TrainingError as error:
+        _log.error("%s: %s", error.code, error)
+        return WRONG_USAGE
+    return DONE
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
