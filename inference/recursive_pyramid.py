@@ -58,8 +58,8 @@ class SwitchableAtrousConv(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Map (N, channels_in, H, W) to (N, channels_out, H / stride, W / stride)."""
         maps = self.before(maps)
-        # The mean takes the stride: torch 2.13 corrupts memory in the backward pass of a strided 1 x 1 convolution to one
-        # channel in channels-last format.
+        # The mean takes the stride: torch 2.13 corrupts memory in the backward pass of a strided 1 x 1 convolution to
+        # one channel in channels-last format.
         padded = nn.functional.pad(maps, (2, 2, 2, 2), mode="replicate")
         around = nn.functional.avg_pool2d(padded, 5, stride=self.stride)
         switch = self.switch(around)
