@@ -8,6 +8,7 @@ import json
 import math
 import re
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 
 import cv2
@@ -31,8 +32,10 @@ from training.errors import DataError
 from training.evaluation import ages, recalibration, rois
 from training.evaluation.acceptance import METRICS, read_thresholds
 from training.evaluation.drawing import Plot, ticks
-from training.evaluation.reading import Case, Row
+from training.evaluation.figures import assemble, clean
+from training.evaluation.reading import Case, Row, read_cases
 from training.evaluation.report import report
+from training.evaluation.site import read_table
 from training.radiographs import Radiograph, Reading, read_split
 
 MODEL = ModelIdentity("house", "House", "0.1.0", "ab" * 32)
@@ -268,6 +271,64 @@ def test_thresholds_decide_the_exit_code(data, fake, capsys, wanted, code):
     assert ("passed: mae" in printed) == (code < 2)
 
 
+@pytest.fixture
+def own_films(tmp_path):
+    """A site's folder: a PNG, a sample as DICOM whose header says M, a file that is no DICOM; and its table."""
+    folder = tmp_path / "films"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.png"), np.full((60, 50), 100, dtype=np.uint8))
+    sample = resources.files("dicom_node").joinpath("samples", "boy-12.dcm")
+    (folder / "b.dcm").write_bytes(sample.read_bytes())
+    (folder / "c.dcm").write_bytes(b"nothing")
+    table = tmp_path / "readings.csv"
+    table.write_text("file,sex,bone_age_years\na.png,female,8.5\nb.dcm,F,12\nc.dcm,M,3\n")
+    return folder, table
+
+
+def test_a_site_evaluates_its_own_films(own_films, fake, tmp_path):
+    """Given a PNG, a DICOM object whose header states another sex, and rubbish, then all three are in the figures."""
+    folder, table = own_films
+    kept, page = tmp_path / "f.json", tmp_path / "f.html"
+    arguments = ["--films", str(folder), "--readings", str(table), "--json", str(kept), "--report", str(page)]
+    assert command.main([*arguments, "--pictures", "3"]) == 0
+    figures = json.loads(kept.read_text())
+    assert (figures["part"], figures["films"], figures["material"]["sex_differs"]) == ("site", 3, 1)
+    assert figures["refused"] == {"unreadable-pixels": 1}
+    assert [row["rsna_id"] for row in figures["rows"]] == [2, 3, 4]  # lines of the table
+    assert figures["rows"][0]["reference_months"] == 102
+    assert figures["rows"][0]["estimate_months"] == pytest.approx(103)
+    text = page.read_text()
+    assert text.count("data:image/jpeg") == 3
+    assert "a.png" not in text, "file names may hold patient data"
+    assert "1 headers state the other sex" in text
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("file,sex\na.png,M", "needs the columns"),
+        ("file,sex,bone_age_months\nx.png,M,100", "Line 2: the folder has no such file"),
+        ("file,sex,bone_age_months\n,M,100", "Line 2: the folder has no such file"),
+        ("file,sex,bone_age_months\na.png,O,100", "Line 2: the sex"),
+        ("file,sex,bone_age_months\na.png,M,unknown", "Line 2: the bone age"),
+        ("file,sex,bone_age_months\na.png,M,300", "Line 2: the bone age"),
+        ("file,sex,bone_age_months\na.png,M,100\n./a.png,M,100", "Lines 2 and 3"),
+        ("file,sex,bone_age_months\n", "no readings"),
+    ],
+)
+def test_a_table_of_readings_is_checked_line_by_line(own_films, lines, says):
+    folder, table = own_films
+    table.write_text(lines)
+    with pytest.raises(DataError, match=says):
+        read_table(folder, table)
+
+
+def test_films_and_readings_go_together(tmp_path):
+    with pytest.raises(SystemExit):
+        command.main(["--films", str(tmp_path)])
+    assert command.main(["--films", str(tmp_path), "--readings", str(tmp_path / "none.csv")]) == 2
+
+
 def test_a_folder_without_films_is_refused(tmp_path, fake):
     assert command.main(["--data", str(tmp_path)]) == 2
 
@@ -275,10 +336,11 @@ def test_a_folder_without_films_is_refused(tmp_path, fake):
 def full_figures() -> dict:
     """Figures as the command has them, with ROIs."""
     films = [film(i, age, sex) for i, (age, sex) in enumerate(((60, Sex.MALE), (130, Sex.FEMALE), (0, Sex.MALE)), 1)]
-    _, figures = command.measure(FakeEngine(), films, [], {1: annotation(), 2: annotation(2)})
+    cases = read_cases(FakeEngine(), films)
+    compared = command.compare_rois(cases, {1: annotation(), 2: annotation(2)})
+    figures = assemble(MODEL, "test", [case.row for case in cases], compared)
     cost = {"parameters": 5_000_000, "megabytes": 12.0, "threads": 2, "device": "cpu"}
-    more = {"part": "test", "non_hands": 3, "non_hands_accepted": 0, "non_hands_share": 0.0, "cost": cost}
-    return command.clean(figures | more)
+    return clean(figures | {"non_hands": 3, "non_hands_share": 0.0, "cost": cost, "config": {}})
 
 
 class Balanced(HTMLParser):

@@ -24,7 +24,6 @@ import numpy as np
 from inference.bundle import list_methods
 from inference.errors import InferenceError
 from training.errors import DataError, TrainingError
-from training.evaluate import clean
 from training.evaluation.ages import age_figures
 from training.evaluation.contestants import (
     Computing,
@@ -35,6 +34,7 @@ from training.evaluation.contestants import (
     from_run,
 )
 from training.evaluation.drawing import COLOURS, Plot
+from training.evaluation.figures import clean
 from training.evaluation.page import decimal, figure, figures, page, paragraph, percent, section, table
 from training.evaluation.report import cumulative_plot, short_names
 from training.radiographs import load_half, read_split

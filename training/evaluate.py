@@ -3,7 +3,8 @@
 Ages (Table 3, identity lines and cumulative accuracy of Hui et al. 2022; Bland-Altman, bias and intervals besides),
 regions of interest, refusals and images without a hand. ``--json`` keeps every figure for machines (the keys are in
 ``training/evaluation/FIGURES.md``), ``--report`` writes a page for people. It doubles as a site's acceptance test:
-``--accept`` sets thresholds, ``--recalibrate`` fits the site's own correction.
+``--films`` and ``--readings`` take its own films, ``--accept`` sets thresholds, ``--recalibrate`` fits its own
+correction.
 """
 
 from __future__ import annotations
@@ -15,23 +16,22 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 
 from inference.bundle import open_bundle
 from inference.engine import Engine
 from inference.errors import InferenceError
-from inference.finding import Estimate, ModelIdentity
+from inference.finding import ModelIdentity
 from inference.method import DEFAULT_METHOD
 from training.annotations import Annotation, read_annotations
 from training.errors import DataError, TrainingError
 from training.evaluation import recalibration
 from training.evaluation.acceptance import Threshold, read_thresholds
-from training.evaluation.ages import AGE_GROUPS_YEARS, Errors, age_figures, coverage, errors_of, table_3
+from training.evaluation.ages import AGE_GROUPS_YEARS, Errors, coverage, errors_of, table_3
+from training.evaluation.figures import SCHEMA, assemble, clean
 from training.evaluation.reading import (
     Case,
     Row,
@@ -44,9 +44,9 @@ from training.evaluation.reading import (
     rows_of,
 )
 from training.evaluation.report import report
-from training.evaluation.rois import all_roi_figures, compare_film
-from training.radiographs import Radiograph, load_half, load_negatives, load_small, read_split
-from training.run import git_revision
+from training.evaluation.rois import FilmRois, compare_film
+from training.evaluation.site import SiteFilm, read_site, read_site_film, read_table
+from training.radiographs import load_half, load_negatives, load_small, read_split
 
 __all__ = [
     "AGE_GROUPS_YEARS", "Case", "Errors", "Row", "coverage", "errors_of", "evaluate", "film_of", "interpret", "main",
@@ -55,63 +55,13 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-SCHEMA = "boneage-node/evaluation/2"
 _PICTURE_SIDE = 320
 
 
-def clean(value: Any) -> Any:
-    """Return a value as JSON has it: text keys, null for what is not finite, plain numbers."""
-    if isinstance(value, dict):
-        return {str(key): clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
-
-
-def material(films: list[Radiograph]) -> dict[str, Any]:
-    """Return who the films are of."""
-    ages = [film.reading.age_months / 12 for film in films] or [float("nan")]
-    males = sum(film.reading.sex.value == "M" for film in films)
-    return {
-        "male": males,
-        "female": len(films) - males,
-        "youngest_years": min(ages),
-        "oldest_years": max(ages),
-        "reference": "bone age as the table of readings has it",
-    }
-
-
-def measure(
-    engine: Engine, films: list[Radiograph], annotated: list[Radiograph], annotations: dict[int, Annotation]
-) -> tuple[list[Case], dict[str, Any]]:
-    """Read films once, and those that only have annotations; return the cases of ``films`` and every figure of them."""
-    cases = read_cases(engine, films)
-    also = [case for case in cases if case.row.rsna_id in annotations]
-    also += read_cases(engine, [film for film in annotated if film.reading.rsna_id in annotations])
-    compared = [compare_film(case, annotations[case.row.rsna_id]) for case in also]
-    rois = all_roi_figures([film for film in compared if film is not None])
-    rows = [case.row for case in cases]
-    figures = {
-        "schema": SCHEMA,
-        "measured_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "revision": git_revision(),
-        "model": asdict(engine.identity),
-        "films": len(films),
-        "material": material(films),
-        **age_figures(rows),
-        "refused_share": sum(row.refusal is not None for row in rows) / len(rows) if rows else float("nan"),
-        "roi": rois,
-        "roi_boxes": rois["all"]["boxes"] if rois else 0,
-        "roi_centres_within_3_percent": rois["all"]["within_3_percent"] if rois else None,
-        "roi_centre_median": rois["all"]["centre_median"] if rois else None,
-        "roi_centres_per_bone": (
-            {name: bone["within_3_percent"] for name, bone in rois["all"]["bones"].items()} if rois else {}
-        ),
-        "rows": [asdict(row) for row in rows],
-    }
-    return cases, figures
+def compare_rois(cases: list[Case], annotations: dict[int, Annotation]) -> list[FilmRois]:
+    """Set the ROIs of the films that are annotated beside their annotations."""
+    compared = (compare_film(c, annotations[c.row.rsna_id]) for c in cases if c.row.rsna_id in annotations)
+    return [film for film in compared if film is not None]
 
 
 def evaluate(engine: Engine, data: Path, part: str, **also: Any) -> tuple[list[Case], dict[str, Any]]:
@@ -126,18 +76,29 @@ def evaluate(engine: Engine, data: Path, part: str, **also: Any) -> tuple[list[C
     films = load_half(data, [part], split)
     if not films:
         raise DataError(f"{data} holds no film of the part {part!r}.")
+    cases = read_cases(engine, films)
     aspects = {rsna_id: annotation.aspect for rsna_id, annotation in annotations.items()}
-    annotated = load_small(data, ["annotation-test"], split, aspects) if part == "test" and annotations else []
-    cases, figures = measure(engine, films, annotated, annotations)
+    small = load_small(data, ["annotation-test"], split, aspects) if part == "test" and annotations else []
+    rois = compare_rois(cases + read_cases(engine, small), annotations)
+    figures = assemble(engine.identity, part, [case.row for case in cases], rois)
     negatives = load_negatives(data)
     accepted = count_accepted(engine, negatives)
-    figures |= {
-        "part": part,
-        "non_hands": len(negatives),
-        "non_hands_accepted": accepted,
-        "non_hands_share": accepted / len(negatives) if negatives else float("nan"),
-    }
+    share = accepted / len(negatives) if negatives else float("nan")
+    figures |= {"non_hands": len(negatives), "non_hands_accepted": accepted, "non_hands_share": share}
     return cases, clean(figures | also)
+
+
+def evaluate_site(engine: Engine, films: list[SiteFilm], **also: Any) -> dict[str, Any]:
+    """Evaluate a site's own films; ``also`` goes into the figures as it is."""
+    rows, differing = [], 0
+    for made in read_site(engine, films):
+        rows.append(made.case.row)
+        differing += made.sex_differs
+        if len(rows) % 50 == 0:
+            _log.info("read %d of %d films", len(rows), len(films))
+    figures = assemble(engine.identity, "site", rows, [])
+    figures["material"]["sex_differs"] = differing
+    return dict(clean(figures | also))
 
 
 def print_figures(figures: dict[str, Any]) -> None:
@@ -199,13 +160,9 @@ def picture(case: Case) -> tuple[str, str]:
     )
 
 
-def furthest(cases: list[Case], count: int) -> list[Case]:
-    """Return the films with the largest errors, refused ones first."""
-
-    def size(case: Case) -> float:
-        return abs(case.row.error_months) if isinstance(case.finding, Estimate) else math.inf
-
-    return sorted(cases, key=size, reverse=True)[:count]
+def furthest(rows: list[Row], count: int) -> list[Row]:
+    """Return the rows with the largest errors, refused films first."""
+    return sorted(rows, key=lambda row: math.inf if row.refusal else abs(row.error_months), reverse=True)[:count]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -213,7 +170,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="boneage-node evaluate", description=(__doc__ or "").splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", type=Path, help="the data folder (rsna2017/, annotations/, negatives/)")
+    source.add_argument("--films", type=Path, metavar="DIR", help="a site's own films, DICOM or PNG, with --readings")
     source.add_argument("--from", type=Path, dest="kept", metavar="JSON", help="figures kept by --json: read no film")
+    parser.add_argument("--readings", type=Path, metavar="CSV", help="their readings: file, sex, bone_age_months")
     parser.add_argument("--method", default=DEFAULT_METHOD, help=f"whose bundle to evaluate (default {DEFAULT_METHOD})")
     parser.add_argument("--part", default="test", choices=("train", "validation", "test"), help="part of the split")
     parser.add_argument("--json", type=Path, help="also write the figures there")
@@ -231,16 +190,30 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _measure(arguments: argparse.Namespace) -> tuple[list[Case], dict[str, Any]]:
+Pictures = Callable[[int], list[tuple[str, str]]]
+
+
+def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], Pictures]:
+    """Return the figures, and what gives the pictures of so many films that are furthest off."""
     if arguments.kept is not None:
         figures = json.loads(arguments.kept.read_text())
         if figures.get("schema") != SCHEMA:
             raise DataError(f"{arguments.kept} is no evaluation of this version ({SCHEMA}); measure again.")
-        return [], figures
+        return figures, lambda _: []
+    site = read_table(arguments.films, arguments.readings) if arguments.films else []
     chosen = {"threads": arguments.threads, "device": arguments.device}
     engine = Engine.load(arguments.method, recalibration=arguments.recalibration, **chosen)
     also = {"cost": cost(arguments.method, **chosen), "config": open_bundle(arguments.method).config}
-    return evaluate(engine, arguments.data, arguments.part, **also)
+    if site:
+        by_line = {film.reading.rsna_id: film for film in site}
+        figures = evaluate_site(engine, site, **also)
+        return figures, lambda count: [
+            picture(read_site_film(engine, by_line[row.rsna_id]).case)
+            for row in furthest(rows_of(figures, "figures"), count)
+        ]
+    cases, figures = evaluate(engine, arguments.data, arguments.part, **also)
+    by_id = {case.row.rsna_id: case for case in cases}
+    return figures, lambda count: [picture(by_id[row.rsna_id]) for row in furthest([c.row for c in cases], count)]
 
 
 def _fit(figures: dict[str, Any], path: Path) -> None:
@@ -255,14 +228,14 @@ def _fit(figures: dict[str, Any], path: Path) -> None:
 def _run(arguments: argparse.Namespace) -> bool:
     """Do what the command line asks; True unless a threshold failed."""
     thresholds = read_thresholds(arguments.accept) if arguments.accept else []
-    cases, figures = _measure(arguments)
+    figures, pictures = _measure(arguments)
     if arguments.recalibrate:
         _fit(figures, arguments.recalibrate)
     print_figures(figures)
     accepted = judge(figures, thresholds) if thresholds else True
     writers: list[tuple[Path | None, Callable[[], str]]] = [
         (arguments.json, lambda: json.dumps(figures, indent=1, allow_nan=False) + "\n"),
-        (arguments.report, lambda: report(figures, [picture(case) for case in furthest(cases, arguments.pictures)])),
+        (arguments.report, lambda: report(figures, pictures(arguments.pictures))),
     ]
     for path, write in writers:
         if path is not None:
@@ -272,7 +245,10 @@ def _run(arguments: argparse.Namespace) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluate; returns 0, 1 when a threshold fails or the model cannot be opened, 2 when the data cannot be used."""
-    arguments = make_parser().parse_args(argv)
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    if (arguments.films is None) != (arguments.readings is None):
+        parser.error("--films and --readings go together")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         return 0 if _run(arguments) else 1

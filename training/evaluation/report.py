@@ -71,7 +71,8 @@ def _summary(found: Figures) -> str:
 def _material(found: Figures) -> str:
     model, films = found["model"], found["material"]
     rows = [
-        ("Films", f"{found['films']}: {films['male']} of boys, {films['female']} of girls"),
+        ("Films", f"{found['films']}: {films['male']} of boys, {films['female']} of girls"
+                  + (f"; {films['sex_differs']} headers state the other sex" if films["sex_differs"] else "")),
         ("Reference", f"{decimal(films['youngest_years'])} to {decimal(films['oldest_years'])} years; "
                       f"{films['reference']}"),
         ("Model", f"{model['name']} ({model['method']}), version {model['version']}"),

@@ -1,0 +1,68 @@
+"""All figures of an evaluation in one dictionary: the JSON that ``FIGURES.md`` describes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from inference.finding import ModelIdentity, Sex
+from training.evaluation.ages import age_figures
+from training.evaluation.reading import Row
+from training.evaluation.rois import FilmRois, all_roi_figures
+from training.run import git_revision
+
+SCHEMA = "boneage-node/evaluation/2"
+
+
+def clean(value: Any) -> Any:
+    """Return a value as JSON has it: text keys, null for what is not finite, plain numbers."""
+    if isinstance(value, dict):
+        return {str(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def material(rows: list[Row]) -> dict[str, Any]:
+    """Return who the films are of."""
+    ages = [row.reference_months / 12 for row in rows] or [float("nan")]
+    return {
+        **{sex.name.lower(): sum(row.sex == sex.value for row in rows) for sex in Sex},
+        "youngest_years": min(ages),
+        "oldest_years": max(ages),
+        "reference": "bone age as the table of readings has it",
+        "sex_differs": 0,
+    }
+
+
+def assemble(model: ModelIdentity, part: str, rows: list[Row], films: list[FilmRois]) -> dict[str, Any]:
+    """Return every figure of films that were read, and of the ROIs of those that have annotations."""
+    rois = all_roi_figures(films)
+    return {
+        "schema": SCHEMA,
+        "measured_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "revision": git_revision(),
+        "model": asdict(model),
+        "part": part,
+        "films": len(rows),
+        "material": material(rows),
+        **age_figures(rows),
+        "refused_share": sum(row.refusal is not None for row in rows) / len(rows) if rows else float("nan"),
+        "roi": rois,
+        "roi_boxes": rois["all"]["boxes"] if rois else 0,
+        "roi_centres_within_3_percent": rois["all"]["within_3_percent"] if rois else None,
+        "roi_centre_median": rois["all"]["centre_median"] if rois else None,
+        "roi_centres_per_bone": (
+            {name: bone["within_3_percent"] for name, bone in rois["all"]["bones"].items()} if rois else {}
+        ),
+        "non_hands": 0,
+        "non_hands_accepted": 0,
+        "non_hands_share": float("nan"),
+        "rows": [asdict(row) for row in rows],
+    }

@@ -1,0 +1,129 @@
+"""A site's own films: a folder of DICOM objects (or PNG, JPEG) and a CSV of readings, read as the node would.
+
+The CSV has a header line and the columns ``file`` (path inside the folder), ``sex`` (M or F; male, female) and
+``bone_age_months``, or ``bone_age_years`` in its place. A film is named by the number of its line, in figures, pages
+and messages: file names may hold patient data. The sex is the table's; a header that says otherwise is counted.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+
+from inference.engine import Engine
+from inference.errors import FilmError, UnreadablePixels
+from inference.film import Film, display_bytes, read_film
+from inference.finding import Refusal, Sex, Subject
+from inference.subject import read_subject
+from training.errors import DataError
+from training.evaluation.reading import Case, film_of, read_case
+from training.radiographs import Radiograph, Reading
+
+OLDEST_MONTHS = 240.0
+_SEXES = {"M": Sex.MALE, "MALE": Sex.MALE, "F": Sex.FEMALE, "FEMALE": Sex.FEMALE}
+_IMAGES = {".png", ".jpg", ".jpeg"}
+_NO_PIXELS: npt.NDArray[np.uint8] = np.zeros((1, 1), dtype=np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFilm:
+    """One line of the table: its number (the header is line 1), where the film lies, and its reading."""
+
+    path: Path
+    reading: Reading
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SiteCase:
+    """A case, and whether the header's sex is another than the table's."""
+
+    case: Case
+    sex_differs: bool
+
+
+def read_table(folder: Path, table: Path) -> list[SiteFilm]:
+    """Read the table of readings.
+
+    Raises
+    ------
+    DataError
+        If a column is missing, or a line names no film, one named before, no sex or no plausible age; the message
+        names the line.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = set(reader.fieldnames or ())
+            unit = next((unit for unit in ("months", "years") if f"bone_age_{unit}" in columns), None)
+            if unit is None or not {"file", "sex"} <= columns:
+                raise DataError(f"{table} needs the columns file, sex and bone_age_months (or bone_age_years).")
+            films = [_read_line(folder, row, unit, line) for line, row in enumerate(reader, 2)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The table of readings {table} cannot be read; it must be a CSV in UTF-8.") from error
+    lines: dict[Path, int] = {}
+    for film in films:
+        first = lines.setdefault(film.path.resolve(), film.reading.rsna_id)
+        if first != film.reading.rsna_id:
+            raise DataError(f"Lines {first} and {film.reading.rsna_id} name the same file; keep one of them.")
+    if not films:
+        raise DataError(f"{table} holds no readings.")
+    return films
+
+
+def _read_line(folder: Path, row: dict[str, str | None], unit: str, line: int) -> SiteFilm:
+    path = folder / (row["file"] or "")
+    sex = _SEXES.get((row["sex"] or "").strip().upper())
+    try:
+        age = float(row[f"bone_age_{unit}"] or "") * (12 if unit == "years" else 1)
+    except ValueError:
+        age = float("nan")
+    if not path.is_file():
+        raise DataError(f"Line {line}: the folder has no such file; correct the path or take the line out.")
+    if sex is None:
+        raise DataError(f"Line {line}: the sex must be M or F.")
+    if not 0 < age <= OLDEST_MONTHS:
+        raise DataError(f"Line {line}: the bone age must be a number above 0 and up to 20 years, in {unit}.")
+    return SiteFilm(path, Reading(line, age, sex, "site"))
+
+
+def _open(path: Path) -> tuple[Film, Sex | None]:
+    """Return a film and the sex its header says."""
+    if path.suffix.lower() in _IMAGES:
+        pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if pixels is None:
+            raise UnreadablePixels("The image cannot be decoded.")
+        return film_of(np.asarray(pixels, dtype=np.uint8)), None
+    try:
+        ds = dcmread(path)
+    except InvalidDicomError as error:
+        raise UnreadablePixels("The file is no DICOM object.") from error
+    return read_film(ds), read_subject(ds).sex
+
+
+def read_site_film(engine: Engine, film: SiteFilm) -> SiteCase:
+    """Read one film of a site; one that cannot be opened is a refusal, as in the node."""
+    subject = Subject(film.reading.sex, "table", None, "table")
+    try:
+        opened, stated = _open(film.path)
+    except FilmError as error:
+        refusal = Refusal(error.refusal, str(error), error.remedy, subject)
+        case = read_case(Radiograph(film.reading, _NO_PIXELS), lambda: refusal)
+        return SiteCase(case, sex_differs=False)
+    case = read_case(Radiograph(film.reading, display_bytes(opened)), lambda: engine.interpret_film(opened, subject))
+    return SiteCase(case, sex_differs=stated not in {None, film.reading.sex})
+
+
+def read_site(engine: Engine, films: list[SiteFilm]) -> Iterator[SiteCase]:
+    """Read films one after the other, keeping no pixels: a site's are large."""
+    for film in films:
+        made = read_site_film(engine, film)
+        lean = replace(made.case, film=Radiograph(film.reading, _NO_PIXELS))
+        yield SiteCase(lean, made.sex_differs)
