@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from inference.bundle import DETECTOR, open_bundle
 from inference.errors import FilmError
 from inference.film import Film, display_bytes, read_film
 from inference.finding import (
+    BoneProfile,
     Estimate,
     Finding,
     Flag,
@@ -60,11 +61,18 @@ class Locator(Protocol):
         ...
 
 
+class Reading(NamedTuple):
+    """What an age network says of one hand: its bone age in months and, where the method tells stages, the bones."""
+
+    age_months: float
+    profile: BoneProfile | None = None
+
+
 class AgeNetwork(Protocol):
     """Estimates an age from one located hand."""
 
-    def estimate(self, image: Grey, hand: LocatedHand, sex: Sex) -> float:
-        """Return the bone age in months."""
+    def estimate(self, image: Grey, hand: LocatedHand, sex: Sex) -> Reading:
+        """Return the bone age in months, and the bones' stages if there are any."""
         ...
 
 
@@ -201,8 +209,8 @@ class Engine:
                 subject, box, rois, tuple(flags), self.identity,
             )  # fmt: skip
         assert box is not None
-        age = self._network.estimate(image, hand, subject.sex)
-        age, (low, high), changes = self._place(age, subject.sex)
+        read = self._network.estimate(image, hand, subject.sex)
+        age, (low, high), changes = self._place(read.age_months, subject.sex)
         flags += changes + _flags_of_pose(film, hand, hands_found) + _flags_of_age(age, hand.evidence)
         return Estimate(
             age_months=age,
@@ -217,6 +225,7 @@ class Engine:
             quality=min(1.0, max(0.0, hand.evidence.mean_score)),
             flags=tuple(flags),
             model=self.identity,
+            profile=read.profile,
         )
 
     def _place(self, age: float, sex: Sex) -> tuple[float, tuple[float, float], list[Flag]]:

@@ -102,6 +102,31 @@ class ModelIdentity:
     manufacturer: str = "boneage-node"
 
 
+DERIVED = "derived, not read"
+"""What results must say of the stages in a BoneProfile."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoneStage:
+    """One bone's most probable maturity stage of RUS-CHN."""
+
+    name: str  # one of inference.anatomy.RUS_NAMES
+    stage: int  # 0 is no ossification centre
+    last_stage: int  # the bone is mature
+    probability: float  # of that stage, 0..1
+    points: float  # expected
+
+
+@dataclass(frozen=True, slots=True)
+class BoneProfile:
+    """Stages of 13 bones, their points, and the age the sum gives: learned from ages of hands, not from read stages."""
+
+    bones: tuple[BoneStage, ...]
+    points: float  # 0..1000, the sum of the expected points
+    age_months: float
+    origin: str = DERIVED
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A bone age with its interval, and everything a reader needs to judge it."""
@@ -118,6 +143,7 @@ class Estimate:
     quality: float  # 0..1, the detector's mean score over the ROIs
     flags: tuple[Flag, ...]
     model: ModelIdentity
+    profile: BoneProfile | None = None  # of methods that tell stages
 
 
 @dataclass(frozen=True, slots=True)

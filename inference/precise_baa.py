@@ -33,7 +33,6 @@ landmark detector, whose weights are shipped: upright patches of a left hand.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import cv2
@@ -45,6 +44,7 @@ from torch import Tensor, nn
 from inference.anatomy import RUS_NAMES
 from inference.bone_detector import BoneDetector, best_boxes
 from inference.errors import BundleError
+from inference.finding import BoneProfile, BoneStage
 from inference.maturity import BONES, MaturityNet
 from inference.method import Prediction
 from inference.palm import PalmNet, keep_palm
@@ -57,8 +57,6 @@ Grey = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float64]
 Localiser = Literal["shared", "paper"]
 
-ORIGIN = "derived, not read"
-"""What reports must say of the stages."""
 FILM_SIDE = 512
 """Side of the square that holds the whole film for the paper's localiser, in pixels."""
 
@@ -191,27 +189,6 @@ def open_method(config: dict[str, Any]) -> PreciseMethod:
         raise BundleError(f"There is no localiser {localiser!r}; there are {', '.join(get_args(Localiser))}.")
     side, growth = int(config.get("side", 96)), int(config.get("growth", 32))
     return PreciseMethod(side, growth, float(config.get("detector_width", 1.0)), localiser)
-
-
-@dataclass(frozen=True, slots=True)
-class BoneStage:
-    """One bone's most probable stage, derived from the age of the whole hand, not read."""
-
-    name: str  # one of inference.anatomy.RUS_NAMES
-    stage: int  # 0 is no ossification centre
-    last_stage: int  # the bone is mature
-    probability: float  # of that stage, 0..1
-    points: float  # expected, of RUS-CHN
-
-
-@dataclass(frozen=True, slots=True)
-class BoneProfile:
-    """What one film says of 13 bones: stages, points and the age their sum gives."""
-
-    bones: tuple[BoneStage, ...]
-    points: float  # 0..1000, the sum of the expected points
-    age_months: float
-    origin: str = ORIGIN
 
 
 def read_profile(predicted: Prediction, male: Tensor, place: int = 0) -> BoneProfile:

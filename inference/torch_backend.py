@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from inference.bundle import Bundle
 from inference.detector import find_hands, find_landmarks, make_finder, make_landmark_net
 from inference.eligibility import weigh
-from inference.engine import LocatedHand
+from inference.engine import LocatedHand, Reading
 from inference.errors import BundleError
 from inference.finding import Sex
 from inference.method import open_method
@@ -98,14 +98,19 @@ class TorchAgeNetwork:
         self._method = open_method(name, bundle.config)
         self._net = load_net(self._method.make_net(), bundle, "model.safetensors", device)
 
-    def estimate(self, image: Grey, hand: LocatedHand, sex: Sex) -> float:
-        """Return the bone age in months; see :class:`inference.engine.AgeNetwork`."""
+    def estimate(self, image: Grey, hand: LocatedHand, sex: Sex) -> Reading:
+        """Return the bone age, and the bones' stages if the method tells them; see ``inference.engine.AgeNetwork``."""
         pose = hand.landmarks.pose
         prepared = self._method.prepare(image, pose, roi_centres(hand.landmarks.points, pose))
         inputs = (as_batch(to_units(part)[None]) for part in prepared)
         male = torch.tensor([1.0 if sex is Sex.MALE else -1.0])
         with torch.inference_mode():
-            return float(self._net(*inputs, male).age_months[0])
+            predicted = self._net(*inputs, male)
+        if predicted.stages is None:
+            return Reading(float(predicted.age_months[0]))
+        from inference.precise_baa import read_profile
+
+        return Reading(float(predicted.age_months[0]), read_profile(predicted, male))
 
 
 def as_batch(images: npt.NDArray[np.float32]) -> torch.Tensor:

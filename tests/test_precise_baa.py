@@ -1,23 +1,30 @@
 """Precise-BAA against what Jia et al. 2022 state of it. Does not cover its accuracy (boneage-node evaluate does)."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 from scipy.interpolate import PchipInterpolator
 
-from inference.anatomy import RUS_NAMES
+from inference import torch_backend
+from inference.anatomy import BOX_NAMES, RUS_NAMES
 from inference.bone_detector import CLASSES, HEAD_OVERLAPS, BoneDetector, Detection, HeadAnswer, best_boxes, pool_boxes
+from inference.detector import FoundHand, Landmarks
+from inference.engine import LocatedHand
 from inference.errors import BundleError
-from inference.finding import Sex
+from inference.finding import DERIVED, BoneProfile, Sex
 from inference.maturity import BoneAttention, MaturityNet
 from inference.method import Prediction, open_method
 from inference.palm import PalmNet, clean_mask, keep_palm
 from inference.pose import Pose, template_points
-from inference.precise_baa import ORIGIN, PreciseNet, fit_film, read_profile
+from inference.precise_baa import PreciseNet, fit_film, read_profile
 from inference.preparation import roi_centres
 from inference.recursive_pyramid import AtrousPooling, FeaturePyramid, RecursivePyramid, SwitchableAtrousConv
 from inference.rus_chn import STAGE_COUNTS, TOP_SCORE, Maturity, curve_knots, source, stage_scores
+from inference.torch_backend import TorchAgeNetwork
 from training.ages import AgeBatch, LocatedFilm, Pool, age_batches
 from training.cascade import anchor_loss, detector_loss, generalised_iou, head_loss, match_boxes, palm_loss
 from training.maturity import class_weights, even_stages, maturity_loss, stage_loss
@@ -147,7 +154,7 @@ def test_a_profile_names_stages_and_says_that_they_are_derived():
     stages[:, :, 1], stages[:, :, 2] = 0.25, 0.75
     male = torch.ones(1)
     profile = read_profile(Prediction(torch.tensor([50.0]), stages=stages), male)
-    assert profile.origin == ORIGIN == "derived, not read"
+    assert profile.origin == DERIVED == "derived, not read"
     assert [bone.name for bone in profile.bones] == list(RUS_NAMES)
     radius = profile.bones[0]
     assert (radius.stage, radius.last_stage, radius.probability) == (2, 14, 0.75)
@@ -412,3 +419,19 @@ def test_a_film_is_fitted_without_changing_its_shape():
     assert scale == 512 / 400
     assert (square[:, :256] == 90).all()
     assert (square[:, 256:] == 0).all()
+
+
+def test_the_node_gets_the_profile_beside_the_age(monkeypatch):
+    """Given a bundle of precise-baa, when the node's network reads a hand, then age and stages come out together."""
+    config = {"side": 32, "growth": 4}
+    monkeypatch.setattr(torch_backend, "load_net", lambda net, *_: net.eval())
+    network = TorchAgeNetwork("precise-baa", SimpleNamespace(config=config), torch.device("cpu"))
+    film = phantom()
+    points = film.pose.to_film(template_points())
+    landmarks = Landmarks(points, np.ones(len(points)), np.full((len(BOX_NAMES), 2), 0.1), film.pose)
+    hand = LocatedHand(FoundHand(film.pose, 1.0, 0.0), landmarks, None)
+    read = network.estimate(film.pixels, hand, Sex.FEMALE)
+    assert read.profile is not None
+    assert read.profile.age_months == pytest.approx(read.age_months)
+    assert 0 < read.profile.points < TOP_SCORE
+    assert TypeAdapter(BoneProfile).validate_json(TypeAdapter(BoneProfile).dump_json(read.profile)) == read.profile
