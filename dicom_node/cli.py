@@ -26,6 +26,7 @@ DELEGATED = {
     "compare": "training.compare",
     "calibrate": "training.calibrate",
     "export": "training.export",
+    "experiment": "training.experiment",
     "models": "inference.catalogue",
 }
 """Commands that read their own arguments: each module has ``main(argv) -> int``."""
@@ -69,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("compare", "set methods and runs side by side (see compare --help)"),
         ("calibrate", "write a method's intervals (see calibrate --help)"),
         ("export", "make a bundle of a run (see export --help)"),
+        ("experiment", "pack an experiment for a machine with a GPU, run it there (see experiment --help)"),
         ("models", "list, show or verify the models that are here"),
     ):
         commands.add_parser(name, help=summary, add_help=False)

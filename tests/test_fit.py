@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,15 @@ def loss_of(net, batch):
 _tiny: dict = {}
 exec(TINY, _tiny)  # the child processes below run the same text
 make_net, draw, loss_of = (_tiny[name] for name in ("make_net", "draw", "loss_of"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small nets on one thread: two of them wait for each other longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def run_tiny(folder: Path, **options) -> dict[str, torch.Tensor]:

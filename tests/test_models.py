@@ -161,7 +161,7 @@ def test_a_run_without_weights_or_of_the_detector_is_refused(tmp_path, capsys):
     assert "no weights yet" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["models", "export", "calibrate", "train"])
+@pytest.mark.parametrize("command", ["models", "export", "calibrate", "train", "experiment"])
 def test_the_workshops_commands_explain_themselves(command, capsys):
     with pytest.raises(SystemExit) as raised:
         cli.main([command, "--help"])

@@ -79,10 +79,12 @@ SHIPPED = Path("shipped")
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a run's weights come from: another run (or the shipped ones), ImageNet's, or chance."""
+    """Where a run's weights come from: another run (or the shipped ones), ImageNet's, a pack's, or chance."""
 
     init: Path | None = None
     imagenet: Path | None = None
+    state: dict[str, torch.Tensor] | None = None
+    """The weights themselves, as a pack brings them; ``init`` then only says where they come from."""
 
     def apply(self, target: str, net: nn.Module) -> nn.Module:
         """Fill a net.
@@ -92,6 +94,9 @@ class Start:
         RunError
             If the run has no finished weights of this net, or the net takes no ImageNet weights.
         """
+        if self.state is not None:
+            net.load_state_dict(self.state)
+            return net
         if self.imagenet is not None:
             load_imagenet = getattr(net, "load_imagenet", None)
             if load_imagenet is None:
@@ -127,6 +132,10 @@ class Job:
     half_precision: bool = False
     workers: int = 0
     deadline: float | None = None  # of time.monotonic
+    after: Callable[[], object] | None = None
+    """Called when an epoch's files are written."""
+    note: dict[str, Any] = field(default_factory=dict)
+    """Goes into ``run.json`` as well."""
 
     def fit(
         self,
@@ -151,8 +160,13 @@ class Job:
             seed=self.seed + place,
             workers=self.workers,
             deadline=self.deadline,
-            after=lambda _: write_summary(self.run),
+            after=lambda _: self._ended(),
         )
+
+    def _ended(self) -> None:
+        write_summary(self.run)
+        if self.after is not None:
+            self.after()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -377,6 +391,7 @@ def _about(recipe: Recipe | DetectorRecipe, films: AgeFilms | DetectorFilms, job
         "workers": job.workers,
         "detector_sha256": None if isinstance(films, DetectorFilms) else open_bundle(DETECTOR).weights_sha256,
         "data_sha256": films.sha256(),
+        **job.note,
     }
 
 

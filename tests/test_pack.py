@@ -1,0 +1,209 @@
+"""Experiments: packs of synthetic hands are written, read, trained within a time limit, resumed, and taken home.
+
+Not covered: real films (a pack's size and speed stand in training/EXPERIMENTS.md), CUDA.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dicom_node import cli
+from inference.detector import crop_upright
+from inference.finding import Sex
+from inference.method import method_names
+from inference.pose import Pose, template_points
+from inference.preparation import HAND_WINDOW, roi_centres
+from training import experiment, pack
+from training.ages import LocatedFilm
+from training.errors import DataError, RecipeError, RunError
+from training.experiment import Experiment, experiments, take, write_experiment
+from training.radiographs import Reading
+from training.run import read_about, read_run
+from training.train import AgeFilms, Job
+
+TINY = Experiment(
+    rank=1,
+    title="tiny",
+    predicts="nothing",
+    costs="seconds",
+    recipe="global-local",
+    method={"width": 0.0625},
+    changes={"epochs": 3, "steps_per_epoch": 1, "batch": 2},
+    hand_rows=200,
+)
+
+
+def hand(rsna_id: int, part: str, angle_deg: float = 0.0) -> LocatedFilm:
+    """Draw smooth discs at the landmarks of a turned hand, on a film with much around it."""
+    angle = np.radians(angle_deg)
+    linear = 500 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    pose = Pose(np.column_stack([linear, np.array([450.0, 420.0]) - linear @ (0.5, 0.5)]))
+    image = np.full((900, 1000), 30, dtype=np.uint8)
+    points = pose.to_film(template_points())
+    for x, y in points:
+        cv2.circle(image, (round(x), round(y)), 14, 200, -1)
+    image = cv2.GaussianBlur(image, (0, 0), 6)
+    return LocatedFilm(Reading(rsna_id, 90.0 + rsna_id, Sex.MALE, part), image, pose, roi_centres(points, pose))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small nets on one thread: two of them wait for each other longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def films() -> AgeFilms:
+    return AgeFilms(
+        sharp=[hand(1, "train"), hand(2, "train", 20)],
+        small=[hand(3, "pretrain"), hand(4, "pretrain", -15)],
+        validation=[hand(5, "validation")],
+    )
+
+
+@pytest.fixture(scope="module")
+def packed(films: AgeFilms, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packs") / "tiny"
+    write_experiment("tiny", TINY, films, folder, piece_mb=0.1)
+    return folder
+
+
+@pytest.mark.parametrize("angle_deg", [0.0, 25.0, 180.0])
+def test_a_shrunk_film_shows_the_same_hand(angle_deg):
+    """Given a film cut and shrunk, then the upright crop and the ROIs' places are those of the whole film."""
+    film = hand(1, "train", angle_deg)
+    small = pack.shrink(film, 240)
+    assert small.pixels.size < film.pixels.size / 4
+    crops = [crop_upright(f.pixels, f.pose, (150, 200), HAND_WINDOW).astype(int) for f in (film, small)]
+    assert np.abs(crops[0] - crops[1]).mean() < 1.0
+    assert np.allclose(film.pose.to_template(film.centres), small.pose.to_template(small.centres), atol=1e-9)
+
+
+def test_a_film_is_never_enlarged():
+    film = hand(1, "train")
+    assert pack.shrink(film, 5000).pose.scale == pytest.approx(film.pose.scale)
+
+
+def test_a_pack_keeps_films_readings_and_places(films, packed):
+    again = pack.read_pack(packed)
+    for group in pack.GROUPS:
+        for before, after in zip(getattr(films, group), getattr(again, group), strict=True):
+            kept = pack.shrink(before, 200, most=0.5 if group == "small" else 1.0)
+            assert after.reading == before.reading
+            assert np.allclose(after.pose.matrix, kept.pose.matrix)
+            assert np.allclose(after.centres, kept.centres)
+            assert np.abs(after.pixels.astype(int) - kept.pixels).mean() < 2
+
+
+def test_pieces_are_no_larger_than_asked(films, tmp_path):
+    pieces = pack.write_pack(tmp_path / "p", films, 200, {}, 70_000)
+    assert len(pieces) > 1
+    assert all(piece.stat().st_size <= 70_000 for piece in pieces)
+    assert len(pack.read_pack(tmp_path / "p").sharp) == 2
+    with pytest.raises(DataError, match="not empty"):
+        pack.write_pack(tmp_path / "p", films, 200, {}, 70_000)
+
+
+def test_a_missing_or_damaged_piece_is_named(films, tmp_path):
+    (piece,) = pack.write_pack(tmp_path / "p", films, 200, {}, 10**7)
+    content = bytearray(piece.read_bytes())
+    content[len(content) // 2] ^= 255
+    piece.write_bytes(content)
+    with pytest.raises(DataError, match=r"piece-00\.npz differs"):
+        pack.read_pack(tmp_path / "p")
+    piece.unlink()
+    with pytest.raises(DataError, match=r"lacks piece-00\.npz"):
+        pack.read_pack(tmp_path / "p")
+    with pytest.raises(DataError, match="is no pack"):
+        pack.read_pack(tmp_path)
+
+
+def test_a_large_file_travels_in_parts(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(range(250)))
+    assert [part.name for part in pack.split_file(path, 100)] == ["weights.00", "weights.01", "weights.02"]
+    assert pack.joined(tmp_path, "weights") == bytes(range(250))
+    (small,) = pack.split_file(tmp_path / "weights.00", 100)
+    assert small.name == "weights.00"
+    with pytest.raises(DataError, match="lacks figures"):
+        pack.joined(tmp_path, "figures")
+
+
+def test_a_pack_is_trained_within_its_time_resumed_and_taken_home(packed, tmp_path, monkeypatch):
+    """Given time for one epoch only, then results are there; given more, then it goes on; at home it is a run."""
+    monkeypatch.setattr(experiment, "RESULT_BYTES", 500_000)
+    job, out = Job(tmp_path / "run", half_precision=False), tmp_path / "results"
+    job.run.mkdir()
+    assert experiment.run(packed, replace(job, deadline=time.monotonic()), out) == 3
+    early = json.loads((out / "figures.json").read_text())
+    assert not early["finished"]
+    assert [len(curve) for curve in early["curves"].values()] == [1]
+    assert experiment.run(packed, job, out) == 0
+    figures = json.loads((out / "figures.json").read_text())
+    assert figures["finished"]
+    assert len(figures["curves"]["all-films"]) == 3
+    assert figures["about"]["experiment"] == "tiny"
+    assert [row["rsna_id"] for row in figures["validation"]] == [5]
+    assert figures["validation_mae_months"] == pytest.approx(
+        min(row["score"] for row in figures["curves"]["all-films"]), abs=0.01
+    )
+    assert all(path.stat().st_size <= 500_000 for path in out.iterdir())
+    assert len(list(out.glob("weights.safetensors.*"))) > 1
+    take(out, tmp_path / "home")
+    assert read_about(tmp_path / "home")["recipe"]["method"]["width"] == 0.0625
+    ours, theirs = read_run(tmp_path / "home"), read_run(job.run)
+    assert all(torch.allclose(ours[key].float(), theirs[key].float(), rtol=1e-3, atol=1e-4) for key in theirs)
+    with pytest.raises(RunError, match="holds a run"):
+        take(out, tmp_path / "home")
+
+
+def test_weights_to_start_from_travel_along(films, tmp_path):
+    shipped = TINY.model_copy(
+        update={"init": True, "method": {}, "changes": TINY.changes | {"peak_learning_rate": 1e-9}}
+    )
+    files = write_experiment("tiny", shipped, films, tmp_path / "p", piece_mb=10.0)
+    assert [path.name for path in files if "start" in path.name] == ["start.safetensors.00", "start.safetensors.01"]
+    assert json.loads((tmp_path / "p" / "pack.json").read_text())["start"] == "shipped"
+    (tmp_path / "p" / "start.safetensors.00").unlink()
+    (tmp_path / "p" / "start.safetensors.01").unlink()
+    with pytest.raises(DataError, match=r"lacks start\.safetensors"):
+        experiment.run(tmp_path / "p", Job(tmp_path / "run"), tmp_path / "out")
+
+
+def test_every_experiment_has_a_plan(capsys):
+    known = experiments()
+    assert known
+    for name, one in known.items():
+        recipe = one.plan()
+        assert recipe.target in method_names(), name
+        for key, value in one.changes.items():
+            assert all(getattr(phase, key) == value for phase in recipe.phases), name
+        assert recipe.method | one.method == recipe.method, name
+    assert cli.main(["experiment", "list"]) == 0
+    out = capsys.readouterr().out
+    assert all(words in out for name, one in known.items() for words in (name, one.predicts, one.costs))
+
+
+def test_a_change_of_nothing_a_recipe_has_is_refused():
+    with pytest.raises(RecipeError, match="surprise"):
+        TINY.model_copy(update={"changes": {"surprise": 1}}).plan()
+
+
+def test_wrong_packings_are_refused(tmp_path, capsys, caplog):
+    out = str(tmp_path / "p")
+    wrong = (["moon"], ["house-384"], ["global-local-longer", "--piece-mb", "70"])
+    for line, words in zip(wrong, ("no experiment 'moon'", "--imagenet", "at most 59 MB"), strict=True):
+        assert experiment.main(["pack", *line, "--data", str(tmp_path), "--out", out]) == 2
+        assert words in caplog.text

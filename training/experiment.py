@@ -1,0 +1,310 @@
+"""``boneage-node experiment``: list experiments, pack one, run it on a machine without internet, take its results home.
+
+The experiments lie in ``training/experiments`` as files: a recipe with changes, a prediction and a cost. What came out
+of them stands in ``training/EXPERIMENTS.md``, by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tomllib
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.torch import load
+
+from inference.method import open_method
+from inference.torch_backend import OnDevice
+from training.ages import estimate
+from training.errors import RecipeError, RunError, TimeUp, TrainingError
+from training.export import save_weights
+from training.fit import read_curve
+from training.machine import join
+from training.pack import joined, read_about_pack, read_pack, split_file, write_pack
+from training.recipe import Recipe, read_recipe
+from training.run import read_about, read_run
+from training.summary import NAME as SUMMARY
+from training.summary import write_summary
+from training.train import (
+    DONE,
+    SEED,
+    SHIPPED,
+    TIME_UP,
+    WRONG_USAGE,
+    AgeFilms,
+    Job,
+    Start,
+    add_machine_options,
+    carry_out,
+    make_job,
+)
+
+_log = logging.getLogger(__name__)
+
+PIECE_MB, MOST_PIECE_MB = 30.0, 59.0
+RESULT_BYTES = 15_000_000
+_START, _WEIGHTS, _FIGURES = "start.safetensors", "weights.safetensors", "figures.json"
+_RESERVE_S = 20.0
+"""Kept of the time given, for the validation films and the results."""
+
+
+class Experiment(BaseModel):
+    """One experiment of an age method."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int
+    """Its number in ``EXPERIMENTS.md``."""
+    title: str
+    predicts: str
+    costs: str
+    recipe: str
+    """A shipped recipe."""
+    method: dict[str, Any] = Field(default_factory=dict)
+    """Changes of the recipe's method, in the recipe and in the phases that have the key."""
+    changes: dict[str, Any] = Field(default_factory=dict)
+    """Changes of each phase."""
+    init: bool = False
+    """Start from the shipped weights."""
+    imagenet: bool = False
+    """Start from ImageNet weights, whose file is named when packing."""
+    hand_rows: int = Field(gt=0)
+    """Height in pixels that the hand's window keeps in a pack."""
+
+    def plan(self) -> Recipe:
+        """Return the recipe with the changes.
+
+        Raises
+        ------
+        RecipeError
+            If a change is of nothing a recipe has.
+        """
+        content = read_recipe(self.recipe).model_dump(mode="json")
+        content["method"] |= self.method
+        content["phases"] = [phase | self.changes for phase in content["phases"]]
+        try:
+            return Recipe.model_validate(content)
+        except ValidationError as error:
+            raise RecipeError(f"The experiment {self.title!r} cannot be used: {error}") from error
+
+
+def experiments() -> dict[str, Experiment]:
+    """Return this package's experiments by name, best first.
+
+    Raises
+    ------
+    RecipeError
+        If a file cannot be used.
+    """
+    folder = Path(str(resources.files("training").joinpath("experiments")))
+    found = {}
+    for path in sorted(folder.glob("*.toml")):
+        try:
+            found[path.stem] = Experiment.model_validate(tomllib.loads(path.read_text()))
+        except (tomllib.TOMLDecodeError, ValidationError) as error:
+            raise RecipeError(f"The experiment {path} cannot be used: {error}") from error
+    return dict(sorted(found.items(), key=lambda item: (item[1].rank, item[0])))
+
+
+def print_experiments() -> None:
+    """Print what there is to run, best first."""
+    for name, experiment in experiments().items():
+        print(f"{experiment.rank}. {name}: {experiment.title}")  # noqa: T201 - a command's answer
+        print(f"   predicts: {experiment.predicts}")  # noqa: T201
+        print(f"   costs: {experiment.costs}")  # noqa: T201
+
+
+def pack(name: str, data: Path, out: Path, *, cache: Path | None, imagenet: Path | None, piece_mb: float) -> list[Path]:
+    """Write an experiment's pack; returns its pieces.
+
+    Raises
+    ------
+    RunError
+        If there is no such experiment, its ImageNet weights are not named, or pieces would be too large.
+    """
+    known = experiments()
+    if name not in known:
+        raise RunError(f"There is no experiment {name!r}; there are {', '.join(known)}.")
+    if not 0 < piece_mb <= MOST_PIECE_MB:
+        raise RunError(f"Pieces are at most {MOST_PIECE_MB:.0f} MB; give a smaller --piece-mb.")
+    experiment = known[name]
+    if experiment.imagenet and imagenet is None:
+        raise RunError(f"{name} starts from ImageNet weights; name their file with --imagenet.")
+    films = AgeFilms.load(data, cache)
+    weights = imagenet if experiment.imagenet else None
+    return write_experiment(name, experiment, films, out, imagenet=weights, piece_mb=piece_mb)
+
+
+def write_experiment(
+    name: str, experiment: Experiment, films: AgeFilms, out: Path, *, imagenet: Path | None = None, piece_mb: float
+) -> list[Path]:
+    """Write films, recipe and starting weights of an experiment; returns the pieces."""
+    recipe = experiment.plan()
+    about: dict[str, Any] = {
+        "experiment": name,
+        "title": experiment.title,
+        "recipe": recipe.model_dump(mode="json"),
+        "packed_from_sha256": films.sha256(),
+        "start": "shipped" if experiment.init else imagenet.name if imagenet else None,
+    }
+    pieces = write_pack(out, films, experiment.hand_rows, about, round(piece_mb * 1e6))
+    if about["start"]:
+        torch.manual_seed(SEED)  # of the layers that ImageNet's weights do not fill
+        net = open_method(recipe.target, recipe.method).make_net()
+        start = Start(SHIPPED if experiment.init else None, imagenet)
+        save_weights(start.apply(recipe.target, net).state_dict(), out / _START)
+        pieces += split_file(out / _START, round(piece_mb * 1e6))
+    return pieces
+
+
+def run(folder: Path, job: Job, out: Path) -> int:
+    """Train a pack's experiment into ``job.run``, results after every epoch into ``out``; returns 0, 3 out of time."""
+    films, about = read_pack(folder), read_about_pack(folder)
+    recipe = Recipe.model_validate(about["recipe"])
+    if about["start"]:
+        job = replace(job, start=Start(Path(about["start"]), state=load(joined(folder, _START))))
+    note = {key: about[key] for key in ("experiment", "packed_from_sha256")}
+    job = replace(job, note=note, after=lambda: write_results(job.run, out))
+    code = DONE
+    try:
+        carry_out(recipe, films, job)
+    except TimeUp as over:
+        _log.info("%s", over)
+        code = TIME_UP
+    if job.machine.leads:
+        write_results(job.run, out, readings=_validation(recipe, films, job))
+    return code
+
+
+def _validation(recipe: Recipe, films: AgeFilms, job: Job) -> list[dict[str, float]]:
+    """Read the validation films with the best weights so far, as the phase they come from reads them."""
+    begun = [phase for phase in recipe.phases if read_curve(job.run / phase.name)]
+    method = open_method(recipe.target, recipe.method | begun[-1].method)
+    net = method.make_net()
+    net.load_state_dict(read_run(job.run))
+    ages = estimate(OnDevice(net, job.machine.device), films.validation, method)
+    return [
+        {"rsna_id": film.reading.rsna_id, "reference_months": film.reading.age_months, "estimate_months": float(age)}
+        for film, age in zip(films.validation, ages, strict=True)
+    ]
+
+
+def write_results(run_folder: Path, out: Path, readings: list[dict[str, float]] | None = None) -> list[Path]:
+    """Write the best weights so far, the figures and the summary, in files of at most RESULT_BYTES; returns them."""
+    out.mkdir(parents=True, exist_ok=True)
+    about = read_about(run_folder)
+    phases = [phase["name"] for phase in about["recipe"]["phases"]]
+    figures: dict[str, Any] = {
+        "finished": (run_folder / "final.pt").exists(),
+        "about": about,
+        "curves": {name: read_curve(run_folder / name) for name in phases},
+    }
+    if readings is not None:
+        errors = [row["estimate_months"] - row["reference_months"] for row in readings]
+        figures |= {"validation_mae_months": float(np.abs(errors).mean()), "validation": readings}
+    for old in out.glob(f"{_WEIGHTS}*"):
+        old.unlink()
+    save_weights(read_run(run_folder), out / _WEIGHTS)
+    parts = split_file(out / _WEIGHTS, RESULT_BYTES)
+    (out / _FIGURES).write_text(json.dumps(figures) + "\n")
+    (out / SUMMARY).write_text((run_folder / SUMMARY).read_text())
+    return [*parts, out / _FIGURES, out / SUMMARY]
+
+
+def take(results: Path, run_folder: Path) -> None:
+    """Make a run's folder of results, for ``export``, ``evaluate`` and ``train --init``.
+
+    Raises
+    ------
+    RunError
+        If the folder holds a run already.
+    """
+    if (run_folder / "run.json").exists():
+        raise RunError(f"{run_folder} holds a run; name a new folder.")
+    figures = json.loads(joined(results, _FIGURES))
+    weights = load(joined(results, _WEIGHTS))
+    run_folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in figures["curves"].items():
+        (run_folder / name).mkdir(exist_ok=True)
+        (run_folder / name / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run_folder / "run.json").write_text(json.dumps(figures["about"], indent=2) + "\n")
+    full = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
+    torch.save(full, run_folder / "final.pt")
+    write_summary(run_folder)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(prog="boneage-node experiment", description=(__doc__ or "").splitlines()[0])
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("list", help="what there is to run, best first")
+    packing = actions.add_parser("pack", help="write what an experiment needs into a folder")
+    packing.add_argument("name", metavar="NAME")
+    packing.add_argument("--data", type=Path, required=True, help="the data folder (rsna2017/, ...)")
+    packing.add_argument("--out", type=Path, required=True, help="a new folder")
+    packing.add_argument("--cache", type=Path, help="keeps where hands were found, such as runs/located")
+    packing.add_argument("--imagenet", type=Path, help="ImageNet weights, for experiments that start from them")
+    packing.add_argument("--piece-mb", type=float, default=PIECE_MB, help=f"most of a piece (default {PIECE_MB:.0f})")
+    running = actions.add_parser("run", help="train a pack; run again to go on")
+    running.add_argument("pack", metavar="PACK", type=Path)
+    running.add_argument("--run", type=Path, help="the run's folder (default PACK/run)")
+    running.add_argument("--out", type=Path, help="where results go (default PACK/results)")
+    running.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
+    running.add_argument("--seed", type=int, default=SEED)
+    add_machine_options(running)
+    taking = actions.add_parser("take", help="make a run's folder of results that were brought home")
+    taking.add_argument("results", metavar="RESULTS", type=Path)
+    taking.add_argument("--run", type=Path, required=True, help="a new folder")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    arguments.run = arguments.run or arguments.pack / "run"
+    torch.set_num_threads(arguments.threads)
+    cv2.setNumThreads(1)
+    with join(arguments.device, deterministic=arguments.deterministic) as machine:
+        job = make_job(arguments, machine, Start())
+        if job.deadline is not None:
+            job = replace(job, deadline=job.deadline - _RESERVE_S)
+        arguments.run.mkdir(parents=True, exist_ok=True)
+        return run(arguments.pack, job, arguments.out or arguments.pack / "results")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Answer; returns 0, 2 when data, pack or run cannot be used, 3 when the time was up before the last epoch."""
+    arguments = make_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        if arguments.action == "run":
+            return _run(arguments)
+        if arguments.action == "take":
+            take(arguments.results, arguments.run)
+        elif arguments.action == "list":
+            print_experiments()
+        else:
+            files = pack(
+                arguments.name,
+                arguments.data,
+                arguments.out,
+                cache=arguments.cache,
+                imagenet=arguments.imagenet,
+                piece_mb=arguments.piece_mb,
+            )
+            for path in files:
+                print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")  # noqa: T201 - a command's answer
+    except TrainingError as error:
+        _log.error("%s: %s", error.code, error)
+        return WRONG_USAGE
+    return DONE
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
