@@ -31,6 +31,7 @@ from training.annotations import Annotation
 from training.errors import DataError
 from training.evaluation import ages, recalibration, rois
 from training.evaluation.acceptance import METRICS, read_thresholds
+from training.evaluation.changes import CHANGES, change_film, changed_rois
 from training.evaluation.drawing import Plot, ticks
 from training.evaluation.figures import assemble, clean
 from training.evaluation.reading import Case, Row, read_cases
@@ -217,6 +218,39 @@ def test_found_boxes_are_set_beside_annotated_ones():
     assert rois.compare_film(case, partial) is None
 
 
+@pytest.mark.parametrize("name", CHANGES)
+def test_an_annotation_moves_with_its_film(name):
+    """Given a film with a bright square where a bone is annotated, when it is changed, then both are still together."""
+    marks = annotation()
+    x, y = (round(v * extent) for v, extent in zip(marks.points["PP3"], (COLUMNS_PX, ROWS_PX), strict=True))
+    pixels = np.zeros((ROWS_PX, COLUMNS_PX), dtype=np.uint8)
+    pixels[y - 10 : y + 10, x - 20 : x + 20] = 200
+    marks.points["PP3"], marks.sizes["PP3"] = (x / COLUMNS_PX, y / ROWS_PX), (40 / COLUMNS_PX, 20 / ROWS_PX)
+    shot, moved = change_film(Radiograph(film(1, 100).reading, pixels), marks, CHANGES[name])
+    rows, columns = shot.pixels.shape
+    bright = (shot.pixels > 100) & (shot.pixels < 240)
+    if name == "two hands":
+        bright[:, COLUMNS_PX:] = False
+    ys, xs = np.nonzero(bright)
+    assert moved.aspect == columns / rows
+    assert (xs.mean() + 0.5, ys.mean() + 0.5) == pytest.approx(
+        (moved.points["PP3"][0] * columns, moved.points["PP3"][1] * rows), abs=0.6
+    )
+    assert (np.ptp(xs) + 1, np.ptp(ys) + 1) == pytest.approx(
+        (moved.sizes["PP3"][0] * columns, moved.sizes["PP3"][1] * rows), abs=2.1
+    )
+
+
+def test_rois_of_changed_films_are_judged_where_they_then_are():
+    """Given an engine that finds boxes at fixed places, then only changes that leave the hand there are right."""
+    engine, shot = FakeEngine(), film(1, 120)
+    table = changed_rois(engine, read_cases(engine, [shot, film(2, 120)]), {1: annotation()})
+    assert set(table) == set(CHANGES)
+    assert table["marker"]["recall"] == table["two hands"]["recall"] == 1
+    assert table["upside down"]["recall"] < 0.5
+    assert table["marker"]["films"] == 1
+
+
 @pytest.fixture
 def data(tmp_path):
     """A data folder with four films of the test part, one of them black, and one image that is no hand."""
@@ -337,7 +371,7 @@ def full_figures() -> dict:
     """Figures as the command has them, with ROIs."""
     films = [film(i, age, sex) for i, (age, sex) in enumerate(((60, Sex.MALE), (130, Sex.FEMALE), (0, Sex.MALE)), 1)]
     cases = read_cases(FakeEngine(), films)
-    compared = command.compare_rois(cases, {1: annotation(), 2: annotation(2)})
+    compared = [rois.compare_film(case, annotation()) for case in cases[:2]]
     figures = assemble(MODEL, "test", [case.row for case in cases], compared)
     cost = {"parameters": 5_000_000, "megabytes": 12.0, "threads": 2, "device": "cpu"}
     return clean(figures | {"non_hands": 3, "non_hands_share": 0.0, "cost": cost, "config": {}})
@@ -381,7 +415,7 @@ def test_the_page_stands_alone_and_says_what_it_is():
 
 def test_every_key_of_the_json_is_documented():
     document = (Path(__file__).parents[1] / "training" / "evaluation" / "FIGURES.md").read_text()
-    keys = set(full_figures()) | {"acceptance", "recalibration"}
+    keys = set(full_figures()) | {"acceptance", "recalibration", "roi_changed"}
     assert {key for key in keys if f"`{key}`" not in document} == set()
 
 

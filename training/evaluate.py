@@ -26,11 +26,12 @@ from inference.engine import Engine
 from inference.errors import InferenceError
 from inference.finding import ModelIdentity
 from inference.method import DEFAULT_METHOD
-from training.annotations import Annotation, read_annotations
+from training.annotations import read_annotations
 from training.errors import DataError, TrainingError
 from training.evaluation import recalibration
 from training.evaluation.acceptance import Threshold, read_thresholds
 from training.evaluation.ages import AGE_GROUPS_YEARS, Errors, coverage, errors_of, table_3
+from training.evaluation.changes import changed_rois, compare_case
 from training.evaluation.figures import SCHEMA, assemble, clean
 from training.evaluation.reading import (
     Case,
@@ -44,7 +45,6 @@ from training.evaluation.reading import (
     rows_of,
 )
 from training.evaluation.report import report
-from training.evaluation.rois import FilmRois, compare_film
 from training.evaluation.site import SiteFilm, read_site, read_site_film, read_table
 from training.radiographs import load_half, load_negatives, load_small, read_split
 
@@ -58,14 +58,12 @@ _log = logging.getLogger(__name__)
 _PICTURE_SIDE = 320
 
 
-def compare_rois(cases: list[Case], annotations: dict[int, Annotation]) -> list[FilmRois]:
-    """Set the ROIs of the films that are annotated beside their annotations."""
-    compared = (compare_film(c, annotations[c.row.rsna_id]) for c in cases if c.row.rsna_id in annotations)
-    return [film for film in compared if film is not None]
-
-
-def evaluate(engine: Engine, data: Path, part: str, **also: Any) -> tuple[list[Case], dict[str, Any]]:
+def evaluate(
+    engine: Engine, data: Path, part: str, *, changed: bool = False, **also: Any
+) -> tuple[list[Case], dict[str, Any]]:
     """Evaluate one part of the split in a data folder; ``also`` goes into the figures as it is.
+
+    With ``changed``, ROIs are judged on turned, mirrored, bordered and marked films and on two hands, too.
 
     Raises
     ------
@@ -79,8 +77,11 @@ def evaluate(engine: Engine, data: Path, part: str, **also: Any) -> tuple[list[C
     cases = read_cases(engine, films)
     aspects = {rsna_id: annotation.aspect for rsna_id, annotation in annotations.items()}
     small = load_small(data, ["annotation-test"], split, aspects) if part == "test" and annotations else []
-    rois = compare_rois(cases + read_cases(engine, small), annotations)
+    every = cases + read_cases(engine, small)
+    rois = [film for case in every if (film := compare_case(case, annotations)) is not None]
     figures = assemble(engine.identity, part, [case.row for case in cases], rois)
+    if changed:
+        figures["roi_changed"] = changed_rois(engine, every, annotations)
     negatives = load_negatives(data)
     accepted = count_accepted(engine, negatives)
     share = accepted / len(negatives) if negatives else float("nan")
@@ -116,12 +117,12 @@ def print_figures(figures: dict[str, Any]) -> None:
                 f"{total['bias_months']:+5.1f} ({total['limit_low_months']:+.1f} to {total['limit_high_months']:+.1f})"
             )
             say(f"  {group:9s} {limits:26s} {interval['coverage']:6.1%} {interval['width_months']:6.1f}")
-    for name, found in (figures["roi"] or {}).items():
+    for name, found in ((figures["roi"] or {}) | (figures.get("roi_changed") or {})).items():
         if found:
             say(f"\nROIs, {name}, {found['films']} films of 13 bones")
             keys = [key for key, value in found.items() if not isinstance(value, dict)]
             say("  " + ", ".join(f"{key} {found[key]:.4g}" for key in keys if found[key] is not None))
-    hidden = {"table_3", "rows", "roi", "bland_altman", "intervals", "cumulative_accuracy", "acceptance"}
+    hidden = {"table_3", "rows", "roi", "roi_changed", "bland_altman", "intervals", "cumulative_accuracy", "acceptance"}
     say("")
     for key, value in figures.items():
         if key not in hidden:
@@ -175,6 +176,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--readings", type=Path, metavar="CSV", help="their readings: file, sex, bone_age_months")
     parser.add_argument("--method", default=DEFAULT_METHOD, help=f"whose bundle to evaluate (default {DEFAULT_METHOD})")
     parser.add_argument("--part", default="test", choices=("train", "validation", "test"), help="part of the split")
+    parser.add_argument("--changed", action="store_true", help="find the ROIs on turned, mirrored, marked films, too")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--report", type=Path, metavar="HTML", help="also write a page for people there")
     parser.add_argument("--pictures", type=int, default=0, metavar="N", help="show N films in the page (default 0)")
@@ -211,7 +213,7 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], Pictures]:
             picture(read_site_film(engine, by_line[row.rsna_id]).case)
             for row in furthest(rows_of(figures, "figures"), count)
         ]
-    cases, figures = evaluate(engine, arguments.data, arguments.part, **also)
+    cases, figures = evaluate(engine, arguments.data, arguments.part, changed=arguments.changed, **also)
     by_id = {case.row.rsna_id: case for case in cases}
     return figures, lambda count: [picture(by_id[row.rsna_id]) for row in furthest([c.row for c in cases], count)]
 

@@ -297,6 +297,7 @@ def _rois(found: Figures) -> str:
         return section("Regions of interest", paragraph("No film of this part has annotated boxes."))
     parts = {"all": "all films", "sharp": "half resolution", "small": "100 x 100 pixels"}
     known = {parts[key]: value for key, value in found["roi"].items() if value}
+    changed = {name: value for name, value in (found.get("roi_changed") or {}).items() if value}
     rows = [
         (
             name, str(part["films"]), percent(part["precision"], 1), percent(part["recall"], 1), percent(part["f1"], 1),
@@ -305,7 +306,7 @@ def _rois(found: Figures) -> str:
             percent(part["centre_median"], 2), percent(part["within_1_percent"], 1),
             percent(part["within_3_percent"], 1),
         )
-        for name, part in known.items()
+        for name, part in (known | changed).items()
     ]  # fmt: skip
     bones = [
         (
