@@ -109,6 +109,7 @@ def test_evaluations_of_two_parts_are_not_compared(tmp_path):
     ]
     assert command.main([str(file) for file in files]) == 2
     assert command.main([str(files[1]), "house"]) == 2, "a method would read the test part"
+    assert command.main([str(files[1]), str(files[1])]) == 0
 
 
 @pytest.mark.parametrize("what", ["missing.json", "no-such-run"])

@@ -236,11 +236,11 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def _gather(arguments: argparse.Namespace) -> tuple[list[Contestant], str]:
     kept = {what: from_evaluation(Path(what)) for what in arguments.what if what.endswith(".json")}
-    parts = {part for _, part in kept.values()}
-    if len(parts) > 1 or (parts and len(kept) < len(arguments.what) and parts != {arguments.part}):
+    parts, to_read = {part for _, part in kept.values()}, [what for what in arguments.what if what not in kept]
+    if len(parts) > 1 or (parts and to_read and parts != {arguments.part}):
         raise DataError(f"The evaluations are of the parts {sorted(parts)}; compare one part, here {arguments.part!r}.")
     films = []
-    if len(kept) < len(arguments.what):
+    if to_read:
         if arguments.data is None:
             raise DataError("Methods and runs read films here; give the data folder with --data.")
         films = load_half(arguments.data, [arguments.part])
