@@ -148,6 +148,17 @@ def test_the_command_calibrates_on_the_rows_of_an_evaluation(tmp_path, capsys):
     assert "cross-validated" in capsys.readouterr().out
 
 
+def test_what_else_the_file_holds_stays(tmp_path):
+    """Given a file of the older form with the sex alarm, then new intervals replace the old ones and nothing else."""
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps(BINNED | {"sex_alarm": {"logit": 1.7}}))
+    command.write_calibration(path, calibrate(made_up(60, lambda _age, _male: 8.0), "made up"))
+    written = json.loads(path.read_text())
+    assert written["sex_alarm"] == {"logit": 1.7}
+    assert "edges_months" not in written
+    assert not Calibration.parse(written).binned
+
+
 def test_the_command_refuses_rows_that_are_none(tmp_path):
     (tmp_path / "other.json").write_text("{}")
     assert command.main(["--rows", str(tmp_path / "other.json"), "--out", str(tmp_path / "x")]) == 2

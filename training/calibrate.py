@@ -59,6 +59,8 @@ LEAST_FILMS = 30
 FOLDS, REPEATS = 5, 20
 """The cross-validated coverage calibrates on 4 of 5 parts and counts on the fifth, for so many random divisions."""
 _LEAST_SCALE_MONTHS = 0.5
+_OWN = {"level", "ages_months", "edges_months", "half_widths_months", "split", "films", "cross_validated_coverage"}
+"""Keys of ``calibration.json`` that intervals own."""
 
 _log = logging.getLogger(__name__)
 
@@ -167,6 +169,12 @@ def print_calibration(table: dict[str, Any]) -> None:
         print(f"  coverage, cross-validated, {name}: {share:.1%}")  # noqa: T201
 
 
+def write_calibration(path: Path, table: dict[str, Any]) -> None:
+    """Write the intervals; what else a ``calibration.json`` found there holds, such as the sex alarm, stays."""
+    before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({k: v for k, v in before.items() if k not in _OWN} | table, indent=2) + "\n")
+
+
 def _read_rows(arguments: argparse.Namespace, path: Path) -> tuple[list[Row], str]:
     if arguments.rows:
         tables = {file: json.loads(file.read_text()) for file in arguments.rows}
@@ -205,7 +213,7 @@ def main(argv: list[str] | None = None) -> int:
     except (TrainingError, InferenceError) as error:
         _log.error("%s: %s", error.code, error)
         return 2 if isinstance(error, TrainingError) else 1
-    (arguments.out or path).write_text(json.dumps(table, indent=2) + "\n")
+    write_calibration(arguments.out or path, table)
     print_calibration(table)
     return 0
 

@@ -100,13 +100,17 @@ def count_accepted(engine: Engine, images: Iterable[npt.NDArray[np.uint8]]) -> i
 
 
 def cost(method: str, *, threads: int, device: str, folder: Path | None = None) -> dict[str, Any]:
-    """Return parameters and megabytes of what reads a film: the method's bundle and the detector's."""
-    bundles = [open_bundle(method, folder), open_bundle(DETECTOR)]
-    size = sum(path.stat().st_size for bundle in bundles for path in (bundle.folder / "models").iterdir())
-    net = open_method(method, bundles[0].config).make_net()
+    """Return parameters and megabytes of what reads a film: a method's bundle, or an ensemble's, and the detector's.
+
+    Parameters are the age networks' alone.
+    """
+    named = open_bundle(method, folder)
+    bundles = {name: open_bundle(name, folder) for name in named.metadata.get("members", [method])}
+    nets = [open_method(name, bundle.config).make_net() for name, bundle in bundles.items()]
+    files = [file for one in (*bundles.values(), open_bundle(DETECTOR)) for file in (one.folder / "models").iterdir()]
     return {
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "megabytes": round(size / 1e6, 2),
+        "parameters": sum(parameter.numel() for net in nets for parameter in net.parameters()),
+        "megabytes": round(sum(file.stat().st_size for file in files) / 1e6, 2),
         "threads": threads,
         "device": device,
     }
