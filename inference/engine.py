@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -12,9 +13,10 @@ from pydicom import Dataset
 
 from inference.bundle import DETECTOR, open_bundle
 from inference.errors import FilmError
-from inference.film import Film, display_bytes, read_film
+from inference.film import Film, display_bytes, read_film, without_border
 from inference.finding import (
     BoneProfile,
+    Box,
     Estimate,
     Finding,
     Flag,
@@ -22,11 +24,14 @@ from inference.finding import (
     ModelIdentity,
     Refusal,
     RefusalCode,
+    Roi,
     Sex,
     Subject,
 )
 from inference.intervals import Calibration
+from inference.method import DEFAULT_METHOD
 from inference.recalibration import Recalibration
+from inference.sex_alarm import SexAlarm, other
 from inference.subject import read_subject
 
 if TYPE_CHECKING:
@@ -62,18 +67,42 @@ class Locator(Protocol):
 
 
 class Reading(NamedTuple):
-    """What an age network says of one hand: its bone age in months and, where the method tells stages, the bones."""
+    """What an age network says of one hand."""
 
     age_months: float
     profile: BoneProfile | None = None
+    """Where the method tells stages: the bones."""
+    male_logit: float | None = None
+    """Where the method estimates the sex from the film alone: its log odds of male."""
+
+
+class SexedHand(NamedTuple):
+    """What a reading is made from: an image with bones bright, the hand in it, and the sex to read it by."""
+
+    image: Grey
+    hand: LocatedHand
+    sex: Sex
 
 
 class AgeNetwork(Protocol):
-    """Estimates an age from one located hand."""
+    """Reads located hands."""
 
-    def estimate(self, image: Grey, hand: LocatedHand, sex: Sex) -> Reading:
-        """Return the bone age in months, and the bones' stages if there are any."""
+    def read(self, hands: Sequence[SexedHand]) -> list[Reading]:
+        """Return one reading a hand, in their order; an empty list for no hand."""
         ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Readable:
+    """A film that nothing speaks against reading, on its way to the network."""
+
+    film: Film
+    subject: Subject
+    chosen: SexedHand
+    hands_found: int
+    box: Box
+    rois: tuple[Roi, ...]
+    flags: tuple[Flag, ...]
 
 
 class Engine:
@@ -89,6 +118,8 @@ class Engine:
         What reports say of it.
     recalibration
         A site's own correction of its ages; it shows in the identity's version and in a flag.
+    sex_alarm
+        When a film that contradicts PatientSex is flagged; never without.
 
     Raises
     ------
@@ -103,6 +134,8 @@ class Engine:
         calibration: Calibration,
         identity: ModelIdentity,
         recalibration: Recalibration | None = None,
+        *,
+        sex_alarm: SexAlarm | None = None,
     ) -> None:
         if recalibration is not None:
             recalibration.check(identity)
@@ -111,12 +144,13 @@ class Engine:
         self._network = network
         self._calibration = calibration
         self._recalibration = recalibration
+        self._sex_alarm = sex_alarm
         self.identity = identity
 
     @classmethod
     def load(
         cls,
-        method: str = "global-local",
+        method: str = DEFAULT_METHOD,
         *,
         threads: int = 2,
         device: str = "auto",
@@ -128,7 +162,7 @@ class Engine:
         Parameters
         ----------
         method
-            Name of a bundle, see ``inference.bundle.list_methods``.
+            Name of a bundle, see ``inference.bundle.list_methods``, or of an ensemble's, see ``inference.ensemble``.
         threads
             CPU threads torch may use.
         device
@@ -144,16 +178,20 @@ class Engine:
             If a bundle is missing or its weights differ from their hashes, CUDA is asked for and absent, or the
             recalibration cannot be used with this model.
         """
-        from inference.torch_backend import TorchAgeNetwork, TorchLocator, choose_device
+        from inference.ensemble import open_network
+        from inference.torch_backend import TorchLocator, choose_device
 
         where = choose_device(device, threads)
         detector, bundle = open_bundle(DETECTOR), open_bundle(method, folder)
+        network, weights_sha256 = open_network(method, bundle, where, folder)
+        calibration = bundle.read_json("calibration.json")
         return cls(
             TorchLocator(detector, where),
-            TorchAgeNetwork(method, bundle, where),
-            Calibration.parse(bundle.read_json("calibration.json")),
-            ModelIdentity(method, str(bundle.metadata["name"]), bundle.version, bundle.weights_sha256),
+            network,
+            Calibration.parse(calibration),
+            ModelIdentity(method, str(bundle.metadata["name"]), bundle.version, weights_sha256),
             Recalibration.read(recalibration) if recalibration is not None else None,
+            sex_alarm=SexAlarm.parse(calibration),
         )
 
     def interpret(self, ds: Dataset) -> Finding:
@@ -167,9 +205,23 @@ class Engine:
 
     def interpret_film(self, film: Film, subject: Subject) -> Finding:
         """Read one film that has been decoded."""
+        return self.interpret_films([(film, subject)])[0]
+
+    def interpret_films(self, films: Sequence[tuple[Film, Subject]]) -> list[Finding]:
+        """Read decoded films, the network all of them in one batch: for backlogs, above all on CUDA.
+
+        Hands are found film by film. The batch must fit the device's memory: give a few dozen films at a time.
+        """
+        looked = [self._look(film, subject) for film, subject in films]
+        readable = [one for one in looked if isinstance(one, _Readable)]
+        readings = iter(self._read(readable))
+        return [next(readings) if isinstance(one, _Readable) else one for one in looked]
+
+    def _look(self, film: Film, subject: Subject) -> _Readable | Refusal:
+        """Find the hand to read, or why there is none."""
         from inference import eligibility
 
-        image = display_bytes(film)
+        image, corner = without_border(display_bytes(film))
         doubt = eligibility.doubt_image(image)
         if doubt is not None:
             return self._refuse_doubt(doubt, subject, film.flags)
@@ -185,20 +237,12 @@ class Engine:
         hand = choose_hand(hands, image.shape[1])
         if len(hands) > 1:
             flags.append(Flag("two-hands", f"The film shows {len(hands)} hands; the {_SIDES[hand.side]} one was read."))
-        return self._read_hand(image, film, subject, hand, hands_found=len(hands), flags=flags)
-
-    def _read_hand(
-        self, image: Grey, film: Film, subject: Subject, hand: LocatedHand, *, hands_found: int, flags: list[Flag]
-    ) -> Finding:
-        from inference import eligibility
-        from inference.preparation import hand_box, make_rois
-
-        rows, columns = image.shape
-        box = hand_box(hand.landmarks).clipped(columns, rows)
-        rois = tuple(roi for roi in make_rois(hand.landmarks) if roi.score >= eligibility.FOUND_SCORE)
+        box, rois = _places(image, hand, corner)
         doubt = eligibility.doubt_completeness(hand.evidence)
         if doubt is None and box is None:
             doubt = eligibility.NO_HAND
+        if doubt is None:
+            doubt = eligibility.doubt_picture(eligibility.weigh_picture(image, hand.landmarks))
         if doubt is not None:
             return Refusal(doubt.code, doubt.sentence, doubt.remedy, subject, box, rois, tuple(flags), self.identity)
         if subject.sex is None:
@@ -209,23 +253,47 @@ class Engine:
                 subject, box, rois, tuple(flags), self.identity,
             )  # fmt: skip
         assert box is not None
-        read = self._network.estimate(image, hand, subject.sex)
-        age, (low, high), changes = self._place(read.age_months, subject.sex)
-        flags += changes + _flags_of_pose(film, hand, hands_found) + _flags_of_age(age, hand.evidence)
+        chosen = SexedHand(image, hand, subject.sex)
+        return _Readable(film, subject, chosen, len(hands), box, rois, tuple(flags))
+
+    def _read(self, readable: list[_Readable]) -> list[Estimate]:
+        readings = self._network.read([one.chosen for one in readable])
+        alarms = self._check_sex([one.chosen for one in readable], readings)
+        return [
+            self._conclude(one, reading, alarm) for one, reading, alarm in zip(readable, readings, alarms, strict=True)
+        ]
+
+    def _check_sex(self, hands: list[SexedHand], readings: list[Reading]) -> list[list[Flag]]:
+        """Return for each hand the flag of a contradicted sex, or nothing; only contradicted hands are read again."""
+        flags: list[list[Flag]] = [[] for _ in hands]
+        alarm = self._sex_alarm
+        if alarm is None:
+            return flags
+        doubted = [i for i, hand in enumerate(hands) if alarm.contradicts(readings[i].male_logit, hand.sex)]
+        others = self._network.read([hands[i]._replace(sex=other(hands[i].sex)) for i in doubted]) if doubted else []
+        for i, again in zip(doubted, others, strict=True):
+            flag = alarm.flag(readings[i].age_months, again.age_months)
+            flags[i] = [] if flag is None else [flag]
+        return flags
+
+    def _conclude(self, one: _Readable, reading: Reading, alarm: list[Flag]) -> Estimate:
+        hand, sex = one.chosen.hand, one.chosen.sex
+        age, (low, high), changes = self._place(reading.age_months, sex)
+        pose_flags = _flags_of_pose(one.film, hand, one.hands_found)
         return Estimate(
             age_months=age,
             interval_low_months=low,
             interval_high_months=high,
             interval_level=self._calibration.level,
-            subject=subject,
-            laterality=_laterality(film, hand, hands_found),
-            hand=box,
-            rois=rois,
-            hands_found=hands_found,
+            subject=one.subject,
+            laterality=_laterality(one.film, hand, one.hands_found),
+            hand=one.box,
+            rois=one.rois,
+            hands_found=one.hands_found,
             quality=min(1.0, max(0.0, hand.evidence.mean_score)),
-            flags=tuple(flags),
+            flags=(*one.flags, *alarm, *changes, *pose_flags, *_flags_of_age(age, hand.evidence)),
             model=self.identity,
-            profile=read.profile,
+            profile=reading.profile,
         )
 
     def _place(self, age: float, sex: Sex) -> tuple[float, tuple[float, float], list[Flag]]:
@@ -243,6 +311,20 @@ class Engine:
         self, code: RefusalCode, sentence: str, remedy: str, subject: Subject, flags: tuple[Flag, ...] = ()
     ) -> Refusal:
         return Refusal(code, sentence, remedy, subject, flags=(*flags, *subject.flags), model=self.identity)
+
+
+def _places(image: Grey, hand: LocatedHand, corner: tuple[int, int]) -> tuple[Box | None, tuple[Roi, ...]]:
+    """Return the hand's box, None where nothing of it is in the image, and the ROIs found, in film pixels.
+
+    ``corner`` (x, y) is where the image begins in the film.
+    """
+    from inference.eligibility import FOUND_SCORE
+    from inference.preparation import hand_box, make_rois
+
+    rows, columns = image.shape
+    box = hand_box(hand.landmarks).clipped(columns, rows)
+    rois = [roi for roi in make_rois(hand.landmarks) if roi.score >= FOUND_SCORE]
+    return box and box.moved(*corner), tuple(Roi(roi.name, roi.box.moved(*corner), roi.score) for roi in rois)
 
 
 _SIDES = {Laterality.LEFT: "left", Laterality.RIGHT: "right", Laterality.UNKNOWN: "only"}

@@ -85,6 +85,25 @@ def display_bytes(film: Film) -> npt.NDArray[np.uint8]:
     return np.rint(film.pixels * 255).astype(np.uint8)
 
 
+def without_border(image: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+    """Cut off edges of one grey value, as borders and masks added after exposure have; return (x, y) of the new corner.
+
+    Rows and columns go as long as all their pixels equal the film's corner pixel on that side; an image of one grey
+    value stays as it is.
+    """
+    top, bottom = _flat_edge(image), image.shape[0] - _flat_edge(image[::-1])
+    left, right = _flat_edge(image.T), image.shape[1] - _flat_edge(image.T[::-1])
+    if top >= bottom or left >= right:
+        return image, (0, 0)
+    return image[top:bottom, left:right], (left, top)
+
+
+def _flat_edge(image: npt.NDArray[np.uint8]) -> int:
+    """Count the first rows that have all the value of the first pixel."""
+    differs = (image != image[0, 0]).any(axis=1)
+    return int(differs.argmax()) if differs.any() else len(image)
+
+
 def read_laterality(ds: Dataset) -> tuple[Laterality, str, tuple[Flag, ...]]:
     """Return the side the header states, where it stands or why there is none, and a flag for a contradiction.
 

@@ -88,14 +88,27 @@ def hand_length(points: Float) -> Float:
     return length
 
 
+MOST_FLAT_SHARE = 0.3
+"""Largest share of a crop that equalisation passes over as flat background; one training film in thirty has more."""
+
+
 def equalisation_table(crop: Grey) -> Grey:
-    """Return the table (256,) that flattens a crop's histogram, as ``cv2.equalizeHist`` computes it."""
+    """Return the table (256,) that flattens a crop's histogram.
+
+    It is what ``cv2.equalizeHist`` computes, which takes the lowest grey value out of the histogram, as long as that
+    value holds at most MOST_FLAT_SHARE of the crop. Where a window or a dark film has crushed the soft parts into one
+    value, only so much of it is taken out, and it is shown as the mean of the ranks it holds: what is brighter keeps
+    the grey it would have had.
+    """
     histogram = np.bincount(crop.ravel(), minlength=256)
     cumulative = histogram.cumsum()
-    first = cumulative[np.flatnonzero(histogram)[0]]
-    spread = max(int(cumulative[-1] - first), 1)
-    flat = np.clip(np.rint((cumulative - first) * (255.0 / spread)), 0, 255)
-    return np.asarray(flat, dtype=np.uint8)
+    lowest = np.flatnonzero(histogram)[0]
+    first = cumulative[lowest]
+    left_out = min(float(first), MOST_FLAT_SHARE * crop.size)
+    spread = max(cumulative[-1] - left_out, 1.0)
+    ranks = cumulative - left_out
+    ranks[: lowest + 1] = max(first / 2 - left_out, 0.0)
+    return np.asarray(np.clip(np.rint(ranks * (255.0 / spread)), 0, 255), dtype=np.uint8)
 
 
 def stretched_crop(film: Grey, pose: Pose, extent: tuple[int, int], window: tuple[float, float, float, float]) -> Grey:

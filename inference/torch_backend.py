@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -14,10 +15,10 @@ from torch.utils._pytree import tree_map
 from inference.bundle import Bundle
 from inference.detector import find_hands, find_landmarks, make_finder, make_landmark_net
 from inference.eligibility import weigh
-from inference.engine import LocatedHand, Reading
+from inference.engine import LocatedHand, Reading, SexedHand
 from inference.errors import BundleError
 from inference.finding import Sex
-from inference.method import open_method
+from inference.method import Prediction, open_method
 from inference.preparation import roi_centres, to_units
 
 Grey = npt.NDArray[np.uint8]
@@ -98,19 +99,31 @@ class TorchAgeNetwork:
         self._method = open_method(name, bundle.config)
         self._net = load_net(self._method.make_net(), bundle, "model.safetensors", device)
 
-    def estimate(self, image: Grey, hand: LocatedHand, sex: Sex) -> Reading:
-        """Return the bone age, and the bones' stages if the method tells them; see ``inference.engine.AgeNetwork``."""
-        pose = hand.landmarks.pose
-        prepared = self._method.prepare(image, pose, roi_centres(hand.landmarks.points, pose))
-        inputs = (as_batch(to_units(part)[None]) for part in prepared)
-        male = torch.tensor([1.0 if sex is Sex.MALE else -1.0])
+    def read(self, hands: Sequence[SexedHand]) -> list[Reading]:
+        """Return one reading a hand, computed in one batch; see :class:`inference.engine.AgeNetwork`."""
+        if not hands:
+            return []
+        prepared = [self._prepare(one) for one in hands]
+        inputs = (as_batch(np.stack(parts)) for parts in zip(*prepared, strict=True))
+        male = torch.tensor([1.0 if one.sex is Sex.MALE else -1.0 for one in hands])
         with torch.inference_mode():
             predicted = self._net(*inputs, male)
+        return [self._tell(predicted, male, place) for place in range(len(hands))]
+
+    def _prepare(self, one: SexedHand) -> list[npt.NDArray[np.float32]]:
+        landmarks = one.hand.landmarks
+        prepared = self._method.prepare(one.image, landmarks.pose, roi_centres(landmarks.points, landmarks.pose))
+        return [to_units(part) for part in prepared]
+
+    @staticmethod
+    def _tell(predicted: Prediction, male: torch.Tensor, place: int) -> Reading:
+        logit = None if predicted.male_logit is None else float(predicted.male_logit[place])
+        age = float(predicted.age_months[place])
         if predicted.stages is None:
-            return Reading(float(predicted.age_months[0]))
+            return Reading(age, male_logit=logit)
         from inference.precise_baa import read_profile
 
-        return Reading(float(predicted.age_months[0]), read_profile(predicted, male))
+        return Reading(age, read_profile(predicted, male, place), logit)
 
 
 def as_batch(images: npt.NDArray[np.float32]) -> torch.Tensor:

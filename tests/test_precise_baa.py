@@ -13,7 +13,7 @@ from inference import torch_backend
 from inference.anatomy import BOX_NAMES, RUS_NAMES
 from inference.bone_detector import CLASSES, HEAD_OVERLAPS, BoneDetector, Detection, HeadAnswer, best_boxes, pool_boxes
 from inference.detector import FoundHand, Landmarks
-from inference.engine import LocatedHand
+from inference.engine import LocatedHand, SexedHand
 from inference.errors import BundleError
 from inference.finding import DERIVED, BoneProfile, Sex
 from inference.maturity import BoneAttention, MaturityNet
@@ -430,7 +430,7 @@ def test_the_node_gets_the_profile_beside_the_age(monkeypatch):
     points = film.pose.to_film(template_points())
     landmarks = Landmarks(points, np.ones(len(points)), np.full((len(BOX_NAMES), 2), 0.1), film.pose)
     hand = LocatedHand(FoundHand(film.pose, 1.0, 0.0), landmarks, None)
-    read = network.estimate(film.pixels, hand, Sex.FEMALE)
+    read = network.read([SexedHand(film.pixels, hand, Sex.FEMALE)])[0]
     assert read.profile is not None
     assert read.profile.age_months == pytest.approx(read.age_months)
     assert 0 < read.profile.points < TOP_SCORE

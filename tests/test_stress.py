@@ -1,0 +1,138 @@
+"""The stress suite's changes and sums, on made-up films and a made-up engine.
+
+Not covered: what the shipped models do under it (the command itself says that), and the command's table.
+"""
+
+import numpy as np
+import pytest
+
+from inference.finding import Box, Estimate, Flag, Laterality, ModelIdentity, Refusal, RefusalCode, Sex, Subject
+from training import stress as suite
+from training.errors import DataError
+from training.radiographs import Radiograph
+from training.radiographs import Reading as Reference
+from training.stress import CHANGES, Change, Reading, compare, spread, stress
+
+MODEL = ModelIdentity("house", "House", "0.1.0", "ab" * 32)
+SUBJECT = Subject(Sex.MALE, "table", None, "table")
+HAND = Box(20, 30, 80, 130)
+
+
+def film(number: int = 1, age: float = 100.0) -> Radiograph:
+    """Return a film with a bright shape that is neither symmetric nor of one grey value."""
+    rows, columns = np.indices((160, 120))
+    pixels = np.where((rows > 30) & (rows < 130) & (columns > 20) & (columns < 80), 90 + (rows + columns) // 3, 40)
+    return Radiograph(Reference(number, age, Sex.MALE, "validation"), pixels.astype(np.uint8))
+
+
+def estimate(age: float, *codes: str) -> Estimate:
+    flags = tuple(Flag(code, "A sentence.") for code in codes)
+    return Estimate(age, age - 9, age + 9, 0.9, SUBJECT, Laterality.LEFT, HAND, (), 1, 0.9, flags, MODEL)
+
+
+REFUSED = Refusal(RefusalCode.POOR_IMAGE, "No.", "Send another.", SUBJECT)
+
+
+class GreyEngine:
+    """Reads the mean grey as an age; refuses what is nearly black."""
+
+    def interpret_film(self, shot, subject):
+        assert subject.sex is Sex.MALE
+        grey = float(shot.pixels.mean() * 255)
+        return REFUSED if grey < 20 else estimate(grey)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name)
+def test_a_change_changes_the_film_the_same_way_each_time(change):
+    before = film().pixels
+    original = before.copy()
+    once, again = change.apply(before, HAND).pixels, change.apply(before, HAND).pixels
+    np.testing.assert_array_equal(once, again)
+    np.testing.assert_array_equal(before, original)
+    assert once.dtype == np.float32
+    assert 0 <= once.min() < once.max() <= 1
+    assert once.shape != before.shape or not np.array_equal(np.rint(once * 255), before)
+
+
+def test_names_tell_changes_apart():
+    assert len({change.name for change in CHANGES}) == len(CHANGES)
+
+
+def test_a_turn_is_clockwise_and_loses_nothing():
+    """Given a bright dot right of the centre, when turned by 30 degrees clockwise, then it lies 30 degrees lower."""
+    pixels = np.zeros((201, 201), dtype=np.uint8)
+    pixels[98:103, 178:183] = 255
+    turned = suite.turned(30)(pixels, HAND, np.random.default_rng(0))
+    rows, columns = np.nonzero(turned > 128)
+    x, y = columns.mean() - (turned.shape[1] - 1) / 2, rows.mean() - (turned.shape[0] - 1) / 2
+    assert np.degrees(np.arctan2(y, x)) == pytest.approx(30, abs=2)
+    assert np.hypot(x, y) == pytest.approx(80, abs=2)
+    assert suite.turned(30, whole=False)(pixels, HAND, np.random.default_rng(0)).shape == pixels.shape
+
+
+@pytest.mark.parametrize("change", [c for c in CHANGES if "bits" in c.name], ids=lambda change: change.name)
+def test_another_bit_depth_shows_the_same_film(change):
+    """Given a film stored with other bits and rendered again, then every grey value follows the old one in order."""
+    before = film().pixels
+    after = change.apply(before, HAND).pixels * 255
+    means = [after[before == grey].mean() for grey in np.unique(before)]
+    assert (np.diff(means) > 0).mean() > 0.9
+    assert np.corrcoef(means, np.unique(before))[0, 1] > 0.99
+
+
+def test_collimation_leaves_the_hand_alone():
+    before = film().pixels
+    after = suite.collimated(0, margin=0.0)(before, HAND, np.random.default_rng(0))
+    np.testing.assert_array_equal(after[30:130, 20:80], before[30:130, 20:80])
+    assert after.sum() == after[30:130, 20:80].sum()
+
+
+def test_an_outcome_by_hand():
+    """Given ages 100, 110, 120 read as 104, 108 (with a new flag) and not at all, then the sums are a pencil's."""
+    readings = [
+        Reading(film(1, 100), estimate(102, "rotated")),
+        Reading(film(2, 110), estimate(113)),
+        Reading(film(3, 120), estimate(125)),
+    ]
+    outcome = compare("made up", readings, [estimate(104, "rotated"), estimate(108, "polarity-corrected"), REFUSED])
+    assert (outcome.films, outcome.read) == (3, 2)
+    assert outcome.refused_share == pytest.approx(1 / 3)
+    assert outcome.flagged_share == 0.5
+    assert (outcome.mae_before, outcome.mae_after) == (2.5, 3.0)
+    assert (outcome.mean_shift, outcome.mean_absolute_shift) == (-1.5, 3.5)
+    assert (outcome.largest_shift, outcome.largest_silent_shift) == (5.0, 2.0)
+    assert outcome.passed
+
+
+def test_a_change_of_the_error_by_more_than_a_month_fails_and_refusing_all_passes():
+    readings = [Reading(film(1, 100), estimate(102))]
+    assert not compare("worse", readings, [estimate(103.5)]).passed
+    assert not compare("better", readings, [estimate(100.5)]).passed
+    assert compare("refused", readings, [REFUSED]).passed
+
+
+def test_the_suite_reads_each_film_before_and_after():
+    same, black = Change("same", lambda p, _h, _r: p), Change("black", lambda p, _h, _r: p // 20)
+    outcomes = stress(GreyEngine(), [film(1), film(2)], (same, black))
+    assert [(o.change, o.read, o.mean_absolute_shift, o.passed) for o in outcomes] == [
+        ("same", 2, 0.0, True),
+        ("black", 0, 0.0, True),
+    ]
+
+
+def test_films_that_are_refused_as_they_are_play_no_part():
+    dark = Radiograph(film(1).reading, film().pixels // 20)
+    assert stress(GreyEngine(), [dark, film(2)], (Change("same", lambda p, _h, _r: p),))[0].films == 1
+    with pytest.raises(DataError, match="nothing to compare"):
+        stress(GreyEngine(), [dark])
+
+
+def test_films_are_taken_evenly_over_the_ages():
+    films = [film(i, age) for i, age in enumerate([50, 10, 40, 20, 30])]
+    assert [one.reading.age_months for one in spread(films, 3)] == [10, 30, 50]
+    assert len(spread(films, 9)) == 5
+
+
+def test_without_data_the_command_says_so(tmp_path, caplog):
+    assert suite.main(["--data", str(tmp_path), "--threads", "1", "--device", "cpu"]) == 2
+    assert "half.csv is missing" in caplog.text
