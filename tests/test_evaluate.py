@@ -363,6 +363,13 @@ def test_films_and_readings_go_together(tmp_path):
     assert command.main(["--films", str(tmp_path), "--readings", str(tmp_path / "none.csv")]) == 2
 
 
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
+def test_kept_figures_that_are_none_are_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "f.json").write_text(content)
+    assert command.main(["--from", str(tmp_path / "f.json")]) == 2
+
+
 def test_a_folder_without_films_is_refused(tmp_path, fake):
     assert command.main(["--data", str(tmp_path)]) == 2
 

@@ -39,7 +39,7 @@ from inference.method import DEFAULT_METHOD
 from training.annotations import read_annotations
 from training.errors import DataError, TrainingError
 from training.evaluation.ages import AGE_GROUPS_YEARS, in_group
-from training.evaluation.reading import Row, read_films, rows_of
+from training.evaluation.reading import Row, read_films, read_json, rows_of
 from training.radiographs import load_half, load_small
 
 Float = npt.NDArray[np.float64]
@@ -177,7 +177,7 @@ def write_calibration(path: Path, table: dict[str, Any]) -> None:
 
 def _read_rows(arguments: argparse.Namespace, path: Path) -> tuple[list[Row], str]:
     if arguments.rows:
-        tables = {file: json.loads(file.read_text()) for file in arguments.rows}
+        tables = {file: read_json(file) for file in arguments.rows}
         parts = ", ".join(str(table.get("part", file.stem)) for file, table in tables.items())
         return [row for file, table in tables.items() for row in rows_of(table, file.name)], f"films of {parts}"
     if not path.exists():  # the engine wants one to start; its widths play no part in the estimates

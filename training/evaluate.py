@@ -42,6 +42,7 @@ from training.evaluation.reading import (
     interpret,
     read_cases,
     read_films,
+    read_json,
     rows_of,
 )
 from training.evaluation.report import report
@@ -198,7 +199,7 @@ Pictures = Callable[[int], list[tuple[str, str]]]
 def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], Pictures]:
     """Return the figures, and what gives the pictures of so many films that are furthest off."""
     if arguments.kept is not None:
-        figures = json.loads(arguments.kept.read_text())
+        figures = read_json(arguments.kept)
         if figures.get("schema") != SCHEMA:
             raise DataError(f"{arguments.kept} is no evaluation of this version ({SCHEMA}); measure again.")
         return figures, lambda _: []

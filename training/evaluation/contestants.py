@@ -12,7 +12,7 @@ from typing import Any
 from inference.bundle import open_bundle
 from inference.engine import Engine
 from training.errors import DataError, RunError
-from training.evaluation.reading import Row, cost, read_films, rows_of
+from training.evaluation.reading import Row, cost, read_films, read_json, rows_of
 from training.export import save_weights, write_metadata
 from training.radiographs import Radiograph
 from training.run import read_about, read_run
@@ -52,14 +52,12 @@ def from_evaluation(path: Path) -> tuple[Contestant, str]:
         If the file is no evaluation.
     """
     try:
-        table = json.loads(path.read_text())
+        table = read_json(path)
         rows = rows_of(table, path.name)
         label = f"{table['model']['method']} ({path.stem})"
         made = Contestant(label, str(table["model"]["method"]), table.get("config", {}), rows, table["cost"])
         return made, str(table["part"])
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise DataError(f"{path.name} is no evaluation; write it with boneage-node evaluate --json.") from error
 
 

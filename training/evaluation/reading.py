@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -114,6 +115,23 @@ def cost(method: str, *, threads: int, device: str, folder: Path | None = None) 
         "threads": threads,
         "device": device,
     }
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of figures or rows.
+
+    Raises
+    ------
+    DataError
+        If it is missing or holds no JSON object.
+    """
+    try:
+        table = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read; it must be a JSON file of boneage-node evaluate --json.") from error
+    if not isinstance(table, dict):
+        raise DataError(f"{path} is no evaluation; write it with boneage-node evaluate --json.")
+    return table
 
 
 def rows_of(table: dict[str, Any], name: str) -> list[Row]:
