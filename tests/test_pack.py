@@ -144,9 +144,12 @@ def test_a_large_file_travels_in_parts(tmp_path):
 def test_a_pack_is_trained_within_its_time_resumed_and_taken_home(packed, tmp_path, monkeypatch):
     """Given time for one epoch only, then results are there; given more, then it goes on; at home it is a run."""
     monkeypatch.setattr(experiment, "RESULT_BYTES", 500_000)
+    with pytest.raises(RunError, match="before the first epoch"):
+        experiment.run(packed, Job(tmp_path / "none", deadline=time.monotonic()), tmp_path / "none")
+    monkeypatch.setattr("training.fit._MARGIN", 1e12)  # one epoch
     job, out = Job(tmp_path / "run", half_precision=False), tmp_path / "results"
     job.run.mkdir()
-    assert experiment.run(packed, replace(job, deadline=time.monotonic()), out) == 3
+    assert experiment.run(packed, replace(job, deadline=time.monotonic() + 1e6), out) == 3
     early = json.loads((out / "figures.json").read_text())
     assert not early["finished"]
     assert [len(curve) for curve in early["curves"].values()] == [1]

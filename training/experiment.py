@@ -27,7 +27,7 @@ from training.ages import estimate
 from training.errors import RecipeError, RunError, TimeUp, TrainingError
 from training.export import save_weights
 from training.fit import read_curve
-from training.machine import join
+from training.machine import is_leading, join
 from training.pack import joined, read_about_pack, read_pack, split_file, write_pack
 from training.recipe import Recipe, read_recipe
 from training.run import read_about, read_run
@@ -187,6 +187,8 @@ def run(folder: Path, job: Job, out: Path) -> int:
 def _validation(recipe: Recipe, films: AgeFilms, job: Job) -> list[dict[str, float]]:
     """Read the validation films with the best weights so far, as the phase they come from reads them."""
     begun = [phase for phase in recipe.phases if read_curve(job.run / phase.name)]
+    if not begun:
+        raise RunError("The time was up before the first epoch; give more --minutes.")
     method = open_method(recipe.target, recipe.method | begun[-1].method)
     net = method.make_net()
     net.load_state_dict(read_run(job.run))
@@ -274,14 +276,13 @@ def _run(arguments: argparse.Namespace) -> int:
         job = make_job(arguments, machine, Start())
         if job.deadline is not None:
             job = replace(job, deadline=job.deadline - _RESERVE_S)
-        arguments.run.mkdir(parents=True, exist_ok=True)
         return run(arguments.pack, job, arguments.out or arguments.pack / "results")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Answer; returns 0, 2 when data, pack or run cannot be used, 3 when the time was up before the last epoch."""
     arguments = make_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.INFO if is_leading() else logging.WARNING, format="%(asctime)s %(message)s")
     try:
         if arguments.action == "run":
             return _run(arguments)

@@ -299,7 +299,8 @@ def fit(
     workers
         Processes that make batches; 0 makes them in a thread.
     deadline
-        Of ``time.monotonic``: no epoch is begun that would end later, except the first one.
+        Of ``time.monotonic``: no epoch is begun after it, nor one that would end after it if it took as long as the
+        longest of this call.
     after
         Called in the leading process when an epoch's files are written.
 
@@ -320,6 +321,8 @@ def fit(
     with prefetched(steps, places, workers, pinned=machine.device.type == "cuda") as source:
         for epoch in range(first, schedule.epochs):
             started = time.monotonic()
+            if machine.agree(deadline is not None and started + _MARGIN * longest > deadline):
+                raise TimeUp(f"The time was up after epoch {epoch} of {schedule.epochs}; the same command goes on.")
             loss, rate = _run_epoch(training, source, epoch, seed), float(training.cycle.get_last_lr()[0])
             if machine.leads:
                 score = training.validate(validate)
@@ -330,9 +333,7 @@ def fit(
                 if after is not None:
                     after(done)
             longest = max(longest, time.monotonic() - started)
-            late = deadline is not None and time.monotonic() + _MARGIN * longest > deadline
-            if machine.agree(late) and epoch + 1 < schedule.epochs:
-                raise TimeUp(f"The time was up after epoch {epoch + 1} of {schedule.epochs}; the same command goes on.")
+    machine.agree(True)  # the last checkpoint is written
     return training.result()
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from shutil import disk_usage
 
 import torch
@@ -23,7 +24,7 @@ from torch import distributed
 from training.errors import RunError
 
 DEVICES = ("auto", "cpu", "cuda")
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where worker processes leave batches
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where worker processes leave batches
 _LEAST_SHARED_BYTES = 1 << 30
 _PATIENCE = timedelta(hours=2)
 """The others wait so long while the leading process locates hands or validates."""
@@ -82,7 +83,9 @@ class Machine:
 
         Workers hand batches over in shared memory; where it is small (containers), a thread makes them instead.
         """
-        if self.device.type != "cuda" or disk_usage(_SHARED_MEMORY).free < _LEAST_SHARED_BYTES:
+        if self.device.type != "cuda" or not _SHARED_MEMORY.is_dir():
+            return 0
+        if disk_usage(_SHARED_MEMORY).free < _LEAST_SHARED_BYTES:
             return 0
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, min(12, (cores - 1) // self.processes))
@@ -90,6 +93,11 @@ class Machine:
 
 ALONE = Machine(torch.device("cpu"))
 """One process on the CPU."""
+
+
+def is_leading() -> bool:
+    """Whether this is the only process or torchrun's first, before it has joined the others."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _device(wanted: str, local_rank: int) -> torch.device:

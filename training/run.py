@@ -81,6 +81,7 @@ def begin_run(run: Path, about: dict[str, Any]) -> None:
     RunError
         If the run found there had another target, seed or data.
     """
+    run.mkdir(parents=True, exist_ok=True)
     before = read_about(run) if (run / "run.json").exists() else {}
     for key in _SAME:
         if key in before and before[key] != about[key]:

@@ -1,6 +1,7 @@
 """``boneage-node train``: train a detector net or an age method by its recipe; resume where a run stopped.
 
-On several GPUs: ``torchrun --nproc-per-node 4 -m training.train house --data DATA --run RUN``.
+On several GPUs: ``torchrun --nproc-per-node 4 -m -- training.train house --data DATA --run RUN`` (the ``--`` keeps
+``--run`` from torchrun, which would take it for one of its own).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from training.detector import (
 from training.errors import RunError, TimeUp, TrainingError
 from training.fit import Loss, fit
 from training.losses import LOSSES
-from training.machine import ALONE, DEVICES, Machine, join
+from training.machine import ALONE, DEVICES, Machine, is_leading, join
 from training.prefetch import Draw
 from training.radiographs import Grey, Radiograph, load_half, load_negatives, load_small, read_split
 from training.recipe import DETECTORS, DetectorRecipe, Recipe, Stretch, open_recipe, shipped_recipes
@@ -399,7 +400,6 @@ def _train(arguments: argparse.Namespace) -> None:
     recipe = _changed(open_recipe(arguments.target), arguments)
     with join(arguments.device, deterministic=arguments.deterministic) as machine:
         job = make_job(arguments, machine, Start(arguments.init, arguments.imagenet))
-        arguments.run.mkdir(parents=True, exist_ok=True)
         films: AgeFilms | DetectorFilms
         if isinstance(recipe, DetectorRecipe):
             films = DetectorFilms.load(arguments.data)
@@ -411,7 +411,7 @@ def _train(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Train; returns 0 when done, 2 when the data, the recipe or the run's folder cannot be used, 3 out of time."""
     arguments = make_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.INFO if is_leading() else logging.WARNING, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(1)
     try:

@@ -1,0 +1,129 @@
+"""``boneage-node train`` from its command line to a finished run, on synthetic films.
+
+Not covered: reading the data folder (test_split.py, and whoever has the data), the loop's own promises (test_fit.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dicom_node import cli
+from inference.anatomy import BOX_NAMES
+from inference.detector import make_finder
+from inference.finding import Sex
+from inference.pose import Pose, template_points
+from inference.preparation import roi_centres
+from training import train
+from training.ages import LocatedFilm
+from training.detector import AnnotatedFilm
+from training.machine import Machine
+from training.radiographs import Reading
+from training.run import read_about, read_run
+
+AGE_RECIPE = """
+target = "house"
+loss = "density"
+[method]
+rows = 64
+columns = 48
+variant = "lite0"
+[[phases]]
+name = "small"
+method = { rows = 32, columns = 32 }
+batch = 2
+sharp_share = 0.5
+epochs = 1
+steps_per_epoch = 1
+peak_learning_rate = 1e-3
+[[phases]]
+name = "sharp"
+batch = 2
+sharp_share = 1.0
+epochs = 2
+steps_per_epoch = 1
+peak_learning_rate = 1e-4
+"""
+
+
+def draw_hand() -> tuple[np.ndarray, Pose, np.ndarray]:
+    """Draw discs at the landmarks; returns pixels, pose and points."""
+    pose = Pose(np.array([[180.0, 0, -10], [0, 180.0, 5]]))
+    image, points = np.full((200, 160), 20, dtype=np.uint8), pose.to_film(template_points())
+    for x, y in points:
+        cv2.circle(image, (round(x), round(y)), 4, 220, -1)
+    return image, pose, points
+
+
+def located(rsna_id: int, part: str) -> LocatedFilm:
+    image, pose, points = draw_hand()
+    return LocatedFilm(Reading(rsna_id, 60.0 * rsna_id, Sex.MALE, part), image, pose, roi_centres(points, pose))
+
+
+@pytest.fixture(autouse=True)
+def films(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Films in place of a data folder; one thread."""
+    image, pose, points = draw_hand()
+    annotated = AnnotatedFilm(image, points, np.full((len(BOX_NAMES), 2), 0.1), pose)
+    ages = train.AgeFilms([located(1, "train")], [located(2, "pretrain")], [located(3, "validation")])
+    monkeypatch.setattr(train.AgeFilms, "load", lambda *_: ages)
+    monkeypatch.setattr(train.DetectorFilms, "load", lambda *_: train.DetectorFilms([annotated], []))
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def run_train(target: str, folder: Path, *options: str) -> int:
+    return cli.main(["train", target, "--data", "none", "--run", str(folder), "--threads", "1", *options])
+
+
+def test_an_age_method_is_trained_phase_by_phase(tmp_path):
+    """Given a recipe of two phases, then both have their curves; a run with another seed is refused in its folder."""
+    (tmp_path / "r.toml").write_text(AGE_RECIPE)
+    options = (str(tmp_path / "r.toml"), tmp_path / "run", "--precision", "float32")
+    (phase_one, *_), run = ("small", "sharp"), tmp_path / "run"
+    assert run_train(*options, "--learning-rate", "1e-4") == 0
+    about = read_about(run)
+    assert [phase["peak_learning_rate"] for phase in about["recipe"]["phases"]] == [1e-4, 1e-4]
+    assert len((run / phase_one / "curve.jsonl").read_text().splitlines()) == 1
+    assert len((run / "sharp" / "curve.jsonl").read_text().splitlines()) == 2
+    assert "finished" in (run / "summary.html").read_text()
+    assert torch.isfinite(read_run(run)["density.weight"]).all()
+    assert run_train(*options, "--seed", "3") == 2
+
+
+@pytest.mark.parametrize("target", ["finder", "landmarks"])
+def test_the_detectors_nets_are_trained_within_a_time_and_go_on(tmp_path, target, monkeypatch):
+    """Given time for one epoch, then 3 is returned and no finished weights are there; given more, then they are."""
+    monkeypatch.setattr("training.fit._MARGIN", 1e12)
+    recipe = f'target = "{target}"\nbatch = 2\nepochs = 2\nsteps_per_epoch = 1\npeak_learning_rate = 1e-3\n'
+    (tmp_path / "r.toml").write_text(recipe)
+    assert run_train(str(tmp_path / "r.toml"), tmp_path / "run", "--minutes", "9") == 3
+    assert not (tmp_path / "run" / "final.pt").exists()
+    assert run_train(str(tmp_path / "r.toml"), tmp_path / "run") == 0
+    assert len((tmp_path / "run" / "curve.jsonl").read_text().splitlines()) == 2
+    if target == "finder":
+        make_finder().load_state_dict(read_run(tmp_path / "run"))
+    assert read_about(tmp_path / "run")["recipe"]["batch"] == 2
+
+
+def test_recipes_and_devices_that_are_not_there_are_refused(tmp_path, caplog, monkeypatch):
+    assert run_train("moon", tmp_path / "run") == 2
+    assert "finder" in caplog.text
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run_train("finder", tmp_path / "run", "--device", "cuda") == 2
+    assert "no CUDA device" in caplog.text
+
+
+def test_only_a_gpu_gets_workers(monkeypatch):
+    monkeypatch.setattr("training.machine.disk_usage", lambda _: type("Usage", (), {"free": 1 << 40}))
+    monkeypatch.setattr("training.machine._SHARED_MEMORY", Path("/"))
+    assert Machine(torch.device("cpu")).workers() == 0
+    assert Machine(torch.device("cuda")).workers() >= 1
+    monkeypatch.setattr("training.machine.disk_usage", lambda _: type("Usage", (), {"free": 1 << 20}))
+    assert Machine(torch.device("cuda")).workers() == 0
