@@ -217,6 +217,14 @@ class Engine:
         readings = iter(self._read(readable))
         return [next(readings) if isinstance(one, _Readable) else one for one in looked]
 
+    def read_both_sexes(self, film: Film) -> dict[Sex, Reading] | None:
+        """Return what the network says of a film by either sex, not recalibrated; None for a film that is refused."""
+        looked = self._look(film, Subject(Sex.MALE, "assumed", None, "none"))
+        if isinstance(looked, Refusal):
+            return None
+        hands = [looked.chosen._replace(sex=sex) for sex in Sex]
+        return dict(zip(Sex, self._network.read(hands), strict=True))
+
     def _look(self, film: Film, subject: Subject) -> _Readable | Refusal:
         """Find the hand to read, or why there is none."""
         from inference import eligibility

@@ -1,0 +1,210 @@
+"""The alarm for a wrong PatientSex and ensembles: in the engine, in files, and their measuring, with made-up networks.
+
+Not covered: how well a real network tells the sex (``python -m training.sexes`` measures that on films).
+"""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from inference import ensemble as ensembles
+from inference.anatomy import BOX_NAMES, POINT_NAMES
+from inference.bundle import Bundle
+from inference.detector import FoundHand, Landmarks
+from inference.eligibility import weigh
+from inference.engine import Engine, LocatedHand, Reading, SexedHand
+from inference.ensemble import Ensemble, read_members
+from inference.errors import BundleError
+from inference.finding import Estimate, ModelIdentity, Sex, Subject
+from inference.intervals import Calibration
+from inference.pose import Pose, template_points
+from inference.sex_alarm import SexAlarm
+from training import sexes
+from training.ensemble import write_ensemble
+from training.errors import DataError
+from training.evaluation.reading import film_of
+from training.sexes import Answer, choose_logit, rates
+
+IDENTITY = ModelIdentity("house", "House", "0.1.0", "ab" * 32)
+CALIBRATION = Calibration(0.9, (0.0,), dict.fromkeys(Sex, (10.0,)), "made up")
+POSE = Pose(np.array([[200.0, 0, 10], [0, 200, 10]]))
+POINTS = POSE.to_film(template_points())
+LANDMARKS = Landmarks(POINTS, np.ones(len(POINT_NAMES)), np.full((len(BOX_NAMES), 2), 0.1), POSE)
+FOUND = FoundHand(POSE, 0.9, 0.0)
+HAND = LocatedHand(FOUND, LANDMARKS, weigh(FOUND, LANDMARKS))
+FILM = film_of(np.random.default_rng(2).integers(60, 200, (30, 30)).astype(np.uint8).repeat(8, 0).repeat(8, 1))
+
+
+class FakeLocator:
+    def locate(self, image):
+        return [HAND], image, False
+
+
+class FakeNetwork:
+    """Says an age by sex and log odds of male, and keeps what it was asked."""
+
+    def __init__(self, male_logit, boy=100.0, girl=80.0):
+        self.male_logit, self.ages, self.asked = male_logit, {Sex.MALE: boy, Sex.FEMALE: girl}, []
+
+    def read(self, hands):
+        self.asked.append([hand.sex for hand in hands])
+        return [Reading(self.ages[hand.sex], male_logit=self.male_logit) for hand in hands]
+
+
+def subject(sex) -> Subject:
+    return Subject(sex, "PatientSex (0010,0040)", None, "none")
+
+
+@pytest.fixture(autouse=True)
+def any_picture(monkeypatch):
+    monkeypatch.setattr("inference.eligibility.doubt_picture", lambda _evidence: None)
+
+
+def interpret(network, alarm, sex=Sex.MALE):
+    engine = Engine(FakeLocator(), network, CALIBRATION, IDENTITY, sex_alarm=alarm)
+    finding = engine.interpret_film(FILM, subject(sex))
+    assert isinstance(finding, Estimate)
+    return finding, {flag.code: flag.sentence for flag in finding.flags}
+
+
+def test_a_contradicted_sex_that_moves_the_age_is_flagged():
+    """Given a film that looks like a girl's and says boy, when the age hangs on it, then a flag says by how much."""
+    finding, flags = interpret(FakeNetwork(-2.0), SexAlarm(1.5))
+    assert "20 months lower" in flags["sex-mismatch"]
+    assert "PatientSex (0010,0040)" in flags["sex-mismatch"]
+    assert finding.age_months == 100  # it is still the one by the header's sex
+
+
+def test_a_girl_who_looks_like_a_boy_is_flagged_the_other_way():
+    _, flags = interpret(FakeNetwork(2.0), SexAlarm(1.5), Sex.FEMALE)
+    assert "20 months higher" in flags["sex-mismatch"]
+
+
+@pytest.mark.parametrize(
+    ("network", "alarm"),
+    [
+        (FakeNetwork(2.0), SexAlarm(1.5)),
+        (FakeNetwork(-1.4), SexAlarm(1.5)),
+        (FakeNetwork(-9.0, girl=89.0), SexAlarm(1.5)),
+        (FakeNetwork(None), SexAlarm(1.5)),
+        (FakeNetwork(-9.0), None),
+    ],
+    ids=["agrees", "not-sure", "age-hardly-moves", "no-estimate", "no-alarm"],
+)
+def test_otherwise_there_is_no_flag(network, alarm):
+    _, flags = interpret(network, alarm)
+    assert "sex-mismatch" not in flags
+
+
+def test_only_doubtful_films_are_read_twice():
+    network = FakeNetwork(2.0)
+    engine = Engine(FakeLocator(), network, CALIBRATION, IDENTITY, sex_alarm=SexAlarm(1.5))
+    findings = engine.interpret_films([(FILM, subject(sex)) for sex in (Sex.MALE, Sex.FEMALE, None, Sex.MALE)])
+    assert network.asked == [[Sex.MALE, Sex.FEMALE, Sex.MALE], [Sex.MALE]]
+    assert [getattr(finding, "age_months", None) for finding in findings] == [100, 80, None, 100]
+    assert [len(finding.flags) for finding in findings] == [1, 2, 0, 1]  # the side from the pixels; the sex
+
+
+def test_no_films_give_no_findings():
+    assert Engine(FakeLocator(), FakeNetwork(1.0), CALIBRATION, IDENTITY).interpret_films([]) == []
+
+
+def test_an_alarm_is_read_from_a_calibration():
+    assert SexAlarm.parse({}) is None
+    assert SexAlarm.parse({"sex_alarm": {"logit": 1.5, "films": 99}}) == SexAlarm(1.5)
+
+
+@pytest.mark.parametrize("table", [{}, {"logit": "much"}, {"logit": 0}, {"logit": float("nan")}, [1]])
+def test_a_damaged_alarm_is_refused(table):
+    with pytest.raises(BundleError, match="measure it again"):
+        SexAlarm.parse({"sex_alarm": table})
+
+
+def test_the_threshold_leaves_one_false_alarm_in_twenty():
+    """Given 99 boys of whom four look like girls, then four alarms are allowed (5 of 100) and none is lost to them."""
+    answers = [Answer(Sex.MALE, 3.0, 100, 80)] * 94 + [Answer(Sex.MALE, -x, 100, 80) for x in (1, 2, 3, 4, 5)]
+    logit = choose_logit(answers)
+    assert logit == pytest.approx(1.001)
+    found = rates(answers, logit)
+    assert found.false_alarm_rate == pytest.approx(4 / 99)
+    assert found.noticed_rate == pytest.approx(94 / 99)
+    assert found.right_sex_rate == pytest.approx(94 / 99)
+
+
+def test_films_whose_age_does_not_move_neither_alarm_nor_count():
+    answers = [Answer(Sex.FEMALE, 9.0, 100, 100)] * 50 + [Answer(Sex.FEMALE, -1.0, 100, 120)] * 2
+    assert choose_logit(answers) == sexes.LEAST_LOGIT
+    found = rates(answers, 0.4)
+    assert (found.false_alarm_rate, found.moved, found.noticed_rate) == (0, 2, 1)
+
+
+def test_both_sexes_of_a_film_are_asked_in_one_batch():
+    network = FakeNetwork(0.5)
+    engine = Engine(FakeLocator(), network, CALIBRATION, IDENTITY)
+    film = SimpleNamespace(pixels=np.rint(FILM.pixels * 255).astype(np.uint8), reading=SimpleNamespace(sex=Sex.FEMALE))
+    assert sexes.ask(engine, [film]) == [Answer(Sex.FEMALE, 0.5, 80, 100)]
+    assert network.asked == [list(Sex)]
+    with pytest.raises(DataError, match="does not estimate the sex"):
+        sexes.ask(Engine(FakeLocator(), FakeNetwork(None), CALIBRATION, IDENTITY), [film])
+
+
+def test_the_alarm_is_written_beside_the_intervals(tmp_path):
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps({"level": 0.9}))
+    sexes.write_alarm(path, rates([Answer(Sex.MALE, 3.0, 100, 80)], 1.5), "validation")
+    table = json.loads(path.read_text())
+    assert table["level"] == 0.9
+    assert table["sex_alarm"]["part"] == "validation"
+    assert SexAlarm.parse(table) == SexAlarm(1.5)
+
+
+def test_an_ensemble_is_the_weighted_mean():
+    members = [(FakeNetwork(None, boy=100), 1.0), (FakeNetwork(3.0, boy=104), 2.0), (FakeNetwork(1.0, boy=108), 1.0)]
+    (reading,) = Ensemble(members).read([SexedHand(FILM.pixels, HAND, Sex.MALE)])
+    assert reading == Reading(104.0, None, 2.0)
+    assert Ensemble(members).read([]) == []
+
+
+def make_bundles(folder):
+    for name, digit in (("global-local", "a"), ("house", "b")):
+        configs = folder / name / "configs"
+        configs.mkdir(parents=True)
+        (configs / "metadata.json").write_text(json.dumps({"version": digit, "name": name, "weights_sha256": {}}))
+        (configs / "inference.json").write_text("{}")
+    return folder
+
+
+def test_an_ensemble_opens_its_members_and_its_hash_names_them(tmp_path, monkeypatch):
+    """Given a bundle that names two members, then both are opened, and other weights give another hash."""
+    folder, opened = make_bundles(tmp_path), []
+    monkeypatch.setattr("inference.torch_backend.TorchAgeNetwork", lambda name, *_: opened.append(name))
+    hashes = []
+    for weight in (1.0, 3.0):
+        root = write_ensemble("both", {"house": weight, "global-local": 1.0}, folder)
+        bundle = Bundle(root, json.loads((root / "configs" / "metadata.json").read_text()), {})
+        network, digest = ensembles.open_network("both", bundle, torch.device("cpu"), folder)
+        assert isinstance(network, Ensemble)
+        hashes.append(digest)
+    assert opened == ["global-local", "house"] * 2
+    assert len(set(hashes)) == 2
+    assert len(hashes[0]) == 64
+
+
+def test_an_ensemble_of_unknown_or_of_ensembles_is_refused(tmp_path):
+    folder = make_bundles(tmp_path)
+    with pytest.raises(BundleError, match="no weights here"):
+        write_ensemble("both", {"house": 1.0, "ala-net": 1.0}, folder)
+    with pytest.raises(BundleError, match="name of a method"):
+        write_ensemble("2m-net", {"house": 1.0, "global-local": 1.0}, folder)
+    write_ensemble("both", {"house": 1.0, "global-local": 1.0}, folder)
+    with pytest.raises(BundleError, match="ensemble itself"):
+        write_ensemble("more", {"house": 1.0, "both": 1.0}, folder)
+
+
+@pytest.mark.parametrize("members", [{"house": 1.0}, {"house": 1.0, "b": 0.0}, {"house": 1.0, "b": "x"}, [1, 2]])
+def test_a_damaged_list_of_members_is_refused(tmp_path, members):
+    with pytest.raises(BundleError, match="write it again"):
+        read_members(Bundle(tmp_path, {"members": members}, {}))
