@@ -6,6 +6,8 @@ Not covered: real films (a pack's size and speed stand in training/EXPERIMENTS.m
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +24,7 @@ from inference.finding import Sex
 from inference.method import method_names
 from inference.pose import Pose, template_points
 from inference.preparation import HAND_WINDOW, roi_centres
-from training import experiment, pack
+from training import experiment, pack, train
 from training.ages import LocatedFilm
 from training.errors import DataError, RecipeError, RunError
 from training.experiment import Experiment, experiments, take, write_experiment
@@ -210,3 +212,19 @@ def test_wrong_packings_are_refused(tmp_path, capsys, caplog):
     for line, words in zip(wrong, ("no experiment 'moon'", "--imagenet", "at most 59 MB"), strict=True):
         assert experiment.main(["pack", *line, "--data", str(tmp_path), "--out", out]) == 2
         assert words in caplog.text
+
+
+def documented() -> list[str]:
+    """Return the commands that the workshop's documents show."""
+    folder = Path(experiment.__file__).parent
+    text = "".join((folder / name).read_text() for name in ("EXPERIMENTS.md", "README.md"))
+    found = re.findall(r"(?:boneage-node|-m training\.)\s*((?:experiment|train) [^`\n#]*)", text)
+    return sorted({line.replace("-- ", "").replace("...", "house --data DATA --run RUN").strip() for line in found})
+
+
+@pytest.mark.parametrize("line", [line for line in documented() if len(line.split()) > 2])
+def test_documented_commands_are_understood(line):
+    command, *arguments = shlex.split(line)
+    parser = (experiment if command == "experiment" else train).make_parser()
+    options = parser.parse_args(arguments)
+    assert command == "train" or options.action in {"pack", "run", "take"}
