@@ -105,7 +105,9 @@ def find_problems(name: str, folder: Path | None = None) -> list[str]:
     except KeyError:
         return [f"metadata.json of {name!r} records no weights_sha256; export the bundle again."]
     problems = list(_wrong_files(bundle, recorded))
-    if not problems:
+    if "members" in bundle.metadata:
+        problems += _wrong_members(bundle, folder)
+    elif not problems:
         problems += _misfits(name, bundle, recorded)
     if name != DETECTOR:
         problems += _wrong_intervals(bundle)
@@ -121,6 +123,25 @@ def _wrong_files(bundle: Bundle, recorded: dict[str, str]) -> Iterator[str]:
             yield f"{file} differs from its recorded hash; install the package again."
     for file in sorted(set(here) - set(recorded)):
         yield f"{file} has no recorded hash; export the bundle again, or delete the file."
+
+
+def _wrong_members(bundle: Bundle, folder: Path | None) -> Iterator[str]:
+    from inference.ensemble import read_members
+
+    try:
+        members = read_members(bundle)
+    except BundleError as error:
+        yield str(error)
+        return
+    for member in members:
+        if member == bundle.folder.name or "members" in _metadata(member, folder):
+            yield f"its member {member} is an ensemble; name methods only."
+        else:
+            yield from (f"its member {member}: {problem}" for problem in find_problems(member, folder))
+
+
+def _metadata(name: str, folder: Path | None) -> dict[str, Any]:
+    return read_bundle(name, folder).metadata if name in names(folder) else {}
 
 
 def _misfits(name: str, bundle: Bundle, recorded: dict[str, str]) -> Iterator[str]:

@@ -270,6 +270,13 @@ def test_cuda_is_refused_where_there_is_none(monkeypatch):
         assert machine == ALONE
 
 
+def test_repeatable_operations_are_asked_for_while_a_run_lasts(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    with join("cpu", deterministic=True):
+        assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_a_batch_is_shared_evenly_or_refused():
     assert Machine(torch.device("cpu"), 1, 4).share(32) == 8
     with pytest.raises(RunError, match="6 films cannot be shared by 4"):

@@ -100,6 +100,39 @@ def test_each_damage_is_found_and_named(folder, capsys, damage, words):
     assert words in out
 
 
+def write_ensemble(folder: Path, **members: float) -> None:
+    configs = folder / "both" / "configs"
+    configs.mkdir(parents=True)
+    metadata = {"version": "1", "name": "Both", "members": members, "weights_sha256": {}}
+    (configs / "metadata.json").write_text(json.dumps(metadata))
+    (configs / "inference.json").write_text("{}")
+    shutil.copy(folder / "global-local" / "configs" / "calibration.json", configs)
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ({"global-local": 0.5, "moon": 0.5}, "its member moon: There are no weights named 'moon'"),
+        ({"global-local": 1.0}, "two members or more"),
+        ({"global-local": 1.0, "both": 1.0}, "its member both is an ensemble"),
+    ],
+)
+def test_an_ensemble_is_as_whole_as_its_members(folder, capsys, members, words):
+    write_ensemble(folder, **members)
+    assert catalogue.verify(["both"], folder) == 1
+    assert words in capsys.readouterr().out
+
+
+def test_an_ensemble_of_whole_members_is_whole(folder, monkeypatch):
+    shutil.copytree(folder / "global-local", folder / "house")
+    monkeypatch.setattr(catalogue, "open_method", lambda name, config: open_method("global-local", config))
+    write_ensemble(folder, **{"global-local": 0.5, "house": 0.5})
+    assert catalogue.find_problems("both", folder) == []
+    flip_a_byte(folder)
+    (problem,) = catalogue.find_problems("both", folder)
+    assert problem.startswith("its member global-local: model.safetensors differs")
+
+
 def test_the_shipped_models_are_whole(capsys):
     assert cli.main(["models", "verify"]) == 0
     assert f"{DETECTOR}: whole" in capsys.readouterr().out
@@ -108,7 +141,8 @@ def test_the_shipped_models_are_whole(capsys):
 def test_list_names_what_is_here_and_what_is_not(capsys):
     assert cli.main(["models", "list"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
-    assert set(lines) == {DETECTOR, *method_names()}
+    assert set(lines) == {*catalogue.names(), *method_names()}
+    assert DETECTOR in lines
     assert "(the default)" in lines[DEFAULT_METHOD]
     for name in set(method_names()) - set(catalogue.names()):
         assert f"boneage-node train {name}" in lines[name]

@@ -126,17 +126,28 @@ def join(device: str = "auto", *, deterministic: bool = False) -> Iterator[Machi
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-        torch.backends.cudnn.benchmark = not deterministic
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself with this alone
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    if processes == 1:
-        yield Machine(chosen)
+    with _repeatable(deterministic):
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+            torch.backends.cudnn.benchmark = not deterministic
+        if processes == 1:
+            yield Machine(chosen)
+            return
+        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
+        try:
+            yield Machine(chosen, distributed.get_rank(), processes)
+        finally:
+            distributed.destroy_process_group()
+
+
+@contextmanager
+def _repeatable(wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
         return
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself with this alone
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        yield Machine(chosen, distributed.get_rank(), processes)
+        yield
     finally:
-        distributed.destroy_process_group()
+        torch.use_deterministic_algorithms(False)
