@@ -6,6 +6,7 @@ speed, accuracy on radiographs.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -420,6 +421,25 @@ def test_the_detectors_recipes_are_read_and_are_no_age_methods():
     assert finder.schedule(half_precision=False) == Schedule(30, 100, 3e-3)
     with pytest.raises(RecipeError, match="trains the detector"):
         read_recipe("finder")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_is_told_how_far_an_epoch_is_and_a_log_is_not(tmp_path, monkeypatch):
+    """Given a second a step, then a terminal shows the step and the time left, and the line is cleared at the end."""
+    clock = iter(range(10**6))
+    monkeypatch.setattr("training.fit.time.monotonic", lambda: float(next(clock)))
+    schedule = Schedule(epochs=1, steps_per_epoch=3, peak_learning_rate=0.05)
+    for shown, screen in ((True, Terminal()), (False, io.StringIO())):
+        monkeypatch.setattr(sys, "stderr", screen)
+        run_tiny(tmp_path / str(shown), schedule=schedule)
+        written = screen.getvalue()
+        assert ("epoch 1/1 step 2/3 loss" in written) is shown
+        assert ("1 s left" in written) is shown
+        assert not written or written.endswith("\r\x1b[K")
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(45, "45 s"), (720, "12 min"), (12000, "3 h 20 min")])
