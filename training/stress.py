@@ -228,6 +228,7 @@ CHANGES: tuple[Change, ...] = (
     Change("noise of 15 of 255", noise(15)),
     Change("blurred by 1 pixel", blur(1.0)),
     Change("blurred by 2 pixels", blur(2.0)),
+    Change("blurred by 4 pixels", blur(4.0)),
     Change("half resolution", resized(0.5)),
     Change("double resolution", resized(2.0)),
     Change("JPEG of quality 50", compressed(50)),
