@@ -112,11 +112,17 @@ def render(settings: Settings) -> Iterator[str]:
             yield ""
 
 
+_BACKENDS = ("sqlite", "postgresql")
+"""Databases whose URLs may be shown but for their secrets."""
+
+
 def mask(url: str) -> str:
     """Return a database URL without its password and its query, which may hold one, or without all that is doubtful."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
+        return "***"
+    if parsed.get_backend_name() not in _BACKENDS:  # no database's URL: all of it may be a secret
         return "***"
     # An unescaped @ puts the end of a password into the host.
     if url.count("@") > 1 or not re.fullmatch(r"[\w.-]*", parsed.host or ""):
