@@ -91,3 +91,8 @@ def open_method(name: str, config: dict[str, Any]) -> AgeMethod:
         raise BundleError(f"There is no method named {name!r}; there are {', '.join(method_names())}.")
     opener: Callable[[dict[str, Any]], AgeMethod] = import_module(_MODULES[name]).open_method
     return opener(config)
+
+
+def make_net(name: str, config: dict[str, Any]) -> nn.Module:
+    """Return a method's network with fresh weights; bundles name this function as their ``network_def``."""
+    return open_method(name, config).make_net()

@@ -113,7 +113,10 @@ def export_age(run: Path) -> Path:
     folder = bundles_folder() / recipe.target
     save_weights(read_run(run), folder / "models" / "model.safetensors")
     title = f"Bone age, {recipe.target}"
-    write_metadata(folder, title, _DESCRIPTIONS[recipe.target], recipe.method, origin=about)
+    # What MONAI's ConfigParser instantiates; the node itself opens the method by its name.
+    network = {"_target_": "inference.method.make_net", "name": recipe.target, "config": recipe.method}
+    config = recipe.method | {"network_def": network}
+    write_metadata(folder, title, _DESCRIPTIONS[recipe.target], config, origin=about)
     return folder
 
 
