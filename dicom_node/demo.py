@@ -313,4 +313,4 @@ def _folder(output: Path, *, keep: bool) -> Iterator[Path]:
 def _load_interpreter() -> Interpreter:
     from inference.engine import Engine
 
-    return Engine.load("global-local", threads=2, device="auto")
+    return Engine.load(threads=2, device="auto")

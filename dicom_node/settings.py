@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 
 from dicom_node.errors import SettingsError
 from inference.bundle import list_methods
+from inference.method import DEFAULT_METHOD
 
 MEBIBYTE = 1024 * 1024
 DAY_S = 86_400.0
@@ -112,7 +113,7 @@ class AssembleSettings(_Section):
 class InterpretSettings(_Section):
     """How films are read."""
 
-    method: Method = "global-local"
+    method: Method = DEFAULT_METHOD
     threads: Annotated[int, Field(ge=1)] = 2
     device: Literal["auto", "cpu", "cuda"] = "auto"
     recalibration: Path | None = None  # written by `boneage-node evaluate --recalibrate` on the site's own films

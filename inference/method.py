@@ -70,7 +70,7 @@ _MODULES = {
 """Module of each method; it has a function ``open_method(config)``."""
 
 
-DEFAULT_METHOD = "global-local"
+DEFAULT_METHOD = "house"
 """What the node, the demo and the commands use unless told otherwise."""
 
 
