@@ -207,6 +207,7 @@ REGIONS: dict[str, Code] = {
 """What each region of ``inference.anatomy.ROI_NAMES`` shows."""
 
 REFERENCE_METHODS: dict[str, Code] = {
+    "house": GREULICH_PYLE,
     "global-local": GREULICH_PYLE,
     "ala-net": GREULICH_PYLE,
     "unsupervised-mobilenet": GREULICH_PYLE,

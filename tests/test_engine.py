@@ -28,9 +28,9 @@ SAMPLES = Path(str(resources.files("dicom_node").joinpath("samples")))
 HANDS = sorted(path for path in SAMPLES.glob("*.dcm") if path.stem != "not-a-hand")
 
 
-@pytest.fixture(scope="module")
-def engine():
-    return Engine.load("global-local", threads=2, device="cpu")
+@pytest.fixture(scope="module", params=["house", "global-local"])
+def engine(request):
+    return Engine.load(request.param, threads=2, device="cpu")
 
 
 @pytest.fixture(scope="module")
