@@ -37,6 +37,7 @@ from inference.subject import read_subject
 if TYPE_CHECKING:
     from inference.detector import FoundHand, Landmarks
     from inference.eligibility import Doubt, HandEvidence
+    from inference.torch_backend import Form
 
 Grey = npt.NDArray[np.uint8]
 
@@ -156,6 +157,7 @@ class Engine:
         device: str = "auto",
         recalibration: Path | None = None,
         folder: Path | None = None,
+        form: Form = "eager",
     ) -> Engine:
         """Load a method's bundle and the detector's.
 
@@ -171,6 +173,8 @@ class Engine:
             A site's recalibration file, see ``inference.recalibration``.
         folder
             Where the method's bundle lies; the shipped ones by default. The detector's is always the shipped one.
+        form
+            How nets compute; "eager" is what the node runs, see ``inference.torch_backend.Form``.
 
         Raises
         ------
@@ -183,10 +187,10 @@ class Engine:
 
         where = choose_device(device, threads)
         detector, bundle = open_bundle(DETECTOR), open_bundle(method, folder)
-        network, weights_sha256 = open_network(method, bundle, where, folder)
+        network, weights_sha256 = open_network(method, bundle, where, folder, form)
         calibration = bundle.read_json("calibration.json")
         return cls(
-            TorchLocator(detector, where),
+            TorchLocator(detector, where, form),
             network,
             Calibration.parse(calibration),
             ModelIdentity(method, str(bundle.metadata["name"]), bundle.version, weights_sha256),

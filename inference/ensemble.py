@@ -24,6 +24,8 @@ from inference.errors import BundleError
 if TYPE_CHECKING:
     from torch import device
 
+    from inference.torch_backend import Form
+
 
 class Ensemble:
     """The weighted mean of several networks.
@@ -71,7 +73,9 @@ def read_members(bundle: Bundle) -> dict[str, float]:
     return weights
 
 
-def open_network(name: str, bundle: Bundle, where: device, folder: Path | None = None) -> tuple[AgeNetwork, str]:
+def open_network(
+    name: str, bundle: Bundle, where: device, folder: Path | None = None, form: Form = "eager"
+) -> tuple[AgeNetwork, str]:
     """Return the network of a method or ensemble and the hash that stands for its weights.
 
     Raises
@@ -83,11 +87,11 @@ def open_network(name: str, bundle: Bundle, where: device, folder: Path | None =
 
     weights = read_members(bundle)
     if not weights:
-        return TorchAgeNetwork(name, bundle, where), bundle.weights_sha256
+        return TorchAgeNetwork(name, bundle, where, form), bundle.weights_sha256
     opened = {member: open_bundle(member, folder) for member in sorted(weights)}
     for member, one in opened.items():
         if read_members(one):
             raise BundleError(f"Ensemble {name!r} has the ensemble {member!r} as a member; name its methods instead.")
     lines = (f"{member} {weights[member]}:{one.weights_sha256}\n" for member, one in opened.items())
-    networks = [(TorchAgeNetwork(member, one, where), weights[member]) for member, one in opened.items()]
+    networks = [(TorchAgeNetwork(member, one, where, form), weights[member]) for member, one in opened.items()]
     return Ensemble(networks), hashlib.sha256("".join(lines).encode()).hexdigest()

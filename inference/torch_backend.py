@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -22,6 +22,9 @@ from inference.method import Prediction, open_method
 from inference.preparation import roi_centres, to_units
 
 Grey = npt.NDArray[np.uint8]
+Form = Literal["eager", "channels-last", "half"]
+"""How a net computes: as it is; with weights and images laid out channels last; in float16 by autocast, CUDA only."""
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 def choose_device(device: str, threads: int) -> torch.device:
@@ -44,18 +47,26 @@ def choose_device(device: str, threads: int) -> torch.device:
 class OnDevice(nn.Module):
     """A net that takes CPU tensors and gives CPU tensors, and computes elsewhere."""
 
-    def __init__(self, net: nn.Module, device: torch.device) -> None:
+    def __init__(self, net: nn.Module, device: torch.device, form: Form = "eager") -> None:
         super().__init__()
-        self.net = net.eval().to(device)
+        self.layout = torch.contiguous_format if form == "eager" else torch.channels_last
+        self.net = net.eval().to(device).to(memory_format=self.layout)  # type: ignore[call-overload]
+        self.autocast = form == "half" and device.type == "cuda"
         self.device = device
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         """Move the inputs, compute, move the output (a tensor or a tuple of them) back."""
-        output = self.net(*(value.to(self.device) for value in inputs))
-        return tree_map(lambda value: value.cpu() if isinstance(value, torch.Tensor) else value, output)
+        placed = (self._place(value) for value in inputs)
+        with torch.autocast(self.device.type, torch.float16, enabled=self.autocast):
+            output = self.net(*placed)
+        return tree_map(lambda value: value.cpu().float() if isinstance(value, torch.Tensor) else value, output)
+
+    def _place(self, value: torch.Tensor) -> torch.Tensor:
+        placed = value.to(self.device)
+        return placed.contiguous(memory_format=self.layout) if placed.ndim == 4 else placed
 
 
-def load_net(net: nn.Module, bundle: Bundle, file: str, device: torch.device) -> nn.Module:
+def load_net(net: nn.Module, bundle: Bundle, file: str, device: torch.device, form: Form = "eager") -> nn.Module:
     """Fill a net with a bundle's weights.
 
     Raises
@@ -69,15 +80,15 @@ def load_net(net: nn.Module, bundle: Bundle, file: str, device: torch.device) ->
         raise BundleError(
             f"{file} does not fit the network that the bundle describes; install the package again."
         ) from error
-    return OnDevice(net, device).eval()
+    return OnDevice(net, device, form).eval()
 
 
 class TorchLocator:
     """Finds hands and landmarks with the ``hand-detector`` bundle."""
 
-    def __init__(self, bundle: Bundle, device: torch.device) -> None:
-        self._finder = load_net(make_finder(), bundle, "finder.safetensors", device)
-        self._landmarks = load_net(make_landmark_net(), bundle, "landmarks.safetensors", device)
+    def __init__(self, bundle: Bundle, device: torch.device, form: Form = "eager") -> None:
+        self._finder = load_net(make_finder(), bundle, "finder.safetensors", device, form)
+        self._landmarks = load_net(make_landmark_net(), bundle, "landmarks.safetensors", device, form)
 
     def locate(self, image: Grey) -> tuple[list[LocatedHand], Grey, bool]:
         """Find hands; see :class:`inference.engine.Locator`."""
@@ -95,9 +106,9 @@ class TorchLocator:
 class TorchAgeNetwork:
     """An age method's network with its bundle's weights."""
 
-    def __init__(self, name: str, bundle: Bundle, device: torch.device) -> None:
+    def __init__(self, name: str, bundle: Bundle, device: torch.device, form: Form = "eager") -> None:
         self._method = open_method(name, bundle.config)
-        self._net = load_net(self._method.make_net(), bundle, "model.safetensors", device)
+        self._net = load_net(self._method.make_net(), bundle, "model.safetensors", device, form)
 
     def read(self, hands: Sequence[SexedHand]) -> list[Reading]:
         """Return one reading a hand, computed in one batch; see :class:`inference.engine.AgeNetwork`."""

@@ -34,6 +34,7 @@ from training.radiographs import Radiograph, load_half
 
 Grey = npt.NDArray[np.uint8]
 Maker = Callable[[Grey, Box, np.random.Generator], Grey | Film]
+GreyMaker = Callable[[Grey, Box, np.random.Generator], Grey]
 
 LIMIT_MONTHS = 1.0
 """Most by which a change may move the mean absolute error."""
@@ -89,7 +90,7 @@ def _clipped(values: npt.NDArray[np.floating]) -> Grey:
     return np.asarray(np.clip(np.rint(values), 0, 255), dtype=np.uint8)
 
 
-def turned(degrees: float, *, whole: bool = True) -> Maker:
+def turned(degrees: float, *, whole: bool = True) -> GreyMaker:
     """Turn clockwise; ``whole`` lets the frame grow, otherwise corners are lost. New corners are black."""
 
     def make(pixels: Grey, _hand: Box, _rng: np.random.Generator) -> Grey:

@@ -1,0 +1,44 @@
+"""The interpretation benchmark: one small round on the shipped model, and its verdict; it must not rot.
+
+Not covered: the time itself, which depends on the machine.
+"""
+
+import pytest
+
+from conformance import interpret_benchmark as benchmark
+from conformance.interpret_benchmark import MAX_DIFFERENCE_MONTHS, MAX_MEDIAN_MS, Figures, measure, passed, read_samples
+from inference.engine import Engine
+
+GOOD = [Figures("eager", MAX_MEDIAN_MS, 400, 0.0), Figures("batch", 999, 999, MAX_DIFFERENCE_MONTHS)]
+
+
+def test_every_form_says_the_same_ages():
+    """Given two of the shipped hands, when each form and a batch read them, then ages agree within 0.05 months."""
+    engines = {form: Engine.load(threads=2, device="cpu", form=form) for form in ("eager", "channels-last")}
+    figures = measure(engines, read_samples()[:2], 1)
+    assert [one.form for one in figures] == ["eager", "channels-last", "batch"]
+    assert all(0 < one.median_ms <= one.p95_ms for one in figures)
+    assert max(one.difference_months for one in figures) <= MAX_DIFFERENCE_MONTHS
+
+
+def test_the_samples_are_the_eight_hands():
+    assert len(read_samples()) == 8
+
+
+@pytest.mark.parametrize(
+    ("worse", "verdict"),
+    [
+        (Figures("half", 999, 999, 1.0), True),
+        (Figures("channels-last", 9, 9, 0.06), False),
+    ],
+)
+def test_the_verdict(worse, verdict):
+    assert passed(GOOD) is True
+    assert passed([*GOOD, worse]) is verdict
+    assert passed([Figures("eager", MAX_MEDIAN_MS + 1, 999, 0.0)]) is False
+
+
+def test_help_names_the_limits_flag(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        benchmark.main(["--help"])
+    assert "--strict" in capsys.readouterr().out
