@@ -31,9 +31,10 @@ settings.load_profile("ci" if IN_CI else "here")
 
 
 def find_program(program: str) -> str | None:
-    """Return where a program lies, also Debian's PostgreSQL ones."""
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", *map(str, POSTGRESQL_BINARIES[-1:])])
-    return shutil.which(program, path=path)
+    """Return where a program lies, also Debian's PostgreSQL ones; never pynetdicom's namesakes in an environment."""
+    folders = os.environ.get("PATH", "").split(os.pathsep)
+    outside = [folder for folder in folders if not (Path(folder).parent / "pyvenv.cfg").is_file()]
+    return shutil.which(program, path=os.pathsep.join([*outside, "/usr/sbin", *map(str, POSTGRESQL_BINARIES[-1:])]))
 
 
 def demand_peer(name: str) -> dict[str, str]:
