@@ -15,6 +15,7 @@ from inference.bundle import DETECTOR, open_bundle
 from inference.errors import FilmError
 from inference.film import Film, display_bytes, read_film, without_border
 from inference.finding import (
+    AssumedReading,
     BoneProfile,
     Box,
     Estimate,
@@ -99,11 +100,18 @@ class _Readable:
 
     film: Film
     subject: Subject
-    chosen: SexedHand
+    image: Grey
+    hand: LocatedHand
     hands_found: int
     box: Box
     rois: tuple[Roi, ...]
     flags: tuple[Flag, ...]
+
+    @property
+    def sexed(self) -> list[SexedHand]:
+        """What is to be read: the hand by the child's sex, by either where it is not known."""
+        sexes = tuple(Sex) if self.subject.sex is None else (self.subject.sex,)
+        return [SexedHand(self.image, self.hand, sex) for sex in sexes]
 
 
 class Engine:
@@ -223,11 +231,10 @@ class Engine:
 
     def read_both_sexes(self, film: Film) -> dict[Sex, Reading] | None:
         """Return what the network says of a film by either sex, not recalibrated; None for a film that is refused."""
-        looked = self._look(film, Subject(Sex.MALE, "assumed", None, "none"))
+        looked = self._look(film, Subject(None, "both are asked for", None, "none"))
         if isinstance(looked, Refusal):
             return None
-        hands = [looked.chosen._replace(sex=sex) for sex in Sex]
-        return dict(zip(Sex, self._network.read(hands), strict=True))
+        return dict(zip(Sex, self._network.read(looked.sexed), strict=True))
 
     def _look(self, film: Film, subject: Subject) -> _Readable | Refusal:
         """Find the hand to read, or why there is none."""
@@ -257,23 +264,38 @@ class Engine:
             doubt = eligibility.doubt_picture(eligibility.weigh_picture(image, hand.landmarks))
         if doubt is not None:
             return Refusal(doubt.code, doubt.sentence, doubt.remedy, subject, box, rois, tuple(flags), self.identity)
-        if subject.sex is None:
-            return Refusal(
-                RefusalCode.SEX_UNKNOWN,
-                f"Bone age is read by sex, and the sex is not known: {subject.sex_source}.",
-                "Correct PatientSex (0010,0040) in the archive and send the study again.",
-                subject, box, rois, tuple(flags), self.identity,
-            )  # fmt: skip
         assert box is not None
-        chosen = SexedHand(image, hand, subject.sex)
-        return _Readable(film, subject, chosen, len(hands), box, rois, tuple(flags))
+        return _Readable(film, subject, image, hand, len(hands), box, rois, tuple(flags))
 
-    def _read(self, readable: list[_Readable]) -> list[Estimate]:
-        readings = self._network.read([one.chosen for one in readable])
-        alarms = self._check_sex([one.chosen for one in readable], readings)
-        return [
-            self._conclude(one, reading, alarm) for one, reading, alarm in zip(readable, readings, alarms, strict=True)
-        ]
+    def _read(self, readable: list[_Readable]) -> list[Finding]:
+        hands = [hand for one in readable for hand in one.sexed]
+        readings = iter(self._network.read(hands))
+        by_film = [[next(readings) for _ in one.sexed] for one in readable]
+        certain = [i for i, one in enumerate(readable) if one.subject.sex is not None]
+        alarms = self._check_sex([readable[i].sexed[0] for i in certain], [by_film[i][0] for i in certain])
+        findings: list[Finding] = [self._leave_open(one, found) for one, found in zip(readable, by_film, strict=True)]
+        for i, alarm in zip(certain, alarms, strict=True):
+            findings[i] = self._conclude(readable[i], by_film[i][0], alarm)
+        return findings
+
+    def _leave_open(self, one: _Readable, readings: list[Reading]) -> Refusal:
+        """Return the refusal of a hand whose sex is not known, with what either sex would give."""
+        assumed = []
+        for (_, _, sex), reading in zip(one.sexed, readings, strict=True):
+            age, (low, high), _ = self._place(reading.age_months, sex)
+            assumed.append(AssumedReading(sex, age, low, high, self._calibration.level))
+        pose_flags = _flags_of_pose(one.film, one.hand, one.hands_found)
+        return Refusal(
+            RefusalCode.SEX_UNKNOWN,
+            f"Bone age is read by sex, and the sex is not known: {one.subject.sex_source}.",
+            "Correct PatientSex (0010,0040) in the archive and send the study again.",
+            one.subject,
+            one.box,
+            one.rois,
+            (*one.flags, *pose_flags),
+            self.identity,
+            tuple(assumed),
+        )
 
     def _check_sex(self, hands: list[SexedHand], readings: list[Reading]) -> list[list[Flag]]:
         """Return for each hand the flag of a contradicted sex, or nothing; only contradicted hands are read again."""
@@ -289,7 +311,7 @@ class Engine:
         return flags
 
     def _conclude(self, one: _Readable, reading: Reading, alarm: list[Flag]) -> Estimate:
-        hand, sex = one.chosen.hand, one.chosen.sex
+        hand, sex = one.hand, one.sexed[0].sex
         age, (low, high), changes = self._place(reading.age_months, sex)
         pose_flags = _flags_of_pose(one.film, hand, one.hands_found)
         return Estimate(

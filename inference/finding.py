@@ -151,6 +151,17 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class AssumedReading:
+    """What a hand would be read as if the child's sex, which is not known, were this one. Not a result: a choice."""
+
+    sex: Sex
+    age_months: float
+    interval_low_months: float
+    interval_high_months: float
+    interval_level: float
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """Why there is no age: a code and a sentence for the reader, with whatever was found."""
 
@@ -162,6 +173,7 @@ class Refusal:
     rois: tuple[Roi, ...] = ()
     flags: tuple[Flag, ...] = ()
     model: ModelIdentity | None = None
+    assumed: tuple[AssumedReading, ...] = ()  # SEX_UNKNOWN: one for each sex, where nothing else speaks against reading
 
 
 Finding = Estimate | Refusal

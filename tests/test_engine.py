@@ -18,7 +18,7 @@ from inference.detector import make_finder, make_landmark_net
 from inference.engine import Engine
 from inference.errors import BundleError
 from inference.film import display_bytes, read_film
-from inference.finding import Estimate, Laterality, Refusal, RefusalCode
+from inference.finding import Estimate, Laterality, Refusal, RefusalCode, Sex
 from inference.method import open_method
 from training.detector import NETS
 from training.errors import RunError
@@ -152,6 +152,18 @@ def test_an_unknown_sex_is_refused_never_defaulted(engine, hand, sex):
     assert isinstance(finding, Refusal)
     assert finding.code is RefusalCode.SEX_UNKNOWN
     assert len(finding.rois) == len(ROI_NAMES)
+
+
+def test_an_unknown_sex_is_read_by_either(engine, hand):
+    """What a reader gets to choose from is what either sex would have got, with its interval."""
+    unknown = engine.interpret(as_object(hand, sex=""))
+    known = {sex: engine.interpret(as_object(hand, sex=sex.value)) for sex in Sex}
+    assert [reading.sex for reading in unknown.assumed] == list(Sex)
+    for reading in unknown.assumed:
+        estimate = known[reading.sex]
+        assert reading.age_months == pytest.approx(estimate.age_months, abs=1e-3)
+        assert reading.interval_low_months == pytest.approx(estimate.interval_low_months, abs=1e-3)
+        assert reading.interval_high_months == pytest.approx(estimate.interval_high_months, abs=1e-3)
 
 
 def test_reading_twice_gives_the_same(engine, hand):
