@@ -42,6 +42,7 @@ PROCEDURE_REPORTED = _dcm("121058", "Procedure reported")
 BONE_AGE_PROCEDURE = Code("37362-1", "LN", "XR Bones Bone age")
 LANGUAGE = _dcm("121049", "Language of Content Item and Descendants")
 ENGLISH = Code("en", "RFC5646", "English")
+LANGUAGES: dict[str, Code] = {"en": ENGLISH, "zh": Code("zh", "RFC5646", "Chinese")}
 
 # Observation context, TID 1001.
 OBSERVER_TYPE = _dcm("121005", "Observer Type")
@@ -96,6 +97,23 @@ MONTH = Code("mo", "UCUM", "month")
 YEAR = Code("a", "UCUM", "year")
 NO_UNITS = Code("1", "UCUM", "no units")
 
+# The measurement beside a reference population: TID 310 to 312, and a number of its own.
+Z_SCORE = _dcm("113071", "Z-score")
+Z_SCORE_OF_MEASUREMENT = _dcm("121416", "Z-Score of measurement")
+STANDARD_DEVIATION = _dcm("121414", "Standard deviation of population")
+POPULATION = _dcm("121405", "Population description")
+AUTHORITY = _dcm("121406", "Reference Authority")
+NORMALITY = _dcm("121402", "Normality")
+NORMAL_RANGE_LOW = _sct("385524004", "Normal Range Lower Limit")
+NORMAL_RANGE_HIGH = _sct("371933006", "Normal Range Upper Limit")
+NORMAL = _sct("17621005", "Normal")
+ABNORMALLY_HIGH = _sct("371879000", "Abnormally High")
+ABNORMALLY_LOW = _sct("371880002", "Abnormally Low")
+VERDICTS: dict[str, Code] = {"advanced": ABNORMALLY_HIGH, "delayed": ABNORMALLY_LOW, "normal": NORMAL}
+"""CID 222."""
+CENTIMETRE = Code("cm", "UCUM", "centimeter")
+MONTHS_PER_YEAR = Code("mo/a", "UCUM", "month per year")
+
 # Algorithm identification, TID 4019.
 ALGORITHM_NAME = _dcm("111001", "Algorithm Name")
 ALGORITHM_VERSION = _dcm("111003", "Algorithm Version")
@@ -120,6 +138,23 @@ INTERVAL = _own("INTERVAL", "Prediction interval")
 SEX_USED = _own("SEX-USED", "Sex used for the estimate")
 VALUE_SOURCE = _own("VALUE-SOURCE", "Where the value comes from")
 FLAG = _own("FLAG", "Limitation or contradiction")
+MEAN_OF_REFERENCE = _own("REFERENCE-MEAN", "Mean bone age of the reference at this age")
+RUS_SCORE = _own("RUS-SCORE", "Skeletal maturity score, derived")
+RUS_AGE = _own("RUS-AGE", "Bone age of the maturity score, derived")
+BONE_STAGE = _own("BONE-STAGE", "Maturity stage, derived")
+BONE_POINTS = _own("BONE-POINTS", "Points of the maturity stage, derived")
+STAGE_PROBABILITY = _own("STAGE-PROB", "Probability of the stage")
+SCALE = _own("SCALE", "Scale")
+ADULT_HEIGHT = _own("ADULT-HEIGHT", "Predicted adult height")
+VELOCITY = _own("VELOCITY", "Bone age velocity")
+SD_CHANGE = _own("SD-CHANGE", "Change of the SD score")
+ASSESSMENT = _own("ASSESSMENT", "Result beside references and earlier results")
+EARLIER_RESULT = _own("EARLIER-RESULT", "Earlier bone age")
+ASSUMED_AGES: dict[Sex, Code] = {
+    Sex.MALE: _own("AGE-IF-MALE", "Bone age if the sex were male"),
+    Sex.FEMALE: _own("AGE-IF-FEMALE", "Bone age if the sex were female"),
+}
+"""Concepts of their own, so that no program takes one of two possible ages for the bone age."""
 
 SEXES: dict[Sex, Code] = {Sex.MALE: _dcm("M", "Male"), Sex.FEMALE: _dcm("F", "Female")}
 """CID 7455."""

@@ -7,17 +7,20 @@ for the same reason. A refusal has no number: its group carries the reason, and 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from inference.finding import Box, Estimate, Finding, Laterality, ModelIdentity, Refusal, Roi, Subject
+from inference.finding import BoneStage, Box, Estimate, Finding, Laterality, ModelIdentity, Refusal, Roi, Subject
 from reports import codes, content, wording
+from reports.clinic import Assessment, SdScore
 from reports.content import Item, Relation
 from reports.errors import UnplaceableFinding
 from reports.header import numbers_of, text_of
 from reports.identity import DocumentIdentity, tracking_uid
+from reports.phrases import Language, translated
 
 DIAGNOSTIC_SCORE = 0.7
 """From this mean detection score on an estimate's image is written as of diagnostic quality, below it as limited."""
@@ -33,6 +36,10 @@ class Report:
     source: Dataset
     finding: Finding
     identity: DocumentIdentity
+    assessment: Assessment | None = None
+    """What an estimate means beside references and earlier results; None where nobody asked."""
+    language: Language = "en"
+    """Of what is written as text. Code meanings stay English: viewers match them."""
 
     @property
     def image_box(self) -> Box | None:
@@ -60,7 +67,7 @@ def measurement_report(report: Report) -> Item:
     groups = groups or _refusal_groups(report)
     return content.with_children(
         measurement_root(),
-        content.code(codes.LANGUAGE, codes.ENGLISH, relation=Relation.HAS_CONCEPT_MOD),
+        content.code(codes.LANGUAGE, codes.LANGUAGES[report.language], relation=Relation.HAS_CONCEPT_MOD),
         *_observer(report.identity, report.finding.model),
         *_subject(report.finding.subject),
         content.code(codes.PROCEDURE_REPORTED, codes.BONE_AGE_PROCEDURE, relation=Relation.HAS_CONCEPT_MOD),
@@ -156,9 +163,11 @@ def _estimate_groups(report: Report, estimate: Estimate) -> list[Item]:
         *_algorithm(estimate.model),
         _bone_age(report, estimate, hand),
         *_age_numbers(estimate),
+        *_assessed_numbers(report.assessment),
+        content.measure(codes.DETECTION_SCORE, round(estimate.quality, 4), codes.NO_UNITS, Relation.CONTAINS),
         *_estimate_codes(estimate),
     ]
-    name = f"Bone age, {wording.LATERALITY_WORDS[side]} hand" if side in codes.SIDES else "Bone age, hand"
+    name = f"Bone age, {wording.LATERALITY_WORDS['en'][side]} hand" if side in codes.SIDES else "Bone age, hand"
     return [_group(report, name, codes.SKELETAL_MATURITY, hand, values), *_roi_groups(report, side)]
 
 
@@ -173,21 +182,53 @@ def _refusal_groups(report: Report) -> list[Item]:
         return []
     values = [] if hand is None else [_site(codes.HAND, Laterality.UNKNOWN)]
     values += [] if refusal.model is None else _algorithm(refusal.model)
+    values += _assumed(report, refusal)
     values += _quality(codes.QUALITIES.get(codes.REFUSED_QUALITIES.get(refusal.code, "")))
     group = _group(report, "Refused, hand" if hand else "Refused, image", codes.REFUSALS[refusal.code], region, values)
     return [group, *_roi_groups(report, Laterality.UNKNOWN)]
 
 
+def _assumed(report: Report, refusal: Refusal) -> list[Item]:
+    """Return what either sex would give, each a number of its own concept with its interval, where it was read."""
+    return [
+        content.number(
+            codes.ASSUMED_AGES[reading.sex],
+            reading.age_months,
+            codes.MONTH,
+            *_uncertainty(reading.age_months, reading.interval_low_months, reading.interval_high_months),
+            content.text(codes.INTERVAL, wording.interval(reading, report.language), Relation.HAS_PROPERTIES),
+        )
+        for reading in refusal.assumed
+    ]
+
+
 def _roi_groups(report: Report, side: Laterality) -> list[Item]:
-    """One TID 1410 group for each region of interest, in the order of the finding."""
+    """One TID 1410 group for each region of interest, in the finding's order, with its stage if there is one."""
     algorithm = [] if report.finding.model is None else _algorithm_named(report.finding.model)
+    profile = report.finding.profile if isinstance(report.finding, Estimate) else None
+    stages = {} if profile is None else {bone.name: bone for bone in profile.bones}
     groups = []
     for roi in report.finding.rois:
         box = report.on_image(roi.box)
         if box is not None:
-            values = [_site(codes.SITES[roi.name], side), *algorithm]
+            values = [_site(codes.SITES[roi.name], side), *algorithm, *_stage(stages.get(roi.name))]
             groups.append(_group(report, f"Region {roi.name}", codes.REGIONS[roi.name], box, values))
     return groups
+
+
+def _stage(bone: BoneStage | None) -> list[Item]:
+    """Return a bone's maturity stage as a number of its scale, with its points and how sure the model is of it."""
+    if bone is None:
+        return []
+    scale = content.text(codes.SCALE, f"RUS-CHN, stages 0 to {bone.last_stage}", Relation.HAS_PROPERTIES)
+    probability = content.measure(
+        codes.STAGE_PROBABILITY, round(bone.probability, 4), codes.NO_UNITS, Relation.HAS_PROPERTIES
+    )
+    stage = content.count(codes.BONE_STAGE, bone.stage, codes.NO_UNITS, Relation.CONTAINS)
+    return [
+        content.with_children(stage, scale, probability),
+        content.number(codes.BONE_POINTS, bone.points, codes.NO_UNITS),
+    ]
 
 
 def rois_off_image(report: Report) -> list[Roi]:
@@ -244,16 +285,88 @@ def _bone_age(report: Report, estimate: Estimate, hand: Box) -> Item:
     """
     age = estimate.age_months
     properties = Relation.HAS_PROPERTIES
-    above, below = estimate.interval_high_months - age, age - estimate.interval_low_months
     return content.number(
         codes.BONE_AGE,
         age,
         codes.MONTH,
-        content.number(codes.UNCERTAINTY_ABOVE, above, codes.MONTH, relation=properties),
-        content.number(codes.UNCERTAINTY_BELOW, below, codes.MONTH, relation=properties),
-        content.text(codes.INTERVAL, wording.interval(estimate), properties),
+        *_uncertainty(age, estimate.interval_low_months, estimate.interval_high_months),
+        content.text(codes.INTERVAL, wording.interval(estimate, report.language), properties),
+        *_beside_population(report.assessment),
         content.region(hand, report.source, Relation.INFERRED_FROM),
     )
+
+
+def _uncertainty(value: float, low: float, high: float) -> list[Item]:
+    """Return how far an interval reaches above and below its number (CID 225)."""
+    properties = Relation.HAS_PROPERTIES
+    return [
+        content.number(codes.UNCERTAINTY_ABOVE, high - value, codes.MONTH, relation=properties),
+        content.number(codes.UNCERTAINTY_BELOW, value - low, codes.MONTH, relation=properties),
+    ]
+
+
+def _beside_population(assessment: Assessment | None) -> list[Item]:
+    """TID 310 to 312: how the bone age stands to the reference population at this chronological age."""
+    if assessment is None or assessment.sd is None:
+        return []
+    score, properties = assessment.sd, Relation.HAS_PROPERTIES
+    items = []
+    if assessment.verdict is not None:
+        items.append(content.code(codes.NORMALITY, codes.VERDICTS[assessment.verdict], relation=properties))
+    return [
+        *items,
+        content.measure(codes.Z_SCORE_OF_MEASUREMENT, round(score.value, 4), codes.NO_UNITS, properties),
+        content.number(codes.STANDARD_DEVIATION, score.sd_months, codes.MONTH, relation=properties),
+        content.number(codes.NORMAL_RANGE_LOW, score.low_months, codes.MONTH, relation=properties),
+        content.number(codes.NORMAL_RANGE_HIGH, score.high_months, codes.MONTH, relation=properties),
+        *_reference(score),
+    ]
+
+
+def _reference(score: SdScore) -> list[Item]:
+    """Return which population a score refers to, and who published it."""
+    return [
+        content.text(codes.POPULATION, score.reference.title, Relation.HAS_PROPERTIES),
+        content.text(codes.AUTHORITY, score.reference.citation, Relation.HAS_PROPERTIES),
+    ]
+
+
+def _assessed_numbers(assessment: Assessment | None) -> list[Item]:
+    """Return the SD score, the ages of derived stages, adult heights, velocity and earlier results, as numbers."""
+    if assessment is None:
+        return []
+    items: list[Item] = []
+    if assessment.sd is not None:
+        score = content.measure(codes.Z_SCORE, round(assessment.sd.value, 4), codes.NO_UNITS, Relation.CONTAINS)
+        items.append(content.with_children(score, *_reference(assessment.sd)))
+    for age in assessment.stage_ages:
+        named = [_by(codes.METHOD, age.method), _by(codes.AUTHORITY, age.citation)]
+        items.append(content.number(codes.RUS_SCORE, age.points, codes.NO_UNITS, *named))
+        items.append(content.number(codes.RUS_AGE, age.age_months, codes.MONTH, *copy.deepcopy(named)))
+    for prediction in assessment.heights:
+        named = [_by(codes.METHOD, prediction.method), _by(codes.AUTHORITY, prediction.citation)]
+        items.append(content.number(codes.ADULT_HEIGHT, prediction.centimetres, codes.CENTIMETRE, *named))
+    return [*items, *_course_numbers(assessment)]
+
+
+def _course_numbers(assessment: Assessment) -> list[Item]:
+    """Return velocity, change of the SD score, and each earlier result with its date and where it was found."""
+    items: list[Item] = []
+    change = assessment.course
+    if change is not None:
+        since = _by(codes.VALUE_SOURCE, f"since {change.since.isoformat()}")
+        items.append(content.number(codes.VELOCITY, change.velocity, codes.MONTHS_PER_YEAR, since))
+        if change.sd_change is not None:
+            since = _by(codes.VALUE_SOURCE, f"since {change.since.isoformat()}")
+            items.append(content.number(codes.SD_CHANGE, change.sd_change, codes.NO_UNITS, since))
+    for prior in assessment.track:
+        where = _by(codes.VALUE_SOURCE, f"{prior.at.isoformat()}, {prior.source}")
+        items.append(content.number(codes.EARLIER_RESULT, prior.bone_age_months, codes.MONTH, where))
+    return items
+
+
+def _by(name: Code, value: str) -> Item:
+    return content.text(name, value, Relation.HAS_PROPERTIES)
 
 
 def _age_numbers(estimate: Estimate) -> list[Item]:
@@ -265,7 +378,6 @@ def _age_numbers(estimate: Estimate) -> list[Item]:
         apart = estimate.age_months - subject.age_months
         items.append(content.number(codes.CHRONOLOGICAL_AGE, subject.age_months, codes.MONTH, source))
         items.append(content.number(codes.AGE_DIFFERENCE, apart, codes.MONTH))
-    items.append(content.measure(codes.DETECTION_SCORE, round(estimate.quality, 4), codes.NO_UNITS, Relation.CONTAINS))
     return items
 
 
@@ -289,16 +401,19 @@ def _quality(quality: Code | None) -> list[Item]:
 
 def _evaluations(report: Report) -> list[Item]:
     """Return what is read where only text is shown: conclusion, what speaks against it, disclaimer."""
-    finding = report.finding
+    finding, language = report.finding, report.language
     items = [content.code(codes.FINDING, _main_finding(finding))]
-    items.append(content.text(codes.CONCLUSION, wording.conclusion(finding)))
+    items.append(content.text(codes.CONCLUSION, wording.conclusion(finding, language)))
     if isinstance(finding, Refusal):
-        items.append(content.text(codes.RECOMMENDATION, finding.remedy))
-        items.append(content.text(codes.COMMENT, wording.sex_used(finding.subject)))
-        items.append(content.text(codes.COMMENT, wording.chronological_age(finding.subject)))
-    items.extend(content.text(codes.FLAG, f"{flag.sentence} [{flag.code}]") for flag in wording.flags(finding))
-    items.extend(content.text(codes.FLAG, wording.off_image(roi.name)) for roi in rois_off_image(report))
-    items.append(content.text(codes.COMMENT, wording.DISCLAIMER_SENTENCE))
+        items.append(content.text(codes.RECOMMENDATION, translated(finding.remedy, language)))
+        items.append(content.text(codes.COMMENT, wording.sex_stated(finding.subject, language)))
+        items.append(content.text(codes.COMMENT, wording.chronological_age(finding.subject, language)))
+    items.extend(content.text(codes.ASSESSMENT, line) for line in wording.assessed(report.assessment, language))
+    items.extend(content.text(codes.COMMENT, note) for note in wording.notes(report.assessment, language))
+    said = [f"{translated(flag.sentence, language)} [{flag.code}]" for flag in wording.flags(finding)]
+    items.extend(content.text(codes.FLAG, sentence) for sentence in said)
+    items.extend(content.text(codes.FLAG, wording.off_image(roi.name, language)) for roi in rois_off_image(report))
+    items.append(content.text(codes.COMMENT, wording.disclaimer_sentence(language)))
     return items
 
 

@@ -1,26 +1,28 @@
 """The picture of the secondary capture: the film with its boxes, and the result in words beside it, never over it.
 
-The film is brought to a size a screen shows whole. Names of the regions stand in margins added left and right, joined
-to their boxes by thin lines; the result stands in a strip added below: no word ever covers anatomy. Lines are OpenCV's
-(smooth), letters are of the font inside Pillow (no file to ship).
+The film is brought to a size a screen shows whole. Numbers and names of the regions stand in margins added left and
+right, joined to their boxes by thin lines; the result stands in a strip added below, beside it the growth chart and the
+stage profile where there are any: no word ever covers anatomy. Lines are OpenCV's (smooth), letters ``lettering``'s.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from math import ceil
-from unicodedata import normalize
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from inference.anatomy import CARPAL_NAMES, ROI_NAMES
 from inference.finding import Box, Estimate, Finding, Refusal
-from reports import wording
-from reports.errors import FontUnavailable
+from reports import lettering, wording
+from reports.chart import draw_chart
+from reports.clinic import Assessment
+from reports.palette import AMBER, BANNER, CYAN, GREY, HAND, PANEL, WHITE, Colour
+from reports.phrases import Language, translated
+from reports.profile_bars import draw_profile
 
 FILM_LONG_SIDE = 1020
 LARGEST_ENLARGEMENT = 3.0
@@ -32,16 +34,11 @@ LABEL_SIZE, BODY_SIZE, HEADLINE_SIZE, BANNER_SIZE = 17, 23, 40, 24
 LABEL_PITCH = 26
 LINE_FACTOR = 1.35
 
-BLACK = (0, 0, 0)
-PANEL = (18, 22, 27)
-WHITE = (240, 243, 246)
-GREY = (168, 178, 188)
-CYAN = (86, 200, 235)
-AMBER = (247, 181, 75)
-BANNER = (122, 30, 34)
-HAND = (150, 160, 170)
+CHART_SIZE = (440, 340)
+"""Pixels of the growth chart, width and height."""
+TEXT_WIDTH = 460
+"""Least width of the strip's text in pixels: where the chart leaves less, the canvas is made wider."""
 
-Colour = tuple[int, int, int]
 Canvas = NDArray[np.uint8]
 
 
@@ -83,8 +80,24 @@ class Label:
     y: int
 
 
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What the picture shows beside the finding.
+
+    ``patient`` is a line that names the patient, for archives whose viewers show pixels only; None where a site wants
+    nobody named in pixels.
+    """
+
+    assessment: Assessment | None = None
+    language: Language = "en"
+    patient: str | None = None
+
+
 def draw_overlay(
-    display: NDArray[np.uint8] | None, finding: Finding, film_size: tuple[int, int] | None = None
+    display: NDArray[np.uint8] | None,
+    finding: Finding,
+    film_size: tuple[int, int] | None = None,
+    extras: Extras = Extras(),
 ) -> Canvas:
     """Draw the film, its boxes and the result.
 
@@ -97,26 +110,62 @@ def draw_overlay(
         What to say and to draw. Boxes are in pixels of the source image.
     film_size
         (rows, columns) of the source image, where the display was made smaller; its own shape otherwise.
+    extras
+        What is shown beside the finding.
 
     Returns
     -------
     NDArray[np.uint8]
-        RGB of shape (rows, columns, 3): the long side at most 1,400 pixels for up to two flags.
+        RGB of shape (rows, columns, 3): the long side at most 1,500 pixels for up to two flags, without extras.
+
+    Raises
+    ------
+    FontUnavailable
+        This Pillow was built without FreeType and has letters of one size only.
     """
     film = _placeholder() if display is None else display
-    placement = _place(film, film_size or (film.shape[0], film.shape[1]), _margin(finding))
-    lines = _wrapped(_lines(finding), placement.width - 2 * PADDING)
-    strip = PADDING * 2 + sum(_pitch(line) for line in lines) + _banner_height()
+    language = extras.language
+    inset = _inset(finding, extras)
+    least = SMALLEST_CANVAS_WIDTH if inset is None else TEXT_WIDTH + inset.width + 3 * PADDING
+    placement = _place(film, film_size or (film.shape[0], film.shape[1]), _margin(finding), least)
+    text_width = placement.width - 2 * PADDING - (0 if inset is None else inset.width + PADDING)
+    lines = _wrapped(_lines(finding, extras), text_width)
+    text_height = sum(_pitch(line) for line in lines)
+    strip = PADDING * 2 + max(text_height, 0 if inset is None else inset.height) + _banner_height()
     canvas = np.zeros((placement.height + strip, placement.width, 3), np.uint8)
     shown = _scaled(film, placement)
     canvas[: placement.height, placement.left : placement.left + shown.shape[1]] = shown[..., None]
     labels = [] if display is None else _draw_boxes(canvas, placement, finding)
     canvas[placement.height :] = PANEL
-    picture = _written(canvas, placement, labels, lines)
+    picture = _written(canvas, placement, labels, lines, language)
+    if inset is not None:
+        picture.paste(inset, (placement.width - PADDING - inset.width, placement.height + PADDING))
     if display is None:
         middle = (placement.width / 2, placement.height / 2)
-        ImageDraw.Draw(picture).text(middle, wording.NO_PICTURE, GREY, _font(BODY_SIZE), anchor="mm")
+        lettering.draw(ImageDraw.Draw(picture), middle, wording.no_picture(language), GREY, BODY_SIZE, "mm")
     return np.asarray(picture)
+
+
+def _inset(finding: Finding, extras: Extras) -> Image.Image | None:
+    """Return the growth chart above the stage profile, what there is of them; None for neither."""
+    if not isinstance(finding, Estimate):
+        return None
+    parts: list[Image.Image] = []
+    assessment = extras.assessment
+    if assessment is not None:
+        title = wording.chart_title(assessment, extras.language)
+        chart = draw_chart(finding, assessment, CHART_SIZE, title)
+        parts += [] if chart is None else [chart]
+    if finding.profile is not None:
+        parts.append(draw_profile(finding.profile, CHART_SIZE[0], extras.language))
+    if not parts:
+        return None
+    inset = Image.new("RGB", (CHART_SIZE[0], sum(part.height for part in parts)), PANEL)
+    top = 0
+    for part in parts:
+        inset.paste(part, (0, top))
+        top += part.height
+    return inset
 
 
 def _placeholder() -> NDArray[np.uint8]:
@@ -126,15 +175,26 @@ def _placeholder() -> NDArray[np.uint8]:
 
 def _margin(finding: Finding) -> int:
     """Return the width each margin needs for the longest name in it."""
-    return max((ceil(_font(LABEL_SIZE).getlength(roi.name)) + 2 * LABEL_GAP for roi in finding.rois), default=0)
+    return max((ceil(lettering.width(name, LABEL_SIZE)) + 2 * LABEL_GAP for name in _names(finding)), default=0)
 
 
-def _place(film: NDArray[np.uint8], film_size: tuple[int, int], margin: int) -> Placement:
+def _names(finding: Finding) -> list[str]:
+    """Return what the margins call each region: its number in anatomical order, its name, its stage if there is one."""
+    profile = finding.profile if isinstance(finding, Estimate) else None
+    stages = {} if profile is None else {bone.name: bone for bone in profile.bones}
+    names = []
+    for roi in finding.rois:
+        name = f"{ROI_NAMES.index(roi.name) + 1} {roi.name}"
+        names.append(f"{name} ({stages[roi.name].stage})" if roi.name in stages else name)
+    return names
+
+
+def _place(film: NDArray[np.uint8], film_size: tuple[int, int], margin: int, least: int) -> Placement:
     """Fit the film to its long side and centre it between the margins."""
     rows, columns = film.shape
     scale = min(FILM_LONG_SIDE / max(rows, columns), LARGEST_ENLARGEMENT)
     width, height = max(1, round(columns * scale)), max(1, round(rows * scale))
-    canvas = max(width + 2 * margin, SMALLEST_CANVAS_WIDTH)
+    canvas = max(width + 2 * margin, least)
     return Placement(width / film_size[1], height / film_size[0], (canvas - width) // 2, margin, canvas, height)
 
 
@@ -148,7 +208,8 @@ def _scaled(film: NDArray[np.uint8], placement: Placement) -> NDArray[np.uint8]:
 
 def _draw_boxes(canvas: Canvas, placement: Placement, finding: Finding) -> list[Label]:
     """Draw the hand's box, the regions' boxes and the lines to their names; return the names to write."""
-    boxes = [(roi.name, _colour(roi.name), placement.placed(roi.box)) for roi in finding.rois]
+    named = zip(finding.rois, _names(finding), strict=True)
+    boxes = [(name, _colour(roi.name), placement.placed(roi.box)) for roi, name in named]
     labels = _labels(boxes, placement)
     faint = canvas.copy()
     for label in labels:
@@ -196,27 +257,29 @@ def _draw_leader(canvas: Canvas, label: Label, placement: Placement) -> None:
     cv2.line(canvas, (edge, label.y), label.anchor, label.colour, 1, cv2.LINE_AA)
 
 
-def _written(canvas: Canvas, placement: Placement, labels: list[Label], lines: list[Line]) -> Image.Image:
+def _written(
+    canvas: Canvas, placement: Placement, labels: list[Label], lines: list[Line], language: Language
+) -> Image.Image:
     """Write the names into the margins and the lines and the banner into the strip."""
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
     for label in labels:
         inset = placement.margin - LABEL_GAP // 2
         x, anchor = (inset, "rm") if label.on_left else (placement.width - inset, "lm")
-        draw.text((x, label.y), label.name, label.colour, _font(LABEL_SIZE), anchor=anchor)
+        lettering.draw(draw, (x, label.y), label.name, label.colour, LABEL_SIZE, anchor)
     y = placement.height + PADDING
     for line in lines:
-        draw.text((PADDING, y), line.text, line.colour, _font(line.size))
+        lettering.draw(draw, (PADDING, y), line.text, line.colour, line.size)
         y += _pitch(line)
-    _write_banner(draw, canvas.shape)
+    _write_banner(draw, canvas.shape, wording.disclaimer(language))
     return picture
 
 
-def _write_banner(draw: ImageDraw.ImageDraw, shape: tuple[int, ...]) -> None:
+def _write_banner(draw: ImageDraw.ImageDraw, shape: tuple[int, ...], text: str) -> None:
     top = shape[0] - _banner_height()
     draw.rectangle((0, top, shape[1], shape[0]), BANNER)
     middle = (shape[1] / 2, top + _banner_height() / 2)
-    draw.text(middle, wording.DISCLAIMER, WHITE, _font(BANNER_SIZE), anchor="mm")
+    lettering.draw(draw, middle, text, WHITE, BANNER_SIZE, "mm")
 
 
 def _banner_height() -> int:
@@ -227,65 +290,50 @@ def _pitch(line: Line) -> int:
     return round(line.size * LINE_FACTOR)
 
 
-def _lines(finding: Finding) -> list[Line]:
+def _lines(finding: Finding, extras: Extras) -> list[Line]:
     """Return what the strip says, most important first."""
+    language, subject = extras.language, finding.subject
+    if isinstance(finding, Refusal):
+        lines = [*_refusal_lines(finding, language), Line(wording.sex_stated(subject, language))]
+    else:
+        lines = [*_estimate_lines(finding, extras), Line(wording.sex_used(subject, language))]
     return [
-        *(_refusal_lines(finding) if isinstance(finding, Refusal) else _estimate_lines(finding)),
-        Line(wording.sex_used(finding.subject)),
-        Line(wording.chronological_age(finding.subject)),
-        *(Line(f"! {flag.sentence}", colour=AMBER) for flag in wording.flags(finding)),
-        Line(wording.model_line(finding), LABEL_SIZE, GREY),
+        *lines,
+        Line(wording.chronological_age(subject, language)),
+        *(Line(f"! {sentence}", colour=AMBER) for sentence in wording.flag_lines(finding, language)),
+        *(Line(note, LABEL_SIZE, GREY) for note in wording.notes(extras.assessment, language)),
+        *([] if extras.patient is None else [Line(extras.patient, LABEL_SIZE, WHITE)]),
+        *([Line(wording.legend(language), LABEL_SIZE, GREY)] if finding.rois else []),
+        Line(wording.model_line(finding, language), LABEL_SIZE, GREY),
     ]
 
 
-def _estimate_lines(estimate: Estimate) -> list[Line]:
-    apart = wording.difference(estimate)
-    read = f"{wording.hand_read(estimate)}; {len(estimate.rois)} of {len(ROI_NAMES)} regions found"
+def _estimate_lines(estimate: Estimate, extras: Extras) -> list[Line]:
+    language = extras.language
+    found = wording.regions_found(len(estimate.rois), len(ROI_NAMES), language)
+    read = f"{wording.hand_read(estimate, language)}; {found}"
+    apart = wording.difference(estimate, language)
     return [
-        Line(wording.bone_age(estimate), HEADLINE_SIZE, WHITE),
-        Line(wording.interval(estimate), colour=CYAN),
+        Line(wording.bone_age(estimate, language), HEADLINE_SIZE, WHITE),
+        Line(wording.interval(estimate, language), colour=CYAN),
+        *(Line(sentence) for sentence in wording.assessed(extras.assessment, language)),
         Line(f"{read}. {apart}" if apart else read),
     ]
 
 
-def _refusal_lines(refusal: Refusal) -> list[Line]:
-    return [Line("No bone age", HEADLINE_SIZE, AMBER), Line(refusal.sentence), Line(refusal.remedy, colour=GREY)]
-
-
-def _wrapped(lines: list[Line], width: int) -> list[Line]:
-    """Break lines that are too long for the strip at their spaces."""
+def _refusal_lines(refusal: Refusal, language: Language) -> list[Line]:
     return [
-        Line(part, line.size, line.colour) for line in lines for part in _parts(_ascii(line.text), line.size, width)
+        Line(wording.no_bone_age(language), HEADLINE_SIZE, AMBER),
+        Line(translated(refusal.sentence, language)),
+        *(Line(wording.assumed_reading(reading, language), colour=CYAN) for reading in refusal.assumed),
+        Line(translated(refusal.remedy, language), colour=GREY),
     ]
 
 
-def _parts(text: str, size: int, width: int) -> list[str]:
-    parts: list[str] = []
-    for word in text.split():
-        longer = f"{parts[-1]} {word}" if parts else word
-        if parts and _font(size).getlength(longer) <= width:
-            parts[-1] = longer
-        else:
-            parts.append(word)
-    return parts
-
-
-def _ascii(text: str) -> str:
-    """Return the text in the letters the font has: accents dropped, everything else as a question mark."""
-    plain = normalize("NFKD", text.replace("\u2013", "-").replace("\u2014", "-"))
-    return "".join(c for c in plain if not 0x300 <= ord(c) <= 0x36F).encode("ascii", "replace").decode("ascii")
-
-
-@lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Return the font that Pillow carries (Aileron, CC0).
-
-    Raises
-    ------
-    FontUnavailable
-        This Pillow was built without FreeType and has letters of one size only.
-    """
-    font = ImageFont.load_default(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        raise FontUnavailable("Pillow without FreeType cannot write the overlay's text.")
-    return font
+def _wrapped(lines: list[Line], width: int) -> list[Line]:
+    """Break lines that are too long for the strip."""
+    return [
+        Line(part, line.size, line.colour)
+        for line in lines
+        for part in lettering.wrapped(lettering.drawable(line.text), line.size, width)
+    ]

@@ -15,11 +15,13 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12
 
 from inference.finding import Estimate, Finding, Laterality
 from reports import codes, wording
+from reports.clinic import Assessment
 from reports.document import put_into_study, put_series_and_equipment, sealed, written_date, written_time
 from reports.header import numbers_of, required_uid, text_of
 from reports.identity import DocumentIdentity
 from reports.measurement_report import patient_orientation
-from reports.overlay import draw_overlay
+from reports.overlay import Extras, draw_overlay
+from reports.phrases import Language
 
 SERIES_DESCRIPTION = "Bone age overlay (research use only)"
 DERIVATION = "Reduced in size, with boxes drawn on it and text added beside it"
@@ -29,7 +31,14 @@ LOSSY_SYNTAXES: frozenset[str] = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit,
 
 
 def compose_sc(
-    source: Dataset, finding: Finding, display: NDArray[np.uint8] | None, identity: DocumentIdentity
+    source: Dataset,
+    finding: Finding,
+    display: NDArray[np.uint8] | None,
+    identity: DocumentIdentity,
+    *,
+    assessment: Assessment | None = None,
+    language: Language = "en",
+    name_patient: bool = False,
 ) -> FileDataset:
     """Compose the secondary capture of one finding.
 
@@ -43,6 +52,13 @@ def compose_sc(
         uint8 of shape (rows, columns), bones bright; None where the pixels could not be decoded.
     identity
         The document's own UIDs, numbers and time.
+    assessment
+        What an estimate means beside references and earlier results.
+    language
+        Of the text.
+    name_patient
+        Write the patient's name and ID into the picture, for viewers that show pixels only. Burned In Annotation
+        (0028,0301) is YES either way.
 
     Returns
     -------
@@ -55,7 +71,12 @@ def compose_sc(
         The source lacks a UID the capture refers to.
     """
     document = SCImage(
-        pixel_array=draw_overlay(display, finding, _film_size(source)),
+        pixel_array=draw_overlay(
+            display,
+            finding,
+            _film_size(source),
+            Extras(assessment, language, patient_line(source) if name_patient else None),
+        ),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
@@ -72,8 +93,16 @@ def compose_sc(
     model_name = finding.model.name if finding.model else "boneage-node"
     put_series_and_equipment(document, identity, model_name, SERIES_DESCRIPTION)
     _put_capture(document, identity)
-    _put_image(document, source, finding)
+    _put_image(document, source, finding, language)
     return sealed(document, identity)
+
+
+def patient_line(source: Dataset) -> str | None:
+    """Return the patient's name, in all the forms the header has, and ID; None where it has neither."""
+    name = " / ".join(
+        dict.fromkeys(form.replace("^", " ").strip() for form in text_of(source, "PatientName").split("="))
+    )
+    return ", ".join(part for part in (name.strip(" /"), text_of(source, "PatientID")) if part) or None
 
 
 def _film_size(source: Dataset) -> tuple[int, int] | None:
@@ -90,12 +119,12 @@ def _put_capture(document: Dataset, identity: DocumentIdentity) -> None:
     document.TimeOfSecondaryCapture = written_time(identity.created_at)
 
 
-def _put_image(document: Dataset, source: Dataset, finding: Finding) -> None:
+def _put_image(document: Dataset, source: Dataset, finding: Finding, language: Language) -> None:
     """Write General Image and General Series' anatomy (PS3.3 C.7.6.1, C.7.3.1)."""
     document.ImageType = ["DERIVED", "SECONDARY"]
     document.BurnedInAnnotation = "YES"
     document.DerivationDescription = DERIVATION
-    document.ImageComments = f"{wording.conclusion(finding)} {wording.DISCLAIMER}."
+    document.ImageComments = f"{wording.conclusion(finding, language)} {wording.DISCLAIMER}."
     orientation = patient_orientation(source)
     document.PatientOrientation = "" if orientation is None else list(orientation)
     document.SourceImageSequence = Sequence([_source_image(source)])

@@ -12,10 +12,12 @@ from pydicom.sequence import Sequence
 
 from inference.finding import Finding
 from reports import codes
+from reports.clinic import Assessment
 from reports.document import declare_private_scheme, put_into_study, put_series_and_equipment, sealed
 from reports.header import PATIENT_AND_STUDY_TYPE_2, REQUIRED_UIDS, items_of, required_uid, text_of
 from reports.identity import DocumentIdentity
 from reports.measurement_report import Report, measurement_report, measurement_root
+from reports.phrases import Language
 
 SERIES_DESCRIPTION = "Bone age report (research use only)"
 
@@ -27,7 +29,13 @@ REQUEST_TYPE_2: tuple[str, ...] = (
 
 
 def compose_sr(
-    source: Dataset, finding: Finding, identity: DocumentIdentity, *, preliminary: bool = True
+    source: Dataset,
+    finding: Finding,
+    identity: DocumentIdentity,
+    *,
+    preliminary: bool = True,
+    assessment: Assessment | None = None,
+    language: Language = "en",
 ) -> FileDataset:
     """Compose the Structured Report of one finding.
 
@@ -42,6 +50,10 @@ def compose_sr(
     preliminary
         Preliminary Flag (0040,A496): PRELIMINARY, because nobody has verified what software wrote; FINAL where a site
         decides otherwise.
+    assessment
+        What an estimate means beside references and earlier results.
+    language
+        Of the text; code meanings stay English.
 
     Returns
     -------
@@ -56,7 +68,7 @@ def compose_sr(
         An estimate's hand does not lie on its image.
     """
     stand_in = _stand_in(source)
-    root = measurement_report(Report(source, finding, identity))
+    root = measurement_report(Report(source, finding, identity, assessment, language))
     document = Comprehensive3DSR(
         evidence=[stand_in],
         content=_trunk(root),

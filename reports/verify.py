@@ -132,8 +132,10 @@ def _report_text(document: Dataset, _source: Dataset, finding: Finding) -> None:
         for item in children(container)
     ]
     said = [text for item, text in texts if matches(item.get("ConceptNameCodeSequence"), codes.CONCLUSION)]
-    _require(said == [wording.conclusion(finding).rstrip()], "conclusion", "the conclusion is not the finding's")
-    disclaimed = any(text == wording.DISCLAIMER_SENTENCE for _item, text in texts)
+    stated = any(said == [wording.conclusion(finding, language).rstrip()] for language in wording.LANGUAGES)
+    _require(stated, "conclusion", "the conclusion is not the finding's")
+    sentences = {wording.disclaimer_sentence(language) for language in wording.LANGUAGES}
+    disclaimed = any(text in sentences for _item, text in texts)
     _require(disclaimed, "disclaimer", "the disclaimer is missing")
 
 
@@ -179,7 +181,8 @@ def _capture_references(document: Dataset, source: Dataset, _finding: Finding) -
 def _capture_result(document: Dataset, _source: Dataset, finding: Finding) -> None:
     """Require the finding's words beside the pixels; what is burned in was drawn from the same words."""
     comments = str(document.get("ImageComments", ""))
-    _require(wording.conclusion(finding).rstrip() in comments, "result", "the image comments do not state the finding")
+    stated = any(wording.conclusion(finding, language).rstrip() in comments for language in wording.LANGUAGES)
+    _require(stated, "result", "the image comments do not state the finding")
     _require(wording.DISCLAIMER in comments, "disclaimer", "the disclaimer is missing")
     _require(document.get("BurnedInAnnotation") == "YES", "form", "burned-in text is not declared")
 

@@ -1,39 +1,86 @@
-"""What the report and the overlay say in words: one place, so that both say the same.
+"""What the documents say in words: one place, so that all of them say the same, in the language a site chose.
 
-All text is plain English and ASCII where a viewer's font may be poor.
+Every function that words something takes the language last. Codes, names of methods, publications and DICOM keywords
+stay as they are in any language.
 """
 
 from __future__ import annotations
 
-from inference.finding import Estimate, Finding, Flag, Laterality, Refusal, Sex, Subject
+from collections.abc import Sequence
+
+from inference.finding import (
+    AssumedReading,
+    BoneProfile,
+    BoneStage,
+    Estimate,
+    Finding,
+    Flag,
+    Laterality,
+    Refusal,
+    Sex,
+    Subject,
+)
+from reports.clinic import Assessment, Course, HeightPrediction, SdScore, StageAge
+from reports.phrases import Language, translated
+
+LANGUAGES: tuple[Language, ...] = ("en", "zh")
 
 DISCLAIMER = "Research use only - not for diagnosis"
+_DISCLAIMERS: dict[Language, str] = {"en": DISCLAIMER, "zh": f"仅供研究，不用于诊断 ({DISCLAIMER})"}
 
 DISCLAIMER_SENTENCE = (
     f"{DISCLAIMER}. This document was made by software without a reader's review. The software is not a medical device."
 )
+_DISCLAIMER_SENTENCES: dict[Language, str] = {
+    "en": DISCLAIMER_SENTENCE,
+    "zh": f"仅供研究，不用于诊断。本文件由软件生成，未经医师审阅；该软件不是医疗器械。({DISCLAIMER})",
+}
 
-NO_PICTURE = "The image could not be displayed"
+SEX_WORDS: dict[Language, dict[Sex, str]] = {
+    "en": {Sex.MALE: "male", Sex.FEMALE: "female"},
+    "zh": {Sex.MALE: "男", Sex.FEMALE: "女"},
+}
 
-SEX_WORDS: dict[Sex, str] = {Sex.MALE: "male", Sex.FEMALE: "female"}
-
-LATERALITY_WORDS: dict[Laterality, str] = {
-    Laterality.LEFT: "left",
-    Laterality.RIGHT: "right",
-    Laterality.UNKNOWN: "side not known",
+LATERALITY_WORDS: dict[Language, dict[Laterality, str]] = {
+    "en": {Laterality.LEFT: "left", Laterality.RIGHT: "right", Laterality.UNKNOWN: "side not known"},
+    "zh": {Laterality.LEFT: "左手", Laterality.RIGHT: "右手", Laterality.UNKNOWN: "侧别不明"},
 }
 
 
-def years_and_months(age_months: float) -> str:
+def _either(language: Language, english: str, chinese: str) -> str:
+    return chinese if language == "zh" else english
+
+
+def disclaimer(language: Language = "en") -> str:
+    """Return the disclaimer in a few words. The English stays beside any other language: it is looked for."""
+    return _DISCLAIMERS[language]
+
+
+def disclaimer_sentence(language: Language = "en") -> str:
+    """Return the disclaimer of a document."""
+    return _DISCLAIMER_SENTENCES[language]
+
+
+def no_picture(language: Language = "en") -> str:
+    """Return what stands in place of a film that cannot be shown."""
+    return _either(language, "The image could not be displayed", "图像无法显示")
+
+
+def no_bone_age(language: Language = "en") -> str:
+    """Return the headline of a refusal."""
+    return _either(language, "No bone age", "未给出骨龄")
+
+
+def years_and_months(age_months: float, language: Language = "en") -> str:
     """Return an age as "11 y 1 mo", rounded to whole months."""
     whole = round(abs(age_months))
     sign = "-" if age_months < 0 and whole else ""
-    return f"{sign}{whole // 12} y {whole % 12} mo"
+    return sign + _either(language, f"{whole // 12} y {whole % 12} mo", f"{whole // 12}岁{whole % 12}个月")
 
 
-def months(age_months: float) -> str:
+def months(age_months: float, language: Language = "en") -> str:
     """Return an age as "132.5 months"."""
-    return f"{one_decimal(age_months)} months"
+    return one_decimal(age_months) + _either(language, " months", "个月")
 
 
 def one_decimal(value: float) -> str:
@@ -41,82 +88,239 @@ def one_decimal(value: float) -> str:
     return f"{round(value, 1) + 0.0:.1f}"
 
 
-def bone_age(estimate: Estimate) -> str:
+def signed(value: float) -> str:
+    """Return a number with one decimal and its sign; a zero has none."""
+    text = one_decimal(value)
+    return text if text.startswith("-") or text == "0.0" else f"+{text}"
+
+
+def bone_age(estimate: Estimate, language: Language = "en") -> str:
     """Return "Bone age 11 y 1 mo (132.5 months)"."""
-    return f"Bone age {years_and_months(estimate.age_months)} ({months(estimate.age_months)})"
+    name = _either(language, "Bone age", "骨龄")
+    return f"{name} {years_and_months(estimate.age_months, language)} ({months(estimate.age_months, language)})"
 
 
-def interval(estimate: Estimate) -> str:
+def interval(reading: Estimate | AssumedReading, language: Language = "en") -> str:
     """Return "90 % interval 10 y 0 mo to 12 y 1 mo (120.1 to 144.9 months)"."""
-    low, high = estimate.interval_low_months, estimate.interval_high_months
+    low, high = reading.interval_low_months, reading.interval_high_months
+    to = _either(language, " to ", " 至 ")
     return (
-        f"{interval_name(estimate)} {years_and_months(low)} to {years_and_months(high)} "
-        f"({one_decimal(low)} to {months(high)})"
+        f"{interval_name(reading, language)} {years_and_months(low, language)}{to}{years_and_months(high, language)} "
+        f"({one_decimal(low)}{to}{months(high, language)})"
     )
 
 
-def interval_name(estimate: Estimate) -> str:
+def interval_name(reading: Estimate | AssumedReading, language: Language = "en") -> str:
     """Return "90 % interval"."""
-    return f"{estimate.interval_level * 100:.3g} % interval"
+    return f"{reading.interval_level * 100:.3g} % " + _either(language, "interval", "预测区间")
 
 
-def sex_used(subject: Subject) -> str:
+def sex_used(subject: Subject, language: Language = "en") -> str:
     """Return the sex the estimate was made for and where it came from, or that there is none and why."""
+    return _sex(subject, language, _either(language, "Sex used", "所用性别"))
+
+
+def sex_stated(subject: Subject, language: Language = "en") -> str:
+    """Return the sex the header states, for a film on which nothing was estimated, so that no sex was used."""
+    return _sex(subject, language, _either(language, "Sex", "性别"))
+
+
+def _sex(subject: Subject, language: Language, name: str) -> str:
+    source = translated(subject.sex_source, language)
     if subject.sex is None:
-        return f"Sex: not known ({subject.sex_source})"
-    return f"Sex used: {SEX_WORDS[subject.sex]}, from {subject.sex_source}"
+        return _either(language, f"Sex: not known ({source})", f"性别：不明 ({source})")
+    word = SEX_WORDS[language][subject.sex]
+    return _either(language, f"{name}: {word}, from {source}", f"{name}：{word}，来自 {source}")
 
 
-def chronological_age(subject: Subject) -> str:
+def chronological_age(subject: Subject, language: Language = "en") -> str:
     """Return the chronological age and where it came from, or that there is none and why."""
+    source = translated(subject.age_source, language)
     if subject.age_months is None:
-        return f"Chronological age: not known ({subject.age_source})"
-    age = subject.age_months
-    return f"Chronological age {years_and_months(age)} ({months(age)}), from {subject.age_source}"
+        return _either(language, f"Chronological age: not known ({source})", f"实际年龄：不明 ({source})")
+    age = f"{years_and_months(subject.age_months, language)} ({months(subject.age_months, language)})"
+    return _either(language, f"Chronological age {age}, from {source}", f"实际年龄 {age}，来自 {source}")
 
 
-def difference(estimate: Estimate) -> str | None:
+def difference(estimate: Estimate, language: Language = "en") -> str | None:
     """Return how far bone age and chronological age lie apart, None where there is no chronological age."""
     if estimate.subject.age_months is None:
         return None
     apart = estimate.age_months - estimate.subject.age_months
     if one_decimal(apart) == "0.0":
-        return "Bone age equals chronological age"
-    return f"Bone age is {months(abs(apart))} {'ahead of' if apart > 0 else 'behind'} chronological age"
+        return _either(language, "Bone age equals chronological age", "骨龄与实际年龄相等")
+    size = months(abs(apart), language)
+    if apart > 0:
+        return _either(language, f"Bone age is {size} ahead of chronological age", f"骨龄比实际年龄提前 {size}")
+    return _either(language, f"Bone age is {size} behind chronological age", f"骨龄比实际年龄落后 {size}")
 
 
-def hand_read(estimate: Estimate) -> str:
+def hand_read(estimate: Estimate, language: Language = "en") -> str:
     """Return which hand was read, of how many."""
-    of_how_many = "" if estimate.hands_found == 1 else f", one of {estimate.hands_found} on the film"
-    return f"Hand read: {LATERALITY_WORDS[estimate.laterality]}{of_how_many}"
+    side, hands = LATERALITY_WORDS[language][estimate.laterality], estimate.hands_found
+    if hands == 1:
+        return _either(language, f"Hand read: {side}", f"所读手：{side}")
+    return _either(language, f"Hand read: {side}, one of {hands} on the film", f"所读手：{side}，片上共 {hands} 只手")
 
 
-def model_line(finding: Finding) -> str:
+def model_line(finding: Finding, language: Language = "en") -> str:
     """Return the model's name and version, and the first digits of its weights' hash."""
     if finding.model is None:
-        return "No model was run"
-    return f"{finding.model.name} {finding.model.version} (weights {finding.model.weights_sha256[:12]})"
+        return _either(language, "No model was run", "未运行模型")
+    weights = _either(language, "weights", "权重")
+    return f"{finding.model.name} {finding.model.version} ({weights} {finding.model.weights_sha256[:12]})"
 
 
-def off_image(region: str) -> str:
+def off_image(region: str, language: Language = "en") -> str:
     """Return what is said of a region that cannot be drawn."""
-    return f"Region {region} lies outside the image and is not drawn."
+    return _either(
+        language,
+        f"Region {region} lies outside the image and is not drawn.",
+        f"区域 {region} 位于图像之外，未绘出。",
+    )
 
 
-def conclusion(finding: Finding) -> str:
+def assumed_reading(reading: AssumedReading, language: Language = "en") -> str:
+    """Return what a hand would be read as if the sex were this one."""
+    word, age = SEX_WORDS[language][reading.sex], years_and_months(reading.age_months, language)
+    size, range_ = months(reading.age_months, language), interval(reading, language)
+    return _either(language, f"If {word}: {age} ({size}), {range_}", f"若为{word}性：{age} ({size})，{range_}")
+
+
+def conclusion(finding: Finding, language: Language = "en") -> str:
     """Return the result as a paragraph: what a reader sees where only text is shown."""
+    stop, between = _either(language, ".", "。"), _either(language, ". ", "。")
     if isinstance(finding, Refusal):
-        return f"No bone age was estimated. {finding.sentence}"
+        lead = _either(language, "No bone age was estimated. ", "未估计骨龄。")
+        readings = between.join(assumed_reading(reading, language) for reading in finding.assumed)
+        sentence = translated(finding.sentence, language)
+        return f"{lead}{sentence}" + (f" {readings}{stop}" if readings else "")
     sentences = [
-        f"{bone_age(finding)}, {interval(finding)}",
-        hand_read(finding),
-        sex_used(finding.subject),
-        chronological_age(finding.subject),
-        difference(finding),
+        f"{bone_age(finding, language)}, {interval(finding, language)}",
+        hand_read(finding, language),
+        sex_used(finding.subject, language),
+        chronological_age(finding.subject, language),
+        difference(finding, language),
     ]
-    return ". ".join(sentence for sentence in sentences if sentence) + "."
+    return between.join(sentence for sentence in sentences if sentence) + stop
+
+
+def sd_score(score: SdScore, language: Language = "en") -> str:
+    """Return "SD score +1.3 (Brush Foundation: 10 y 0 mo +/- 9.1 months)"."""
+    mean, sd = years_and_months(score.mean_months, language), months(score.sd_months, language)
+    name = _either(language, "SD score", "标准差分值 (SDS)")
+    return f"{name} {signed(score.value)} ({score.reference.title}: {mean}, SD {sd})"
+
+
+def usual_range(score: SdScore, language: Language = "en") -> str:
+    """Return the bone ages within two standard deviations of the reference's mean at this chronological age."""
+    low, high = years_and_months(score.low_months, language), years_and_months(score.high_months, language)
+    return _either(language, f"Mean -/+ 2 SD at this age: {low} to {high}", f"该年龄均值 ±2 SD：{low} 至 {high}")
+
+
+def verdict(assessment: Assessment, language: Language = "en") -> str | None:
+    """Return how the bone age stands to the reference, None where that cannot be told."""
+    words = {
+        "advanced": ("Advanced for chronological age", "骨龄提前"),
+        "delayed": ("Delayed for chronological age", "骨龄落后"),
+        "normal": ("Within the normal range for chronological age", "骨龄在正常范围内"),
+    }
+    return None if assessment.verdict is None else _either(language, *words[assessment.verdict])
+
+
+def stage_age(age: StageAge, language: Language = "en") -> str:
+    """Return the score and the age a scale gives, which were derived by the model and not read by a person."""
+    years, points = years_and_months(age.age_months, language), f"{age.points:.0f}"
+    return _either(
+        language,
+        f"{age.method}: score {points}, age {years} (derived, not read)",
+        f"{age.method}：评分 {points}，骨龄 {years} (由模型推导，非人工判读)",
+    )
+
+
+def height(prediction: HeightPrediction, language: Language = "en") -> str:
+    """Return an adult height with the range its publication states."""
+    value = f"{one_decimal(prediction.centimetres)} cm"
+    if prediction.low is not None and prediction.high is not None:
+        value += f" ({one_decimal(prediction.low)}-{one_decimal(prediction.high)} cm)"
+    return _either(
+        language, f"Adult height by {prediction.method}: {value}", f"成年身高 ({prediction.method})：{value}"
+    )
+
+
+def course(change: Course, language: Language = "en") -> str:
+    """Return the velocity and the change of the SD score since an earlier result, each with its uncertainty."""
+    velocity = signed(change.velocity) + _give_or_take(change.velocity_half_width)
+    text = _either(
+        language,
+        f"Since {change.since.isoformat()}: {velocity} months of bone age a year",
+        f"自 {change.since.isoformat()} 起：骨龄每年增长 {velocity} 个月",
+    )
+    if change.sd_change is not None:
+        moved = signed(change.sd_change) + _give_or_take(change.sd_change_half_width)
+        text += _either(language, f", SD score {moved}", f"，SDS 变化 {moved}")
+    return text
+
+
+def _give_or_take(half_width: float | None) -> str:
+    return "" if half_width is None else f" (+/- {one_decimal(half_width)})"
+
+
+def assessed(assessment: Assessment | None, language: Language = "en") -> list[str]:
+    """Return what a result means beside references and earlier results, a line each, the most important first."""
+    if assessment is None:
+        return []
+    lines: list[str] = []
+    if assessment.sd is not None:
+        lines += [sd_score(assessment.sd, language), usual_range(assessment.sd, language)]
+    said = verdict(assessment, language)
+    lines += [] if said is None else [said]
+    lines += [stage_age(age, language) for age in assessment.stage_ages]
+    lines += [height(prediction, language) for prediction in assessment.heights]
+    lines += [] if assessment.course is None else [course(assessment.course, language)]
+    return lines
+
+
+def notes(assessment: Assessment | None, language: Language = "en") -> list[str]:
+    """Return what could not be told beside the result, and why."""
+    return [] if assessment is None else [translated(note, language) for note in assessment.notes]
+
+
+def chart_title(assessment: Assessment, language: Language = "en") -> str:
+    """Return the heading of the growth chart, with the reference it shows."""
+    reference = "" if assessment.sd is None else f" ({assessment.sd.reference.title})"
+    return _either(language, f"Bone age by age, years{reference}", f"骨龄-年龄 (岁){reference}")
+
+
+def regions_found(found: int, wanted: int, language: Language = "en") -> str:
+    """Return how many regions were found."""
+    return _either(language, f"{found} of {wanted} regions found", f"找到 {found}/{wanted} 个区域")
+
+
+def legend(language: Language = "en") -> str:
+    """Return what numbers and colours of the boxes mean."""
+    return _either(
+        language,
+        "Boxes: 1-13 RUS bones, 14-18 carpal regions, thin frame: hand; in brackets: derived stage",
+        "方框：1-13 为 RUS 骨，14-18 为腕骨区域，细框为手；括号内为推导分期",
+    )
+
+
+def bone_stage(stage: BoneStage) -> str:
+    """Return a stage as "5 of 9"."""
+    return f"{stage.stage} / {stage.last_stage}"
+
+
+def profile_title(profile: BoneProfile, language: Language = "en") -> str:
+    """Return the heading of the stage profile, which says that nobody read the stages."""
+    return _either(language, f"Stages ({profile.origin})", "分期 (由模型推导，非人工判读)")
 
 
 def flags(finding: Finding) -> tuple[Flag, ...]:
     """Return what speaks against the result, of the image first, then of the header; each once."""
     return tuple(dict.fromkeys((*finding.flags, *finding.subject.flags)))
+
+
+def flag_lines(finding: Finding, language: Language = "en") -> Sequence[str]:
+    """Return the sentences of the flags."""
+    return [translated(flag.sentence, language) for flag in flags(finding)]

@@ -48,7 +48,7 @@ NAMES = [
     ("GBK", "乗^乛"),
     ("\\ISO 2022 IR 87", "Yamada^Tarou=山田^太郎=やまだ^たろう"),
     ("\\ISO 2022 IR 149", "Hong^Gildong=洪^吉洞=홍^길동"),
-    ("ISO_IR 144", "Люкceмбypг"),  # noqa: RUF001 - the name of PS3.5 annex J
+    ("ISO_IR 144", "Люкceмбypг"),
 ]
 
 OTHER_ATTRIBUTES = (

@@ -1,0 +1,97 @@
+"""Adult height from bone age: Bayley and Pinneau 1952, and Roche, Wainer and Thissen (RWT) 1975.
+
+Nothing is extrapolated and nothing is assumed: what a table does not reach, and what an equation lacks, is said.
+"""
+
+from __future__ import annotations
+
+from inference.finding import Sex
+from reports.clinic.model import HeightPrediction
+from reports.clinic.tables import SEX_KEYS, interpolated, table
+
+PLAUSIBLE_CM = (45.0, 220.0)
+"""Heights outside this range are a wrong unit or a typing error."""
+PLAUSIBLE_KG = (2.0, 200.0)
+CATEGORY_MONTHS = 12.0
+"""Bayley and Pinneau: from a year ahead of or behind chronological age on, a table of its own."""
+CENTIMETRES_PER_INCH = 2.54
+NORMAL_90 = 1.645
+"""Standard deviations on either side that hold 90 % of a normal distribution."""
+RECUMBENT_CM = 1.25
+"""RWT is entered by recumbent length: standing height and this much."""
+
+BAYLEY_PINNEAU = "Bayley-Pinneau"
+RWT = "RWT 1975"
+
+Outcome = HeightPrediction | str
+"""A prediction, or a sentence that says why there is none."""
+
+
+def bayley_pinneau(height_cm: float, bone_age_months: float, age_months: float, sex: Sex) -> Outcome:
+    """Predict by percent of mature height at a Greulich-Pyle bone age.
+
+    Parameters
+    ----------
+    height_cm
+        Standing height.
+    bone_age_months, age_months
+        Bone age and chronological age; their difference chooses the table.
+    sex
+        The child's.
+    """
+    entry = table("bayley_pinneau")
+    rows = entry["percent_mature_height"][SEX_KEYS[sex]][_category(bone_age_months - age_months)]
+    found = interpolated(rows, bone_age_months)
+    if found is None:
+        return f"{BAYLEY_PINNEAU} has no entry for this bone age: no adult height by it."
+    height = height_cm / (found[0] / 100)
+    error = interpolated(entry["error_inches"][SEX_KEYS[sex]], age_months)
+    if error is None:
+        return HeightPrediction(BAYLEY_PINNEAU, height, None, None, entry["citation"])
+    reach = NORMAL_90 * error[0] * CENTIMETRES_PER_INCH
+    return HeightPrediction(BAYLEY_PINNEAU, height, height - reach, height + reach, entry["citation"])
+
+
+def _category(ahead_months: float) -> str:
+    if ahead_months >= CATEGORY_MONTHS:
+        return "accelerated"
+    return "retarded" if ahead_months <= -CATEGORY_MONTHS else "average"
+
+
+def rwt(
+    height_cm: float,
+    bone_age_months: float,
+    age_months: float,
+    sex: Sex,
+    *,
+    weight_kg: float | None,
+    midparent_cm: float | None,
+) -> Outcome:
+    """Predict height at 18 years by the regression of Roche, Wainer and Thissen 1975 at the chronological age.
+
+    Parameters
+    ----------
+    height_cm
+        Standing height; the recumbent length is taken to be 1.25 cm more, as the paper does.
+    weight_kg, midparent_cm
+        Weight, and the mean of both parents' heights; without either there is no prediction.
+    """
+    if weight_kg is None or midparent_cm is None:
+        missing = "the weight" if weight_kg is None else "the parents' heights"
+        return f"{RWT} needs {missing}: no adult height by it."
+    entry = table("rwt_1975")
+    found = interpolated(entry["rows"][SEX_KEYS[sex]], age_months)
+    if found is None:
+        return f"{RWT} has no entry for this chronological age: no adult height by it."
+    length, weight, parents, skeletal, intercept = found
+    height = (
+        intercept
+        + length * (height_cm + RECUMBENT_CM)
+        + weight * weight_kg
+        + parents * midparent_cm
+        + skeletal * bone_age_months / 12
+    )
+    half = interpolated(entry["half_width"][SEX_KEYS[sex]], age_months)
+    if half is None:
+        return HeightPrediction(RWT, height, None, None, entry["citation"])
+    return HeightPrediction(RWT, height, height - half[0], height + half[0], entry["citation"])

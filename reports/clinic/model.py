@@ -1,0 +1,108 @@
+"""What a bone age means for a child: the types. All ages are months unless a name says otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
+
+ReferenceName = Literal["brush-foundation", "greulich-pyle"]
+Verdict = Literal["advanced", "delayed", "normal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A published population."""
+
+    name: ReferenceName
+    title: str
+    citation: str
+
+
+@dataclass(frozen=True, slots=True)
+class SdScore:
+    """How many standard deviations a bone age lies from the mean of a reference at a chronological age."""
+
+    value: float
+    mean_months: float
+    sd_months: float
+    low_months: float  # mean - 2 SD
+    high_months: float  # mean + 2 SD
+    reference: Reference
+
+
+@dataclass(frozen=True, slots=True)
+class HeightPrediction:
+    """An adult height. ``low`` and ``high`` are the 90 % range where the publication states its error."""
+
+    method: str
+    centimetres: float
+    low: float | None
+    high: float | None
+    citation: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageAge:
+    """The age a scale gives for derived stages, and the sum of their points (0 to 1000)."""
+
+    method: str
+    points: float
+    age_months: float
+    citation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """An earlier bone age of the same child."""
+
+    at: date
+    chronological_age_months: float
+    bone_age_months: float
+    half_width_months: float | None  # half of its 90 % interval
+    source: str  # "this node", "archive"
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What changed since an earlier result, each with half of its 90 % interval where both results have one."""
+
+    since: date
+    velocity: float  # months of bone age per year
+    velocity_half_width: float | None
+    sd_change: float | None
+    sd_change_half_width: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthChart:
+    """The curves of a reference for one sex, over its whole table."""
+
+    ages_months: tuple[float, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]  # mean - 2 SD
+    high: tuple[float, ...]  # mean + 2 SD
+
+
+@dataclass(frozen=True, slots=True)
+class ClinicSettings:
+    """What a site chose: the reference, from how many SD a bone age is advanced or delayed, and whether to predict."""
+
+    reference: ReferenceName = "brush-foundation"
+    normal_sd: float = 2.0
+    heights: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """Everything that is said beside a bone age. ``notes`` say in sentences what could not be told, and why."""
+
+    difference_months: float | None = None
+    sd: SdScore | None = None
+    verdict: Verdict | None = None
+    heights: tuple[HeightPrediction, ...] = ()
+    stage_ages: tuple[StageAge, ...] = ()
+    chart: GrowthChart | None = None
+    track: tuple[Prior, ...] = ()
+    course: Course | None = None
+    notes: tuple[str, ...] = ()

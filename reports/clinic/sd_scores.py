@@ -1,0 +1,54 @@
+"""Standard deviation scores of bone age, after Greulich and Pyle 1959, in one of the two populations of their atlas.
+
+Both tables are entered by chronological age: the score is (bone age - mean) / SD. Tables V and VI give no means; there,
+as is usual, the mean bone age is the chronological age itself.
+"""
+
+from __future__ import annotations
+
+from inference.finding import Sex
+from reports.clinic.model import GrowthChart, Reference, ReferenceName, SdScore, Verdict
+from reports.clinic.tables import SEX_KEYS, Row, interpolated, table
+
+RANGE_SD = 2.0
+"""Standard deviations on either side of the mean that charts and ranges show."""
+
+
+def reference(name: ReferenceName) -> Reference:
+    """Return a population by its name."""
+    entry = table("skeletal_age_sd")[name]
+    return Reference(name, entry["title"], entry["citation"])
+
+
+def rows_of(name: ReferenceName, sex: Sex) -> list[Row]:
+    """Return a population's table: chronological age, mean bone age, SD; months."""
+    rows: list[Row] = table("skeletal_age_sd")[name][SEX_KEYS[sex]]
+    return rows
+
+
+def sd_score(bone_age_months: float, age_months: float, sex: Sex, name: ReferenceName) -> SdScore | None:
+    """Return the score of a bone age at a chronological age; None where the population's table does not reach."""
+    found = interpolated(rows_of(name, sex), age_months)
+    if found is None:
+        return None
+    mean, sd = found
+    reach = RANGE_SD * sd
+    return SdScore((bone_age_months - mean) / sd, mean, sd, mean - reach, mean + reach, reference(name))
+
+
+def verdict(score: SdScore, normal_sd: float) -> Verdict:
+    """Return what a score is called: advanced or delayed from so many SD on."""
+    if abs(score.value) <= normal_sd:
+        return "normal"
+    return "advanced" if score.value > 0 else "delayed"
+
+
+def growth_chart(sex: Sex, name: ReferenceName) -> GrowthChart:
+    """Return a population's curves."""
+    rows = rows_of(name, sex)
+    return GrowthChart(
+        ages_months=tuple(row[0] for row in rows),
+        mean=tuple(row[1] for row in rows),
+        low=tuple(row[1] - RANGE_SD * row[2] for row in rows),
+        high=tuple(row[1] + RANGE_SD * row[2] for row in rows),
+    )

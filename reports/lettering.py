@@ -1,0 +1,152 @@
+"""Text in pictures, in any letters a patient's name or a report may have: each run in the first font that has them.
+
+ASCII is drawn in the font that Pillow carries, other alphabets in DejaVu Sans, Chinese, Japanese and Korean in Droid
+Sans Fallback; both files lie in ``fonts`` with their terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib import resources
+from io import BytesIO
+from itertools import groupby
+from unicodedata import category, normalize
+
+from PIL import ImageDraw, ImageFont
+
+from reports.errors import FontUnavailable
+
+Colour = tuple[int, int, int]
+
+_FIRST_EAST_ASIAN = 0x2E80
+_FILES = ("", "DejaVuSans.ttf", "DroidSansFallback.ttf")
+_ASCII, _ALPHABETS, _EAST_ASIAN = range(3)
+_NEVER_FIRST = frozenset("、。，．：；！？）】》」』〉”’")
+"""Punctuation that does not begin a line."""
+_MISSING = "\U0010ffff"
+"""A noncharacter: no font has it, so its picture is that of a letter that is not there."""
+
+
+def width(text: str, size: int) -> float:
+    """Return how wide a text is drawn, in pixels."""
+    return sum(_font(which, size).getlength(run) for which, run in _runs(text))
+
+
+def draw(  # noqa: PLR0917 - as Pillow has them
+    target: ImageDraw.ImageDraw,
+    at: tuple[float, float],
+    text: str,
+    colour: Colour,
+    size: int,
+    anchor: str = "la",
+) -> None:
+    """Draw one line.
+
+    Parameters
+    ----------
+    target
+        Where to draw.
+    at
+        (x, y) in pixels of the anchor.
+    text
+        What :func:`drawable` returned.
+    size
+        Pixels of an em.
+    anchor
+        Pillow's, of "l", "m", "r" (across) and "a", "m" (down).
+
+    Raises
+    ------
+    FontUnavailable
+        This Pillow was built without FreeType.
+    """
+    x, y = at
+    if anchor[0] != "l":
+        whole = width(text, size)
+        x -= whole if anchor[0] == "r" else whole / 2
+    ascent, descent = _font(_ASCII, size).getmetrics()
+    baseline = y + ascent if anchor[1] == "a" else y + (ascent - descent) / 2
+    for which, run in _runs(text):
+        font = _font(which, size)
+        target.text((x, baseline), run, colour, font, anchor="ls")
+        x += font.getlength(run)
+
+
+def wrapped(text: str, size: int, width_px: float) -> list[str]:
+    """Break a text into lines: at spaces, and between Chinese, Japanese or Korean letters."""
+    lines: list[str] = []
+    for piece, spaced in _pieces(text):
+        longer = f"{lines[-1]}{' ' if spaced else ''}{piece}" if lines else piece
+        if lines and width(longer, size) <= width_px:
+            lines[-1] = longer
+        else:
+            lines.append(piece)
+    return lines
+
+
+def drawable(text: str) -> str:
+    """Return a text composed, without control characters, and with "?" for each letter that no font has."""
+    plain = " ".join(normalize("NFC", text).split())
+    return "".join("?" if _is_missing(letter) else letter for letter in plain if category(letter) not in {"Cc", "Cf"})
+
+
+def _pieces(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield what must stay together, and whether a space went before it."""
+    for word in text.split(" "):
+        if not word:
+            continue
+        spaced, piece = True, ""
+        for letter in word:
+            breaks = _is_east_asian(letter) or (piece and _is_east_asian(piece[-1]))
+            if piece and breaks and letter not in _NEVER_FIRST:
+                yield piece, spaced
+                spaced, piece = False, ""
+            piece += letter
+        yield piece, spaced
+
+
+def _runs(text: str) -> Iterator[tuple[int, str]]:
+    for which, letters in groupby(text, _which):
+        yield which, "".join(letters)
+
+
+def _is_east_asian(letter: str) -> bool:
+    return ord(letter) >= _FIRST_EAST_ASIAN
+
+
+def _which(letter: str) -> int:
+    if letter.isascii():
+        return _ASCII
+    return _EAST_ASIAN if _is_east_asian(letter) else _ALPHABETS
+
+
+@lru_cache(maxsize=4096)
+def _is_missing(letter: str) -> bool:
+    if letter.isascii():
+        return not letter.isprintable()
+    font = _font(_which(letter), 20)
+    drawn, missing = font.getmask(letter), font.getmask(_MISSING)
+    return drawn.size == missing.size and bytes(drawn) == bytes(missing)
+
+
+@lru_cache(maxsize=32)
+def _font(which: int, size: int) -> ImageFont.FreeTypeFont:
+    """Return one of the fonts.
+
+    Raises
+    ------
+    FontUnavailable
+        This Pillow was built without FreeType and has letters of one size only.
+    """
+    if which == _ASCII:
+        font = ImageFont.load_default(size)
+        if not isinstance(font, ImageFont.FreeTypeFont):
+            raise FontUnavailable("Pillow without FreeType cannot write the overlay's text.")
+        return font
+    return ImageFont.truetype(BytesIO(_file(which)), size)
+
+
+@lru_cache(maxsize=len(_FILES))
+def _file(which: int) -> bytes:
+    return resources.files("reports").joinpath("fonts", _FILES[which]).read_bytes()

@@ -1,0 +1,158 @@
+"""What the documents say beside the bone age: references, stages, earlier results, either sex, other languages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+
+import numpy as np
+import pytest
+
+from inference.anatomy import RUS_NAMES
+from inference.finding import AssumedReading, BoneProfile, BoneStage, Refusal, Sex
+from reports import codes
+from reports.clinic import Prior, assess
+from reports.overlay import Extras, draw_overlay
+from reports.read_back import children, descendants, matches, measurement_groups, named, read_bone_age, read_refusal
+from reports.secondary_capture import compose_sc, patient_line
+from reports.structured_report import compose_sr
+from reports.verify import verify
+
+
+@pytest.fixture
+def full(estimate):
+    """An estimate with stages, and its assessment with a height and an earlier result."""
+    bones = tuple(BoneStage(name, 7, 11, 0.8, 40.0) for name in RUS_NAMES)
+    film = replace(estimate, profile=BoneProfile(bones, 520.0, 150.0))
+    priors = [Prior(date(2024, 10, 1), 115.0, 116.0, 12.0, "this node")]
+    return film, assess(film, height_cm=140.0, weight_kg=32.0, midparent_cm=171.0, priors=priors)
+
+
+@pytest.fixture
+def sex_unknown(refusal_with_hand) -> Refusal:
+    assumed = tuple(AssumedReading(sex, 120.0 - 12 * i, 100.0, 140.0, 0.9) for i, sex in enumerate(Sex))
+    return replace(refusal_with_hand, assumed=assumed)
+
+
+@pytest.fixture
+def film() -> np.ndarray:
+    return np.tile(np.linspace(20, 220, 500).astype(np.uint8), (600, 1))
+
+
+def numbers(parent) -> list[tuple[str, float]]:
+    return [
+        (item.ConceptNameCodeSequence[0].CodeValue, float(item.MeasuredValueSequence[0].NumericValue))
+        for item in children(parent)
+        if item.ValueType == "NUM"
+    ]
+
+
+def texts(document) -> list[str]:
+    return [str(item.TextValue) for item in descendants(document) if item.ValueType == "TEXT"]
+
+
+def test_the_first_five_numbers_are_what_a_viewer_shows(dx, full, identify):
+    finding, assessment = full
+    document = compose_sr(dx, finding, identify(dx, "sr"), assessment=assessment)
+    verify(document, dx, finding)
+    group = next(measurement_groups(document))
+    assert [name for name, _ in numbers(group)][:4] == ["85151-9", "30525-0", "AGE-DIFFERENCE", "113071"]
+    found = dict(numbers(group))
+    assert found["113071"] == pytest.approx(assessment.sd.value, abs=1e-3)
+    assert found["ADULT-HEIGHT"] == pytest.approx(assessment.heights[-1].centimetres, abs=0.06)
+    assert found["EARLIER-RESULT"] == 116.0
+    assert found["VELOCITY"] == pytest.approx(assessment.course.velocity, abs=0.06)
+    assert {"RUS-SCORE", "RUS-AGE"} <= set(found)
+
+
+def test_the_bone_age_stands_beside_its_population(dx, full, identify):
+    finding, assessment = full
+    document = compose_sr(dx, finding, identify(dx, "sr"), assessment=assessment)
+    (age,) = named(next(measurement_groups(document)), codes.BONE_AGE)
+    properties = {item.ConceptNameCodeSequence[0].CodeMeaning for item in children(age)}
+    assert {"Normality", "Z-Score of measurement", "Normal Range Lower Limit", "Population description"} <= properties
+    (authority,) = named(age, codes.AUTHORITY)
+    assert "Greulich" in authority.TextValue
+
+
+def test_each_bone_has_its_stage_and_says_it_is_derived(dx, full, identify):
+    finding, assessment = full
+    document = compose_sr(dx, finding, identify(dx, "sr"), assessment=assessment)
+    staged = [group for group in measurement_groups(document) if any(True for _ in named(group, codes.BONE_STAGE))]
+    assert len(staged) == len(RUS_NAMES)
+    assert all("derived" in item.ConceptNameCodeSequence[0].CodeMeaning for item in named(staged[0], codes.BONE_STAGE))
+
+
+def test_text_viewers_read_the_assessment(dx, full, identify):
+    finding, assessment = full
+    said = " | ".join(texts(compose_sr(dx, finding, identify(dx, "sr"), assessment=assessment)))
+    for part in ("SD score", "Brush Foundation", "Bayley-Pinneau", "RUS-CHN", "derived, not read", "Since 2024-10-01"):
+        assert part in said
+
+
+def test_without_an_assessment_nothing_is_said_of_it(dx, estimate, identify):
+    document = compose_sr(dx, estimate, identify(dx, "sr"))
+    assert "113071" not in dict(numbers(next(measurement_groups(document))))
+
+
+def test_an_unknown_sex_gives_two_ages_that_nobody_takes_for_one(dx, sex_unknown, identify):
+    document = compose_sr(dx, sex_unknown, identify(dx, "sr"))
+    verify(document, dx, sex_unknown)
+    assert read_bone_age(document) is None
+    assert read_refusal(document) is sex_unknown.code
+    assert numbers(next(measurement_groups(document))) == [("AGE-IF-MALE", 120.0), ("AGE-IF-FEMALE", 108.0)]
+    assert any("If male: 10 y 0 mo" in text and "If female: 9 y 0 mo" in text for text in texts(document))
+    assert any(text.startswith("Sex: not known") for text in texts(document))
+
+
+@pytest.mark.parametrize("kind", ["sr", "sc"])
+@pytest.mark.parametrize("result", ["estimate", "sex_unknown"])
+def test_documents_in_chinese_verify(dx, estimate, sex_unknown, film, identify, kind, result):
+    finding = estimate if result == "estimate" else sex_unknown
+    if kind == "sr":
+        document = compose_sr(dx, finding, identify(dx, "sr"), language="zh")
+        language = next(item for item in children(document) if matches(item.ConceptNameCodeSequence, codes.LANGUAGE))
+        assert language.ConceptCodeSequence[0].CodeValue == "zh"
+        meanings = [
+            i.ConceptNameCodeSequence[0].CodeMeaning for i in descendants(document) if "ConceptNameCodeSequence" in i
+        ]
+        assert all(meaning.isascii() for meaning in meanings)
+    else:
+        document = compose_sc(dx, finding, film, identify(dx, "sc"), language="zh")
+        assert "骨龄" in document.ImageComments
+    verify(document, dx, finding)
+
+
+def test_chart_and_profile_stand_in_the_strip(full, film):
+    finding, assessment = full
+    plain, charted = draw_overlay(film, finding), draw_overlay(film, finding, extras=Extras(assessment))
+    strip = charted[1020:]
+    assert charted.shape[1] >= plain.shape[1]
+    band = np.all(strip == np.array((40, 62, 74)), axis=2)
+    assert band.sum() > 2000
+    columns = np.nonzero(band.any(axis=0))[0]
+    assert columns.min() > charted.shape[1] / 2
+
+
+def test_the_dot_moves_with_the_bone_age(full, film):
+    finding, assessment = full
+    older = replace(finding, age_months=finding.age_months + 24)
+    assert not np.array_equal(
+        draw_overlay(film, finding, extras=Extras(assessment)), draw_overlay(film, older, extras=Extras(assessment))
+    )
+
+
+@pytest.mark.parametrize(("name", "line"), [("王^小明", "王 小明"), ("Παπαδοπούλου^Ελένη", "Παπαδοπούλου Ελένη")])
+def test_a_site_may_have_the_patient_named(dx, estimate, film, identify, name, line):
+    dx.SpecificCharacterSet = "ISO_IR 192"
+    dx.PatientName = name
+    assert patient_line(dx) == f"{line}, PID 0815"
+    named_, unnamed = (
+        compose_sc(dx, estimate, film, identify(dx, "sc"), name_patient=wanted) for wanted in (True, False)
+    )
+    assert named_.Rows > unnamed.Rows
+    assert named_.BurnedInAnnotation == "YES"
+
+
+def test_a_patient_without_a_name_is_not_named(cr):
+    assert patient_line(cr) is None

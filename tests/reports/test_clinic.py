@@ -1,0 +1,281 @@
+"""What a bone age means: published values come back, tables are what they should be, and nothing is extrapolated."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import date
+from importlib import resources
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference.anatomy import RUS_NAMES
+from inference.finding import BoneProfile, BoneStage, Estimate, Sex
+from inference.rus_chn import STAGE_COUNTS
+from reports.clinic import ClinicSettings, HeightPrediction, Prior, assess
+from reports.clinic.heights import bayley_pinneau, rwt
+from reports.clinic.sd_scores import growth_chart, reference, rows_of, sd_score, verdict
+from reports.clinic.stage_ages import TW3_C_RUS, TW3_RUS, stage_ages, tw3_points
+from reports.clinic.tables import interpolated, table
+
+REFERENCES = ("brush-foundation", "greulich-pyle")
+
+
+def aged(estimate: Estimate, *, bone: float, age: float | None, sex: Sex | None = Sex.MALE) -> Estimate:
+    return replace(
+        estimate,
+        age_months=bone,
+        interval_low_months=bone - 12,
+        interval_high_months=bone + 12,
+        subject=replace(estimate.subject, age_months=age, sex=sex),
+    )
+
+
+def mature(stage_of: dict[str, int] | None = None) -> BoneProfile:
+    stages = {name: count - 1 for name, count in zip(RUS_NAMES, STAGE_COUNTS, strict=True)} | (stage_of or {})
+    bones = tuple(BoneStage(name, stages[name], 14, 0.9, 10.0) for name in RUS_NAMES)
+    return BoneProfile(bones, 1000.0, 216.0)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("sex", list(Sex))
+def test_reference_tables_rise_and_have_positive_spreads(name, sex):
+    rows = rows_of(name, sex)
+    ages, means, spreads = zip(*rows, strict=True)
+    assert list(ages) == sorted(set(ages))
+    assert list(means) == sorted(set(means))
+    assert min(spreads) > 0
+    assert reference(name).citation
+
+
+@pytest.mark.parametrize(
+    ("name", "sex", "age", "mean", "sd"),
+    [
+        ("brush-foundation", Sex.MALE, 120, 125.68, 9.79),
+        ("brush-foundation", Sex.FEMALE, 132, 137.86, 11.94),
+        ("greulich-pyle", Sex.MALE, 120, 120, 11.4),
+        ("greulich-pyle", Sex.FEMALE, 168, 168, 12.6),
+    ],
+)
+def test_a_tabulated_age_gives_the_published_score(name, sex, age, mean, sd):
+    score = sd_score(mean + 1.5 * sd, age, sex, name)
+    assert score.value == pytest.approx(1.5)
+    assert (score.low_months, score.high_months) == pytest.approx((mean - 2 * sd, mean + 2 * sd))
+
+
+def test_between_two_ages_mean_and_spread_are_interpolated():
+    score = sd_score(130.0, 126.0, Sex.MALE, "brush-foundation")
+    assert (score.mean_months, score.sd_months) == pytest.approx(((125.68 + 137.32) / 2, (9.79 + 10.09) / 2))
+
+
+@pytest.mark.parametrize("age", [2.9, 204.1, -1, 300])
+def test_outside_a_table_there_is_no_score(age, estimate):
+    assert sd_score(100.0, age, Sex.MALE, "brush-foundation") is None
+    said = assess(aged(estimate, bone=100, age=age))
+    assert said.sd is None
+    assert said.verdict is None
+    assert said.notes == ("The chronological age lies outside the table of Brush Foundation: no SD score.",)
+
+
+@given(st.floats(3, 192), st.floats(0, 228), st.sampled_from(Sex))
+def test_scores_rise_with_bone_age(age, bone, sex):
+    lower, higher = (sd_score(value, age, sex, "brush-foundation").value for value in (bone, bone + 1))
+    assert lower < higher
+
+
+@pytest.mark.parametrize(("bone", "word"), [(125.68 + 20, "advanced"), (125.68 - 20, "delayed"), (125.68, "normal")])
+def test_verdicts(estimate, bone, word):
+    assert assess(aged(estimate, bone=bone, age=120)).verdict == word
+
+
+def test_a_site_chooses_reference_and_rule(estimate):
+    film = aged(estimate, bone=135, age=120)
+    assert assess(film).verdict == "normal"
+    assert assess(film, settings=ClinicSettings(normal_sd=0.5)).verdict == "advanced"
+    assert assess(film, settings=ClinicSettings(reference="greulich-pyle")).sd.reference.name == "greulich-pyle"
+    assert verdict(sd_score(135, 120, Sex.MALE, "greulich-pyle"), 2) == "normal"
+
+
+def test_without_age_or_sex_nothing_is_compared(estimate):
+    no_age = assess(aged(estimate, bone=120, age=None))
+    assert (no_age.sd, no_age.verdict, no_age.difference_months) == (None, None, None)
+    assert no_age.notes == ("The chronological age is not known: no SD score.",)
+    no_sex = assess(aged(estimate, bone=120, age=110, sex=None))
+    assert (no_sex.sd, no_sex.chart, no_sex.heights) == (None, None, ())
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_charts_are_bands_around_their_mean(name):
+    chart = growth_chart(Sex.FEMALE, name)
+    rows = zip(chart.low, chart.mean, chart.high, strict=True)
+    assert all(low < mean < high for low, mean, high in rows)
+
+
+# Adult height.
+
+
+@pytest.mark.parametrize("sex", ["male", "female"])
+@pytest.mark.parametrize("category", ["average", "accelerated", "retarded"])
+def test_percent_of_mature_height_rises_to_at_most_all(sex, category):
+    ages, shares = zip(*table("bayley_pinneau")["percent_mature_height"][sex][category], strict=True)
+    assert list(ages) == sorted(set(ages))
+    assert list(shares) == sorted(shares)
+    assert shares[-1] <= 100
+
+
+def test_bayley_pinneau_divides_by_the_percentage():
+    """A boy of bone age 10-0, average: 78.4 % of mature height."""
+    predicted = bayley_pinneau(140.0, 120, 118, Sex.MALE)
+    assert predicted.centimetres == pytest.approx(140 / 0.784)
+    assert predicted.low < predicted.centimetres < predicted.high
+
+
+@pytest.mark.parametrize(("age", "share"), [(108, 74.7), (107, 74.7), (118, 78.4), (132, 81.2), (140, 81.2)])
+def test_a_year_apart_chooses_another_table(age, share):
+    assert bayley_pinneau(140.0, 120, age, Sex.MALE).centimetres == pytest.approx(140 / share * 100)
+
+
+@pytest.mark.parametrize("bone", [60, 240])
+def test_no_height_outside_the_table(bone):
+    assert "no entry for this bone age" in bayley_pinneau(140.0, bone, bone, Sex.MALE)
+
+
+def test_rwt_gives_its_test_vector():
+    vector = table("rwt_1975")["test_vector"]
+    predicted = rwt(
+        vector["recumbent_length"] - 1.25,
+        vector["skeletal_age"] * 12,
+        vector["age_months"],
+        Sex.MALE,
+        weight_kg=vector["weight"],
+        midparent_cm=vector["midparent"],
+    )
+    assert predicted.centimetres == pytest.approx(vector["expected_cm"], abs=0.01)
+    assert predicted.high - predicted.centimetres == pytest.approx(vector["paper_90pct_half_width_cm"])
+
+
+def test_what_rwt_lacks_is_said(estimate):
+    film = aged(estimate, bone=120, age=118)
+    with_height = assess(film, height_cm=140.0)
+    assert [one.method for one in with_height.heights] == ["Bayley-Pinneau"]
+    assert with_height.notes == ("RWT 1975 needs the weight: no adult height by it.",)
+    everything = assess(film, height_cm=140.0, weight_kg=32.0, midparent_cm=170.0)
+    assert [one.method for one in everything.heights] == ["Bayley-Pinneau", "RWT 1975"]
+    assert everything.notes == ()
+
+
+def test_without_a_height_there_is_no_word_of_adult_height(estimate):
+    said = assess(aged(estimate, bone=120, age=118))
+    assert (said.heights, said.notes) == ((), ())
+    assert (
+        assess(aged(estimate, bone=120, age=118), settings=ClinicSettings(heights=False), height_cm=140).heights == ()
+    )
+
+
+@pytest.mark.parametrize("height", [1.4, 0.0, 1400.0, float("nan")])
+def test_an_implausible_height_is_said(estimate, height):
+    said = assess(aged(estimate, bone=120, age=118), height_cm=height)
+    assert said.heights == ()
+    assert said.notes == ("The height in the header is not plausible: no adult height.",)
+
+
+# Stages.
+
+
+@pytest.mark.parametrize("sex", ["male", "female"])
+def test_tw3_tables_add_up_and_rise(sex):
+    entry = table("tw3")
+    assert sum(scores[-1] for scores in entry["scores"][sex].values()) == 1000
+    assert set(entry["scores"][sex]) == set(RUS_NAMES)
+    for scores in entry["scores"][sex].values():
+        assert scores == sorted(scores)
+    points, ages = zip(*entry["age"][sex], strict=True)
+    assert list(points) == sorted(set(points))
+    assert list(ages) == sorted(set(ages))
+    ages, points = zip(*entry["china_05"]["age"][sex], strict=True)
+    assert list(points) == sorted(set(points))
+
+
+def test_every_stage_of_rus_chn_belongs_to_one_of_tw3():
+    entry = table("tw3")
+    for name, count in zip(RUS_NAMES, STAGE_COUNTS, strict=True):
+        stages = entry["stage_of_rus_chn"]["bones"][name]
+        assert len(stages) == count - 1
+        assert stages == sorted(stages)
+        assert stages[-1] == len(entry["scores"]["male"][name]) - 1
+
+
+def test_mature_bones_have_all_points():
+    assert tw3_points(mature(), Sex.MALE) == 1000
+    assert tw3_points(mature(dict.fromkeys(RUS_NAMES, 0)), Sex.FEMALE) == 0
+
+
+def test_ages_of_stages_name_their_scale(estimate):
+    film = replace(aged(estimate, bone=120, age=118), profile=mature({"radius": 9, "ulna": 7}))
+    ages = assess(film).stage_ages
+    assert [age.method for age in ages] == ["RUS-CHN", TW3_RUS, TW3_C_RUS]
+    assert all(age.citation for age in ages)
+    assert 14 * 12 < ages[1].age_months < 16.5 * 12
+
+
+def test_a_score_below_a_scale_has_no_age_by_it():
+    ages = stage_ages(mature(dict.fromkeys(RUS_NAMES, 0)), Sex.MALE)
+    assert [age.method for age in ages] == ["RUS-CHN", TW3_C_RUS]
+
+
+# The course.
+
+
+def prior(age: float, bone: float, half: float | None = 12.0, year: int = 2024) -> Prior:
+    return Prior(date(year, 5, 1), age, bone, half, "this node")
+
+
+def test_velocity_and_change_of_score_have_their_uncertainty(estimate):
+    said = assess(aged(estimate, bone=132, age=132), priors=[prior(120, 114)])
+    assert said.course.velocity == pytest.approx(18.0)
+    assert said.course.velocity_half_width == pytest.approx((12**2 + 12**2) ** 0.5)
+    before, now = sd_score(114, 120, Sex.MALE, "brush-foundation"), said.sd
+    assert said.course.sd_change == pytest.approx(now.value - before.value)
+    assert said.course.sd_change_half_width == pytest.approx(
+        ((12 / now.sd_months) ** 2 + (12 / before.sd_months) ** 2) ** 0.5
+    )
+
+
+def test_the_latest_result_that_is_old_enough_counts(estimate):
+    priors = [prior(130.5, 131, year=2025), prior(96, 90, year=2022), prior(120, 114, year=2024)]
+    said = assess(aged(estimate, bone=132, age=132), priors=priors)
+    assert said.course.since == date(2024, 5, 1)
+    assert [one.at.year for one in said.track] == [2022, 2024, 2025]
+
+
+def test_a_result_without_an_interval_gives_no_uncertainty(estimate):
+    said = assess(aged(estimate, bone=132, age=132), priors=[prior(120, 114, None)])
+    assert (said.course.velocity_half_width, said.course.sd_change_half_width) == (None, None)
+
+
+def test_one_result_alone_has_no_course(estimate):
+    assert assess(aged(estimate, bone=132, age=132)).course is None
+
+
+# The files.
+
+
+@given(st.floats(-5, 15))
+def test_interpolation_never_leaves_the_table(at):
+    found = interpolated([[0, 1], [4, 3], [10, 30]], at)
+    assert (found is None) == (at < 0 or at > 10)
+    assert found is None or 1 <= found[0] <= 30
+
+
+def test_every_table_names_its_publication():
+    folder = resources.files("reports.clinic").joinpath("tables")
+    names = [file.name for file in folder.iterdir() if file.name.endswith(".json")]
+    assert len(names) == 4
+    for name in names:
+        assert '"citation"' in json.dumps(json.loads(folder.joinpath(name).read_text(encoding="utf-8")))
+
+
+def test_predictions_are_predictions():
+    assert isinstance(bayley_pinneau(140.0, 120, 118, Sex.MALE), HeightPrediction)

@@ -1,0 +1,61 @@
+"""Letters of any name are drawn, and lines break where they may."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from reports import lettering
+
+
+def drawn(text: str, anchor: str = "la", at: tuple[float, float] = (20, 20)) -> np.ndarray:
+    picture = Image.new("RGB", (600, 80))
+    lettering.draw(ImageDraw.Draw(picture), at, text, (255, 255, 255), 24, anchor)
+    return np.asarray(picture)[..., 0]
+
+
+@pytest.mark.parametrize(
+    "name", ["Müster Jörg", "Ελένη Παπαδοπούλου", "王小明", "山田太郎 ヤマダ", "김철수", "Юлия", "Łukasz Żółć"]
+)
+def test_names_keep_all_their_letters(name):
+    assert lettering.drawable(name) == name
+    letters = [drawn(letter).tobytes() for letter in dict.fromkeys(name) if letter != " "]
+    assert len(set(letters)) == len(letters)
+
+
+def test_what_no_font_has_becomes_a_question_mark_and_control_characters_go():
+    assert lettering.drawable("a\x07b\u200bc\U0010fffd") == "abc?"
+
+
+@pytest.mark.parametrize("text", ["Bone age 11 y 0 mo", "骨龄 11岁0个月 (132.5个月)", "Ελένη / 王小明 / Muster"])
+def test_the_width_is_that_of_what_is_drawn(text):
+    columns = np.nonzero(drawn(text).any(axis=0))[0]
+    assert columns[-1] - 20 == pytest.approx(lettering.width(text, 24), abs=4)
+
+
+@pytest.mark.parametrize(("anchor", "at"), [("rm", (400, 40)), ("mm", (300, 40))])
+def test_anchors_move_the_text(anchor, at):
+    columns = np.nonzero(drawn("骨龄 bone", anchor, at).any(axis=0))[0]
+    middle, end = (columns[0] + columns[-1]) / 2, columns[-1]
+    assert (end if anchor[0] == "r" else middle) == pytest.approx(at[0], abs=3)
+
+
+TEXTS = st.text(alphabet="abc DE，。骨龄年 12", min_size=1, max_size=120).map(lettering.drawable).filter(str.strip)
+
+
+@given(TEXTS, st.integers(60, 400))
+def test_wrapping_loses_nothing_and_stays_inside(text, width):
+    lines = lettering.wrapped(text, 20, width)
+    assert "".join("".join(lines).split()) == "".join(text.split())
+    for line in lines:
+        alone = len(line.split()) == 1 and not any(ord(letter) >= 0x2E80 for letter in line[:-1])
+        assert lettering.width(line, 20) <= width or alone or len(line) <= 30
+
+
+def test_punctuation_does_not_begin_a_line():
+    lines = lettering.wrapped("仅供研究，不用于诊断。本文件由软件生成，未经医师审阅。", 20, 95)
+    assert len(lines) > 3
+    assert not any(line[0] in "，。" for line in lines)
