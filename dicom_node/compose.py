@@ -6,31 +6,36 @@ document under the same name.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
+from sqlalchemy.orm import Session
 
 from dicom_node.errors import CompositionFailed, DocumentRejected, DocumentUnwritten
 from dicom_node.events import record
 from dicom_node.interpret import finding_from_json, read_source
+from dicom_node.priors import Priors, earlier
 from dicom_node.revisions import lock_revision
 from dicom_node.settings import ComposeSettings, NodeSettings
 from dicom_node.spool import sync_folder
 from dicom_node.store import Document, FindingRow, Instance, Revision, Store, insert_if_absent, now
 from inference.errors import FilmError
 from inference.film import display_bytes, read_film
-from inference.finding import Finding
+from inference.finding import Estimate, Finding
+from inference.header import numbers
+from reports.clinic import Assessment, ClinicSettings, assess
 from reports.errors import ReportError
-from reports.identity import DocumentIdentity, device_uid, document_uids
+from reports.identity import DocumentIdentity, Predecessor, device_uid, document_uids
 from reports.secondary_capture import compose_sc
 from reports.structured_report import compose_sr
 from reports.verify import verify
@@ -38,6 +43,17 @@ from reports.verify import verify
 Kind = Literal["sr", "sc"]
 KINDS: tuple[Kind, ...] = ("sr", "sc")
 SOP_CLASSES: dict[Kind, str] = {"sr": str(Comprehensive3DSRStorage), "sc": str(SecondaryCaptureImageStorage)}
+
+
+class _Task(NamedTuple):
+    """One document to write, and all that it is made of."""
+
+    document: Document
+    finding: FindingRow
+    instance: Instance
+    revision: Revision
+    priors: Priors
+    predecessor: Predecessor | None
 
 
 class Composer:
@@ -81,18 +97,35 @@ class Composer:
         StoreError
             The database failed.
         """
-        document, row, instance, revision = self._enter(finding_id, kind)
+        task = self._enter(finding_id, kind)
+        document = task.document
         path = self._documents_dir / document.path
         if document.verified_at is not None and path.is_file():
             return
-        finding = finding_from_json(row.body)
-        source = read_source(self._spool_dir, instance)
-        _write_durably(path, self._make(source, finding, document, revision))
+        finding = finding_from_json(task.finding.body)
+        source = read_source(self._spool_dir, task.instance)
+        _write_durably(path, self._make(source, finding, task))
         _verify(path, source, finding)
-        self._mark_verified(document, revision)
+        self._mark_verified(document, task.revision)
 
-    def _enter(self, finding_id: int, kind: Kind) -> tuple[Document, FindingRow, Instance, Revision]:
-        """Return the document's row, made at the first call, and what it belongs to."""
+    def _assess(self, source: Dataset, finding: Finding, found: Priors) -> Assessment | None:
+        """Say what an estimate means beside references and earlier results."""
+        if not isinstance(finding, Estimate):
+            return None
+        settings = self._settings
+        clinic = ClinicSettings(settings.reference, settings.normal_sd, settings.adult_height)
+        metres, kilograms = numbers(source, "PatientSize")[:1], numbers(source, "PatientWeight")[:1]
+        assessment = assess(
+            finding,
+            settings=clinic,
+            height_cm=metres[0] * 100 if metres and metres[0] else None,  # an empty size is often written as 0
+            weight_kg=kilograms[0] if kilograms and kilograms[0] else None,
+            priors=found.results,
+        )
+        return dataclasses.replace(assessment, notes=(*assessment.notes, *found.notes))
+
+    def _enter(self, finding_id: int, kind: Kind) -> _Task:
+        """Return the document's row, made at the first call, and all that it is made of."""
         with self._store.session() as session:
             row = session.get_one(FindingRow, finding_id)
             instance = session.get_one(Instance, row.instance_id)
@@ -112,12 +145,15 @@ class Composer:
                 created_at=now(),
             )
             of_finding = sa.select(Document).where(Document.finding_id == row.id, Document.kind == kind)
-            return session.scalars(of_finding).one(), row, instance, revision
+            found = earlier(session, row) if self._settings.priors else Priors()
+            document = session.scalars(of_finding).one()
+            return _Task(document, row, instance, revision, found, _predecessor(session, document, instance, revision))
 
-    def _make(self, source: Dataset, finding: Finding, document: Document, revision: Revision) -> Dataset:
-        identity = self._identify(document, revision)
+    def _make(self, source: Dataset, finding: Finding, task: _Task) -> Dataset:
+        document, identity = task.document, self._identify(task)
+        assessment = self._assess(source, finding, task.priors)
         try:
-            return self._compose(source, finding, identity, document.kind)
+            return self._compose(source, finding, assessment, identity, document.kind)
         except ReportError as error:
             raise CompositionFailed(f"The document {document.sop_instance_uid} cannot be made: {error}") from error
         except Exception as error:
@@ -125,12 +161,36 @@ class Composer:
             kind = type(error).__name__
             raise CompositionFailed(f"Making the document {document.sop_instance_uid} raised {kind}.") from error
 
-    def _compose(self, source: Dataset, finding: Finding, identity: DocumentIdentity, kind: str) -> Dataset:
+    def _compose(
+        self,
+        source: Dataset,
+        finding: Finding,
+        assessment: Assessment | None,
+        identity: DocumentIdentity,
+        kind: str,
+    ) -> Dataset:
+        settings = self._settings
         if kind == "sr":
-            return compose_sr(source, finding, identity, preliminary=self._settings.preliminary)
-        return compose_sc(source, finding, _display(source), identity)
+            return compose_sr(
+                source,
+                finding,
+                identity,
+                preliminary=settings.preliminary,
+                assessment=assessment,
+                language=settings.language,
+            )
+        return compose_sc(
+            source,
+            finding,
+            _display(source),
+            identity,
+            assessment=assessment,
+            language=settings.language,
+            name_patient=settings.name_patient,
+        )
 
-    def _identify(self, document: Document, revision: Revision) -> DocumentIdentity:
+    def _identify(self, task: _Task) -> DocumentIdentity:
+        document = task.document
         is_report = document.kind == "sr"
         return DocumentIdentity(
             sop_instance_uid=document.sop_instance_uid,
@@ -141,7 +201,8 @@ class Composer:
             device_uid=device_uid(self._node.id),
             station_name=self._node.station_name,
             software_version=self._software_version,
-            revision=revision.number,
+            revision=task.revision.number,
+            predecessor=task.predecessor,
         )
 
     def _mark_verified(self, document: Document, revision: Revision) -> None:
@@ -152,6 +213,26 @@ class Composer:
             record(
                 session, self._node.id, "composed", study, revision=number, sop_instance_uid=uid, detail=document.kind
             )
+
+
+def _predecessor(session: Session, document: Document, instance: Instance, revision: Revision) -> Predecessor | None:
+    """Return the latest verified document of that kind that an earlier revision made of the same image."""
+    before = session.scalars(
+        sa.select(Document)
+        .join(FindingRow, FindingRow.id == Document.finding_id)
+        .join(Revision, Revision.id == Document.revision_id)
+        .where(
+            FindingRow.instance_id == instance.id,
+            Document.kind == document.kind,
+            Document.verified_at.is_not(None),
+            Revision.number < revision.number,
+        )
+        .order_by(Revision.number.desc())
+        .limit(1)
+    ).one_or_none()
+    if before is None:
+        return None
+    return Predecessor(before.sop_class_uid, before.sop_instance_uid, before.series_instance_uid)
 
 
 def _display(source: Dataset) -> npt.NDArray[np.uint8] | None:

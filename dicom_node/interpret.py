@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
+from dicom_node import priors
 from dicom_node.errors import InterpretationFailed, SpoolFileMissing, StoreError
 from dicom_node.events import record
 from dicom_node.revisions import lock_revision
@@ -98,8 +99,9 @@ class Reader:
             if session.scalars(done).one_or_none() is not None:
                 return
             instance = session.get_one(Instance, instance_id)
-        finding, body = self._read(read_source(self._spool_dir, instance), instance.sop_instance_uid)
-        self._keep(revision_id, instance, finding, body)
+        source = read_source(self._spool_dir, instance)
+        finding, body = self._read(source, instance.sop_instance_uid)
+        self._keep(revision_id, instance, source, finding, body)
 
     def _read(self, ds: Dataset, sop_instance_uid: str) -> tuple[Finding, str]:
         try:
@@ -111,7 +113,7 @@ class Reader:
             kind = type(error).__name__
             raise InterpretationFailed(f"The interpreter raised {kind} on {sop_instance_uid}.") from error
 
-    def _keep(self, revision_id: int, instance: Instance, finding: Finding, body: str) -> None:
+    def _keep(self, revision_id: int, instance: Instance, source: Dataset, finding: Finding, body: str) -> None:
         with self._store.session() as session:
             study, revision = lock_revision(session, revision_id)
             is_new = insert_if_absent(
@@ -125,6 +127,13 @@ class Reader:
                 body=body,
                 interpreted_at=now(),
             )
+            if is_new and isinstance(finding, Estimate):
+                row = session.scalars(
+                    sa.select(FindingRow).where(
+                        FindingRow.revision_id == revision_id, FindingRow.instance_id == instance.id
+                    )
+                ).one()
+                priors.enter(session, row, study.id, source, finding)
             if is_new:
                 kind = "estimated" if isinstance(finding, Estimate) else "refused"
                 detail = None if isinstance(finding, Estimate) else str(finding.code)

@@ -125,6 +125,12 @@ class ComposeSettings(_Section):
     series_number_sr: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9001
     series_number_sc: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9002
     preliminary: bool = True  # PreliminaryFlag (0040,A496): PRELIMINARY, else FINAL
+    language: Literal["en", "zh"] = "en"  # of the text in reports and pictures; code meanings stay English
+    name_patient: bool = True  # write the patient's name and ID into the picture as well
+    reference: Literal["brush-foundation", "greulich-pyle"] = "brush-foundation"  # population of SD scores
+    normal_sd: Annotated[float, Field(gt=0, le=4)] = 2.0  # from so many SD on a bone age is called advanced or delayed
+    adult_height: bool = True  # predict it where PatientSize (0010,1020) is there
+    priors: bool = True  # compare with earlier results of the same patient
 
     @model_validator(mode="after")
     def _two_numbers(self) -> ComposeSettings:

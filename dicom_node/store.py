@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -156,6 +156,23 @@ class FindingRow(Base):
     __table_args__ = (UniqueConstraint("instance_id", "revision_id"),)
 
 
+class ResultRow(Base):
+    """A bone age under its patient, for later films of the same child. The patient is a hash; see dicom_node.priors."""
+
+    __tablename__ = "results"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    finding_id: Mapped[int] = mapped_column(ForeignKey("findings.id"), unique=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
+    patient_key: Mapped[str] = mapped_column(String(64), index=True)
+    birth_key: Mapped[str | None] = mapped_column(String(64))
+    sex: Mapped[str | None] = mapped_column(String(1))
+    acquired_on: Mapped[date]
+    chronological_age_months: Mapped[float]
+    bone_age_months: Mapped[float]
+    half_width_months: Mapped[float]
+
+
 class Document(Base):
     """One object the node wrote: a Structured Report or a secondary capture."""
 
@@ -164,7 +181,7 @@ class Document(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     finding_id: Mapped[int] = mapped_column(ForeignKey("findings.id"), index=True)
     revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), index=True)
-    kind: Mapped[str] = mapped_column(String(2))  # "sr" or "sc"
+    kind: Mapped[str] = mapped_column(String(16))  # a Kind of reports.identity
     sop_class_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
     sop_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH), unique=True)
     series_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH))

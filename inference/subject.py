@@ -55,6 +55,12 @@ def read_subject(ds: Dataset) -> Subject:
     return Subject(sex, sex_source, age.months, age.source, (*sex_flags, *age.flags))
 
 
+def acquisition_date(ds: Dataset) -> date | None:
+    """Return the date of the exposure, or the closest to it that the header has: the one ages are counted to."""
+    dates = (_single_date(ds, keyword) for keyword in _STUDY_DATES)
+    return next((day for day in dates if day is not None), None)
+
+
 def months_between(birth: date, study: date) -> float:
     """Return the age in months at ``study``: whole calendar months, and the days as a fraction of the running month.
 

@@ -29,6 +29,15 @@ IMPLEMENTATION_CLASS_UID = derived_uid("implementation")
 
 
 @dataclass(frozen=True, slots=True)
+class Predecessor:
+    """The document that one replaces, in the same study: what the same image was said to show before."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentIdentity:
     """What a document says of itself. ``created_at`` is written as it stands: pass the node's local time, aware."""
 
@@ -42,6 +51,7 @@ class DocumentIdentity:
     manufacturer: str = "boneage-node"
     software_version: str = "0"
     revision: int = 1
+    predecessor: Predecessor | None = None
 
     def __post_init__(self) -> None:
         if self.created_at.tzinfo is None:

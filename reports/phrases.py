@@ -141,6 +141,9 @@ CHINESE: dict[str, str] = {
     "The chronological age lies outside the table of {title}: no SD score.": (
         "实际年龄超出 {title} 表的范围：无标准差分值。"
     ),
+    "Earlier results under this PatientID have another birth date or sex: nothing is compared. Check whose they are.": (
+        "此 PatientID 下的既往结果出生日期或性别不同：未作比较。请核对归属。"
+    ),
     "The height in the header is not plausible: no adult height.": "头信息中的身高不合理：未预测成年身高。",
     "{method} has no entry for this bone age: no adult height by it.": "{method} 表无此骨龄：未据此预测成年身高。",
     "{method} has no entry for this chronological age: no adult height by it.": (

@@ -86,7 +86,23 @@ def compose_sr(
     model_name = finding.model.name if finding.model else "boneage-node"
     put_series_and_equipment(document, identity, model_name, SERIES_DESCRIPTION)
     document.CodingSchemeIdentificationSequence = Sequence([declare_private_scheme()])
+    put_predecessor(document, source, identity)
     return sealed(document, identity)
+
+
+def put_predecessor(document: Dataset, source: Dataset, identity: DocumentIdentity) -> None:
+    """Write Predecessor Documents Sequence (0040,A360) where this document replaces one (PS3.3 C.17.2)."""
+    before = identity.predecessor
+    if before is None:
+        return
+    instance, series, study = Dataset(), Dataset(), Dataset()
+    instance.ReferencedSOPClassUID = before.sop_class_uid
+    instance.ReferencedSOPInstanceUID = before.sop_instance_uid
+    series.SeriesInstanceUID = before.series_instance_uid
+    series.ReferencedSOPSequence = Sequence([instance])
+    study.StudyInstanceUID = required_uid(source, "StudyInstanceUID")
+    study.ReferencedSeriesSequence = Sequence([series])
+    document.PredecessorDocumentsSequence = Sequence([study])
 
 
 def _trunk(root: Dataset) -> Dataset:
