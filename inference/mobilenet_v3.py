@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from inference.efficientnet_lite import scaled_channels
 
 _EPSILON, _MOMENTUM = 1e-3, 0.1
-"""Batch normalisation as the reference implementation has it, but for the momentum: 0.01 is for hundreds of thousands of
-steps, and in a run of a few thousand the running statistics never catch up with the weights."""
+"""Batch normalisation as the reference implementation has it, but for the momentum: 0.01 is for hundreds of thousands
+of steps, and in a run of a few thousand the running statistics never catch up with the weights."""
 _STEM = 16
 FEATURES = 960
 """Channels of the last maps at width 1."""
