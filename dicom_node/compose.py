@@ -12,13 +12,18 @@ from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 from pydicom import Dataset, dcmread, dcmwrite
-from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EnhancedSRStorage,
+    SecondaryCaptureImageStorage,
+)
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import CompositionFailed, DocumentRejected, DocumentUnwritten
@@ -35,14 +40,20 @@ from inference.finding import Estimate, Finding
 from inference.header import numbers
 from reports.clinic import Assessment, ClinicSettings, assess
 from reports.errors import ReportError
-from reports.identity import DocumentIdentity, Predecessor, device_uid, document_uids
+from reports.identity import DocumentIdentity, Kind, Predecessor, device_uid, document_uids
 from reports.secondary_capture import compose_sc
 from reports.structured_report import compose_sr
+from reports.text_report import compose_text_sr
 from reports.verify import verify
 
-Kind = Literal["sr", "sc"]
-KINDS: tuple[Kind, ...] = ("sr", "sc")
-SOP_CLASSES: dict[Kind, str] = {"sr": str(Comprehensive3DSRStorage), "sc": str(SecondaryCaptureImageStorage)}
+KINDS: tuple[Kind, ...] = ("sr", "sc", "text", "sr-2d")
+BY_DEFAULT: tuple[Kind, ...] = ("sr", "sc")
+SOP_CLASSES: dict[Kind, str] = {
+    "sr": str(Comprehensive3DSRStorage),
+    "sc": str(SecondaryCaptureImageStorage),
+    "text": str(EnhancedSRStorage),
+    "sr-2d": str(ComprehensiveSRStorage),
+}
 
 
 class _Task(NamedTuple):
@@ -170,8 +181,18 @@ class Composer:
         kind: str,
     ) -> Dataset:
         settings = self._settings
-        if kind == "sr":
+        if kind in {"sr", "sr-2d"}:
             return compose_sr(
+                source,
+                finding,
+                identity,
+                preliminary=settings.preliminary,
+                assessment=assessment,
+                language=settings.language,
+                three_dimensional=kind == "sr",
+            )
+        if kind == "text":
+            return compose_text_sr(
                 source,
                 finding,
                 identity,
@@ -191,11 +212,17 @@ class Composer:
 
     def _identify(self, task: _Task) -> DocumentIdentity:
         document = task.document
-        is_report = document.kind == "sr"
+        settings = self._settings
+        series_numbers = {
+            "sr": settings.series_number_sr,
+            "sr-2d": settings.series_number_sr,  # it stands for the other: no archive gets both
+            "sc": settings.series_number_sc,
+            "text": settings.series_number_text,
+        }
         return DocumentIdentity(
             sop_instance_uid=document.sop_instance_uid,
             series_instance_uid=document.series_instance_uid,
-            series_number=self._settings.series_number_sr if is_report else self._settings.series_number_sc,
+            series_number=series_numbers[document.kind],
             instance_number=1,
             created_at=_local(document.created_at),
             device_uid=device_uid(self._node.id),
@@ -271,6 +298,6 @@ def _verify(path: Path, source: Dataset, finding: Finding) -> None:
 
 
 def kinds_wanted(deliver: Sequence[Sequence[Kind]]) -> tuple[Kind, ...]:
-    """Return the kinds that some archive takes; both where no archive is configured: they are kept here."""
-    wanted = {kind for kinds in deliver for kind in kinds}
-    return tuple(kind for kind in KINDS if kind in wanted or not deliver)
+    """Return the kinds that some archive takes; SR and capture where no archive is configured: they are kept here."""
+    wanted = {kind for kinds in deliver for kind in kinds} if deliver else set(BY_DEFAULT)
+    return tuple(kind for kind in KINDS if kind in wanted)

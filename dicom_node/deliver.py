@@ -24,6 +24,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPu
 
 from dicom_node import commitment, ledger
 from dicom_node.commitment import Commitments, compose_request, read_report
+from dicom_node.compose import SOP_CLASSES
 from dicom_node.errors import (
     CommitmentFailed,
     CommitmentUnsupported,
@@ -132,6 +133,8 @@ class Courier:
             if unsent or archive.commitment:
                 with self._associate(archive, unsent) as assoc:
                     ledger.hasten(self._store, turn.peer)
+                    accepted = {str(context.abstract_syntax) for context in assoc.accepted_contexts}
+                    jobs = [ledger.substitute(self._store, job, accepted, archive, self._node.id) for job in jobs]
                     there = [job for job in jobs if job.is_sent or self._send(assoc, job)]
                     self._ask_for_commitment(assoc, archive, there)
             else:
@@ -160,7 +163,7 @@ class Courier:
         ae.connection_timeout = ae.acse_timeout = self._settings.connect_timeout_s
         ae.dimse_timeout = ae.network_timeout = self._settings.dimse_timeout_s
         syntaxes = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
-        classes = sorted({job.sop_class_uid for job in unsent})
+        classes = sorted(_proposed({job.sop_class_uid for job in unsent}, archive))
         # One context per syntax: the peer then accepts each by itself, and the one without conversion is used.
         contexts = [build_context(uid, syntax) for uid in classes for syntax in syntaxes]
         if archive.commitment:
@@ -261,6 +264,13 @@ class Courier:
             raise CommitmentUnsupported(f"The peer has no storage commitment: status 0x{status:04X}.", status)
         if status != SUCCESS:
             raise PeerBusy(f"The peer did not take the commitment request now: status 0x{status:04X}.", status)
+
+
+def _proposed(classes: set[str], archive: ArchivePeer) -> set[str]:
+    """Return the SOP classes to propose: what is to be sent, and what may stand for a report that is not taken."""
+    if SOP_CLASSES["sr"] not in classes:
+        return classes
+    return classes | {SOP_CLASSES[kind] for kind in archive.sr_fallback}
 
 
 class _ReportAnswers:

@@ -6,13 +6,14 @@ A delivery is worked on when its ``due_at`` has come. All deliveries of one revi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from dicom_node.compose import SOP_CLASSES
 from dicom_node.errors import DeliveryAbandoned, Disposition, NodeError, PeerUnreachable, disposition_of
 from dicom_node.events import record
 from dicom_node.retry import next_attempt_at
@@ -113,6 +114,47 @@ def _job(delivery: Delivery, document: Document) -> Job:
         path=document.path,
         sent_at=delivery.sent_at if delivery.state == DeliveryState.SENT else None,
     )
+
+
+def substitute(store: Store, job: Job, accepted: Collection[str], archive: ArchivePeer, node_id: str) -> Job:
+    """Have another document of the same finding stand for a report that an archive does not take.
+
+    Parameters
+    ----------
+    accepted
+        SOP classes that were negotiated.
+    archive
+        Which documents may stand for its "sr", the best first.
+
+    Returns
+    -------
+    Job
+        The same delivery with the first document that was accepted; the job as it was where there is none.
+
+    Raises
+    ------
+    StoreError
+        The database failed.
+    """
+    kinds = [kind for kind in archive.sr_fallback if kind not in archive.deliver]
+    if job.is_sent or job.sop_class_uid in accepted or job.sop_class_uid != SOP_CLASSES["sr"]:
+        return job
+    with store.session() as session:
+        study, revision, delivery = _lock(session, job.delivery_id)
+        finding_id = session.get_one(Document, delivery.document_id).finding_id
+        others = sa.select(Document).where(Document.finding_id == finding_id, Document.verified_at.is_not(None))
+        by_kind = {document.kind: document for document in session.scalars(others)}
+        for document in (by_kind[kind] for kind in kinds if kind in by_kind):
+            if document.sop_class_uid in accepted:
+                delivery.document_id = document.id
+                number, uid = revision.number, document.sop_instance_uid
+                record(
+                    session, node_id, "substituted", study, revision=number, sop_instance_uid=uid, peer=delivery.peer,
+                    detail=document.kind,
+                )  # fmt: skip
+                session.flush()
+                return _job(delivery, document)
+    return job
 
 
 def mark_sent(store: Store, job: Job, status: int, node_id: str) -> None:

@@ -124,6 +124,7 @@ class ComposeSettings(_Section):
 
     series_number_sr: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9001
     series_number_sc: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9002
+    series_number_text: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9003
     preliminary: bool = True  # PreliminaryFlag (0040,A496): PRELIMINARY, else FINAL
     language: Literal["en", "zh"] = "en"  # of the text in reports and pictures; code meanings stay English
     name_patient: bool = True  # write the patient's name and ID into the picture as well
@@ -134,8 +135,9 @@ class ComposeSettings(_Section):
 
     @model_validator(mode="after")
     def _two_numbers(self) -> ComposeSettings:
-        if self.series_number_sr == self.series_number_sc:
-            raise ValueError("series_number_sr and series_number_sc are the same; give each series its own number.")
+        numbers = (self.series_number_sr, self.series_number_sc, self.series_number_text)
+        if len(set(numbers)) < len(numbers):
+            raise ValueError("Two of the series numbers are the same; give each series its own number.")
         return self
 
 
@@ -185,7 +187,13 @@ class ArchivePeer(_Section):
     host: Annotated[str, Field(min_length=1)]
     port: Port
     commitment: bool = True  # False: it has no storage commitment, and nothing there is ever shown as committed
-    deliver: Annotated[tuple[Literal["sr", "sc"], ...], Field(min_length=1)] = ("sr", "sc")
+    deliver: Annotated[tuple[Literal["sr", "sc", "text"], ...], Field(min_length=1)] = ("sr", "sc")
+    sr_fallback: tuple[Literal["sr-2d", "text"], ...] = ("sr-2d", "text")  # in place of "sr" where it is not taken
+
+    @property
+    def composed(self) -> tuple[Literal["sr", "sc", "text", "sr-2d"], ...]:
+        """What is written for it: what it is sent, and what it may be sent instead."""
+        return (*self.deliver, *self.sr_fallback) if "sr" in self.deliver else self.deliver
 
 
 class SenderPeer(_Section):

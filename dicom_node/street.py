@@ -14,7 +14,7 @@ import structlog
 
 from dicom_node import ledger
 from dicom_node.assemble import walk_again
-from dicom_node.compose import Composer, Kind, kinds_wanted
+from dicom_node.compose import Composer, kinds_wanted
 from dicom_node.errors import Disposition, NodeError, WalkGivenUp, code_of, disposition_of
 from dicom_node.events import record
 from dicom_node.interpret import Reader
@@ -29,6 +29,7 @@ from dicom_node.revisions import (
 from dicom_node.settings import ArchivePeer
 from dicom_node.store import FindingRow, Revision, Store, now
 from dicom_node.workflows import Steps
+from reports.identity import Kind
 
 Problem = list[str]  # code and sentence; a list, because the engine keeps results as JSON
 
@@ -66,7 +67,7 @@ class Street:
         self._reader = reader
         self._composer = composer
         self._archives = tuple(archives)
-        self._kinds = kinds_wanted([archive.deliver for archive in archives])
+        self._kinds = kinds_wanted([archive.composed for archive in archives])
         self._node_id = node_id
         self._on_composed = on_composed
 

@@ -44,6 +44,11 @@ LANGUAGE = _dcm("121049", "Language of Content Item and Descendants")
 ENGLISH = Code("en", "RFC5646", "English")
 LANGUAGES: dict[str, Code] = {"en": ENGLISH, "zh": Code("zh", "RFC5646", "Chinese")}
 
+# The text report, TID 2000.
+DIAGNOSTIC_IMAGING_REPORT = Code("18748-4", "LN", "Diagnostic imaging study")
+FINDINGS = _dcm("121070", "Findings")
+CONCLUSIONS = _dcm("121076", "Conclusions")
+
 # Observation context, TID 1001.
 OBSERVER_TYPE = _dcm("121005", "Observer Type")
 DEVICE = _dcm("121007", "Device")
@@ -148,6 +153,7 @@ SCALE = _own("SCALE", "Scale")
 ADULT_HEIGHT = _own("ADULT-HEIGHT", "Predicted adult height")
 VELOCITY = _own("VELOCITY", "Bone age velocity")
 SD_CHANGE = _own("SD-CHANGE", "Change of the SD score")
+REMARKS = _own("REMARKS", "Remarks")
 ASSESSMENT = _own("ASSESSMENT", "Result beside references and earlier results")
 EARLIER_RESULT = _own("EARLIER-RESULT", "Earlier bone age")
 ASSUMED_AGES: dict[Sex, Code] = {

@@ -68,8 +68,8 @@ def measurement_report(report: Report) -> Item:
     return content.with_children(
         measurement_root(),
         content.code(codes.LANGUAGE, codes.LANGUAGES[report.language], relation=Relation.HAS_CONCEPT_MOD),
-        *_observer(report.identity, report.finding.model),
-        *_subject(report.finding.subject),
+        *observer_context(report.identity, report.finding.model),
+        *subject_context(report.finding.subject),
         content.code(codes.PROCEDURE_REPORTED, codes.BONE_AGE_PROCEDURE, relation=Relation.HAS_CONCEPT_MOD),
         _image_library(report.source),
         content.container(codes.IMAGING_MEASUREMENTS, *groups),
@@ -82,7 +82,7 @@ def measurement_root() -> Item:
     return content.container(codes.IMAGING_MEASUREMENT_REPORT, template="1500", relation=None)
 
 
-def _observer(identity: DocumentIdentity, model: ModelIdentity | None) -> list[Item]:
+def observer_context(identity: DocumentIdentity, model: ModelIdentity | None) -> list[Item]:
     """TID 1002 and 1004: the node as a device observer."""
     context = Relation.HAS_OBS_CONTEXT
     model_name = model.name if model else "boneage-node"
@@ -96,7 +96,7 @@ def _observer(identity: DocumentIdentity, model: ModelIdentity | None) -> list[I
     ]
 
 
-def _subject(subject: Subject) -> list[Item]:
+def subject_context(subject: Subject) -> list[Item]:
     """TID 1006 and 1007: the patient, with the sex and the age that were used, where there are any."""
     context = Relation.HAS_OBS_CONTEXT
     items = [content.code(codes.SUBJECT_CLASS, codes.PATIENT, relation=context)]

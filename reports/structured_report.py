@@ -1,4 +1,4 @@
-"""The report as a Comprehensive 3D Structured Report (PS3.3 A.35.13), made with highdicom.
+"""The report as a Comprehensive 3D or a Comprehensive Structured Report (PS3.3 A.35.13, A.35.3), made with highdicom.
 
 highdicom's constructor raises for the headers real CR has and copies their character set, so it gets a stand-in with
 the source's UIDs only; patient and study are written afterwards, from what the source really says.
@@ -6,7 +6,7 @@ the source's UIDs only; patient and study are written afterwards, from what the 
 
 from __future__ import annotations
 
-from highdicom.sr import Comprehensive3DSR
+from highdicom.sr import Comprehensive3DSR, ComprehensiveSR
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 
@@ -36,6 +36,7 @@ def compose_sr(
     preliminary: bool = True,
     assessment: Assessment | None = None,
     language: Language = "en",
+    three_dimensional: bool = True,
 ) -> FileDataset:
     """Compose the Structured Report of one finding.
 
@@ -54,6 +55,9 @@ def compose_sr(
         What an estimate means beside references and earlier results.
     language
         Of the text; code meanings stay English.
+    three_dimensional
+        False makes it a Comprehensive SR (PS3.3 A.35.3), for archives that take no Comprehensive 3D SR. The tree is the
+        same: it has no coordinates in three dimensions.
 
     Returns
     -------
@@ -67,9 +71,9 @@ def compose_sr(
     UnplaceableFinding
         An estimate's hand does not lie on its image.
     """
-    stand_in = _stand_in(source)
+    stand_in = stand_in_for(source)
     root = measurement_report(Report(source, finding, identity, assessment, language))
-    document = Comprehensive3DSR(
+    document = (Comprehensive3DSR if three_dimensional else ComprehensiveSR)(
         evidence=[stand_in],
         content=_trunk(root),
         series_instance_uid=identity.series_instance_uid,
@@ -79,7 +83,7 @@ def compose_sr(
         is_complete=True,
         is_final=not preliminary,
         is_verified=False,
-        requested_procedures=_requests(source) or None,
+        requested_procedures=requested_procedures(source) or None,
     )
     document.ContentSequence = root.ContentSequence
     put_into_study(document, source)
@@ -115,7 +119,7 @@ def _trunk(root: Dataset) -> Dataset:
     return trunk
 
 
-def _stand_in(source: Dataset) -> Dataset:
+def stand_in_for(source: Dataset) -> Dataset:
     """Return an image header with the source's UIDs and nothing else that highdicom could stumble over."""
     stand_in = Dataset()
     for keyword in REQUIRED_UIDS:
@@ -125,7 +129,7 @@ def _stand_in(source: Dataset) -> Dataset:
     return stand_in
 
 
-def _requests(source: Dataset) -> list[Dataset]:
+def requested_procedures(source: Dataset) -> list[Dataset]:
     """Return the requests this report answers, from the source's Request Attributes Sequence (0040,0275)."""
     return [_request(source, attributes) for attributes in items_of(source, "RequestAttributesSequence")]
 

@@ -10,7 +10,12 @@ from collections.abc import Callable
 from math import isclose
 
 from pydicom.dataset import Dataset
-from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EnhancedSRStorage,
+    SecondaryCaptureImageStorage,
+)
 
 from inference.finding import Estimate, Finding, Refusal
 from reports import codes, wording
@@ -51,7 +56,7 @@ def verify(document: Dataset, source: Dataset, finding: Finding) -> None:
     """
     kind = str(document.get("SOPClassUID", ""))
     if kind not in CHECKS:
-        raise VerificationError("sop-class", "neither a Comprehensive 3D SR nor a secondary capture")
+        raise VerificationError("sop-class", "neither a structured report nor a secondary capture")
     for check in (_identity, _patient_and_study, *CHECKS[kind]):
         try:
             check(document, source, finding)
@@ -199,8 +204,31 @@ def _capture_pixels(document: Dataset, _source: Dataset, _finding: Finding) -> N
     _require(len(document.get("PixelData", b"")) == size + size % 2, "pixels", "the pixels are incomplete")
 
 
+def _text_result(document: Dataset, _source: Dataset, finding: Finding) -> None:
+    """Require the finding's bone age as a number, none for a refusal; conclusion and disclaimer as text."""
+    ages = [
+        float(item.MeasuredValueSequence[0].NumericValue)
+        for item in descendants(document)
+        if matches(item.get("ConceptNameCodeSequence"), codes.BONE_AGE)
+    ]
+    if isinstance(finding, Refusal):
+        _require(not ages, "result", "a refusal has a bone age")
+    else:
+        right = len(ages) == 1 and abs(ages[0] - finding.age_months) <= PRINTED_TOLERANCE_MONTHS
+        _require(right, "result", "the bone age is not the finding's")
+    texts = [str(item.TextValue).rstrip() for item in descendants(document) if item.get("ValueType") == "TEXT"]
+    concluded = any(wording.conclusion(finding, language).rstrip() in texts for language in wording.LANGUAGES)
+    _require(concluded, "conclusion", "the conclusion is not the finding's")
+    disclaimed = any(wording.disclaimer_sentence(language) in texts for language in wording.LANGUAGES)
+    _require(disclaimed, "disclaimer", "the disclaimer is missing")
+
+
+_REPORT: tuple[Check, ...] = (_report_references, _report_result, _report_text, _report_form)
+
 CHECKS: dict[str, tuple[Check, ...]] = {
-    str(Comprehensive3DSRStorage): (_report_references, _report_result, _report_text, _report_form),
+    str(Comprehensive3DSRStorage): _REPORT,
+    str(ComprehensiveSRStorage): _REPORT,
+    str(EnhancedSRStorage): (_report_references, _text_result),
     str(SecondaryCaptureImageStorage): (_capture_references, _capture_result, _capture_pixels),
 }
 """What is checked in each kind of document, after what all have in common."""

@@ -20,7 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
-from pynetdicom.sop_class import Comprehensive3DSRStorage, SecondaryCaptureImageStorage, Verification
+from pynetdicom.sop_class import (
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EnhancedSRStorage,
+    SecondaryCaptureImageStorage,
+    Verification,
+)
 
 from conformance.documents import enter_documents
 from conformance.nodes import ledger as ledger_of
@@ -33,7 +39,7 @@ from dicom_node.errors import PeerBusy, PeerRefused
 from dicom_node.ledger import due_turns
 from dicom_node.retry import delay_s, next_attempt_at
 from dicom_node.settings import DeliverSettings, Settings
-from dicom_node.store import Delivery, Event, Store, now, open_store
+from dicom_node.store import Delivery, Document, Event, Store, now, open_store
 
 STORAGE = (Comprehensive3DSRStorage, SecondaryCaptureImageStorage)
 DAY = timedelta(days=1)
@@ -288,6 +294,33 @@ def test_an_sop_class_the_peer_does_not_take_fails_alone(make_round: Callable[..
     assert (report.state, report.error_code, report.status) == ("failed", "context-rejected", 0x0122)
     assert "deliver" in (report.error or "")
     assert (capture.state, capture.commitment) == ("sent", "none")
+    assert states(round_.store)[uid] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("taken", "kind"), [((ComprehensiveSRStorage, EnhancedSRStorage), "sr-2d"), ((EnhancedSRStorage,), "text")]
+)
+def test_another_report_stands_for_one_the_peer_does_not_take(
+    make_round: Callable[..., Round], taken: tuple[str, ...], kind: str
+) -> None:
+    """Given an archive without Comprehensive 3D SR, then it gets the best report it takes, and the ledger says so."""
+    with stubborn_archive(0x0000, SecondaryCaptureImageStorage, *taken) as address:
+        round_ = make_round({"pacs": address})
+        uid = round_.enter(kinds=("sr", "sc", "text", "sr-2d"))
+        round_.go()
+    assert states(round_.store)[uid] == "delivered"
+    with round_.store.session() as session:
+        kinds = session.scalars(sa.select(Document.kind).join(Delivery, Delivery.document_id == Document.id))
+        assert set(kinds) == {"sc", kind}
+        events = session.scalars(sa.select(Event).where(Event.kind == "substituted")).all()
+        assert [event.detail for event in events] == [kind]
+
+
+def test_a_site_may_want_no_other_report(make_round: Callable[..., Round]) -> None:
+    with stubborn_archive(0x0000, SecondaryCaptureImageStorage, EnhancedSRStorage) as address:
+        round_ = make_round({"pacs": address}, peers={"pacs": {"sr_fallback": ()}})
+        uid = round_.enter(kinds=("sr", "sc", "text", "sr-2d"))
+        round_.go()
     assert states(round_.store)[uid] == "failed"
 
 

@@ -252,7 +252,14 @@ def test_a_retry_by_hand_sends_what_failed_again(store: Store, street: Street, w
 
 @pytest.mark.parametrize(
     ("deliver", "kinds"),
-    [([], ("sr", "sc")), ([("sc",)], ("sc",)), ([("sc",), ("sr",)], ("sr", "sc")), ([("sr", "sc")], ("sr", "sc"))],
+    [
+        ([], ("sr", "sc")),
+        ([("sc",)], ("sc",)),
+        ([("sc",), ("sr",)], ("sr", "sc")),
+        ([("sr", "sc")], ("sr", "sc")),
+        ([("sc", "text")], ("sc", "text")),
+        ([PACS.composed], ("sr", "sc", "text", "sr-2d")),
+    ],
 )
 def test_only_wanted_kinds_are_composed(deliver: list[Any], kinds: tuple[str, ...]) -> None:
     assert kinds_wanted(deliver) == kinds

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation
 
-from inference.anatomy import ROI_NAMES
+from inference.anatomy import ROI_NAMES, RUS_NAMES
 from inference.finding import (
+    AssumedReading,
+    BoneProfile,
+    BoneStage,
     Box,
     Estimate,
     Flag,
@@ -22,6 +26,7 @@ from inference.finding import (
     Sex,
     Subject,
 )
+from reports.clinic import Prior, assess
 from reports.identity import DocumentIdentity, device_uid, document_uids
 
 ROWS, COLUMNS = 600, 500
@@ -72,6 +77,21 @@ def refusal_with_hand(refusal, estimate, model) -> Refusal:
         rois=estimate.rois[:5],
         model=model,
     )
+
+
+@pytest.fixture
+def full(estimate):
+    """An estimate with stages, and its assessment with a height and an earlier result."""
+    bones = tuple(BoneStage(name, 7, 11, 0.8, 40.0) for name in RUS_NAMES)
+    film = replace(estimate, profile=BoneProfile(bones, 520.0, 150.0))
+    priors = [Prior(date(2024, 10, 1), 115.0, 116.0, 12.0, "this node")]
+    return film, assess(film, height_cm=140.0, weight_kg=32.0, midparent_cm=171.0, priors=priors)
+
+
+@pytest.fixture
+def sex_unknown(refusal_with_hand) -> Refusal:
+    assumed = tuple(AssumedReading(sex, 120.0 - 12 * i, 100.0, 140.0, 0.9) for i, sex in enumerate(Sex))
+    return replace(refusal_with_hand, assumed=assumed)
 
 
 @pytest.fixture

@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date
 
 import numpy as np
 import pytest
 
 from inference.anatomy import RUS_NAMES
-from inference.finding import AssumedReading, BoneProfile, BoneStage, Refusal, Sex
 from reports import codes
-from reports.clinic import Prior, assess
 from reports.overlay import Extras, draw_overlay
 from reports.read_back import children, descendants, matches, measurement_groups, named, read_bone_age, read_refusal
 from reports.secondary_capture import compose_sc, patient_line
 from reports.structured_report import compose_sr
 from reports.verify import verify
-
-
-@pytest.fixture
-def full(estimate):
-    """An estimate with stages, and its assessment with a height and an earlier result."""
-    bones = tuple(BoneStage(name, 7, 11, 0.8, 40.0) for name in RUS_NAMES)
-    film = replace(estimate, profile=BoneProfile(bones, 520.0, 150.0))
-    priors = [Prior(date(2024, 10, 1), 115.0, 116.0, 12.0, "this node")]
-    return film, assess(film, height_cm=140.0, weight_kg=32.0, midparent_cm=171.0, priors=priors)
-
-
-@pytest.fixture
-def sex_unknown(refusal_with_hand) -> Refusal:
-    assumed = tuple(AssumedReading(sex, 120.0 - 12 * i, 100.0, 140.0, 0.9) for i, sex in enumerate(Sex))
-    return replace(refusal_with_hand, assumed=assumed)
 
 
 @pytest.fixture

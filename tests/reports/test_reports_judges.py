@@ -1,4 +1,7 @@
-"""What outside judges say of our documents: dicom3tools' dciodvfy and dcsrdump, DCMTK's dsrdump.
+"""What outside judges say of our documents: dicom3tools' dciodvfy and dcsrdump, DCMTK's dsrdump and dsr2html.
+
+Every kind of document, of a full DX and of a sparse MONOCHROME1 CR, of every kind of finding, in both languages and
+with names of other letters. No exception to any judge is made.
 
 Not covered: viewers, archives, and template conformance (DicomSRValidator is not in Debian's base of the CI).
 """
@@ -12,16 +15,34 @@ import pytest
 from reports.document import encoded
 from reports.secondary_capture import compose_sc
 from reports.structured_report import compose_sr
+from reports.text_report import compose_text_sr
 
-CASES = [
-    (source, finding) for source in ("dx", "cr") for finding in ("estimate", "refusal", "refusal_with_hand")
-]  # "cr" is a sparse MONOCHROME1
+SOURCES = ("dx", "cr", "chinese", "greek")
+FINDINGS = ("estimate", "refusal", "refusal_with_hand", "sex_unknown", "full")
+CASES = [(source, finding, language) for source in SOURCES[:2] for finding in FINDINGS for language in ("en", "zh")]
+CASES += [(source, "full", "en") for source in SOURCES[2:]]
+REPORTS = {"sr": "Comprehensive3DSR", "sr-2d": "ComprehensiveSR", "text": "EnhancedSR"}
+
+
+@pytest.fixture
+def chinese(dx):
+    dx.SpecificCharacterSet, dx.PatientName = "GB18030", "Wang^XiaoMing=王^小明"
+    return dx
+
+
+@pytest.fixture
+def greek(dx):
+    dx.SpecificCharacterSet, dx.PatientName = "ISO_IR 126", "Παπαδοπούλου^Ελένη"
+    return dx
 
 
 @pytest.fixture(params=CASES, ids="-".join)
 def case(request):
-    """Return a source and a finding."""
-    return tuple(request.getfixturevalue(name) for name in request.param)
+    """Return a source, a finding, its assessment and a language."""
+    source, found, language = request.param
+    value = request.getfixturevalue(found)
+    finding, assessment = value if found == "full" else (value, None)
+    return request.getfixturevalue(source), finding, {"assessment": assessment, "language": language}
 
 
 def said(program: str, *arguments: object) -> tuple[int, str]:
@@ -30,27 +51,34 @@ def said(program: str, *arguments: object) -> tuple[int, str]:
     return ran.returncode, (ran.stdout + ran.stderr).decode("utf-8", "replace")
 
 
-@pytest.fixture
-def report(case, tmp_path, identify):
-    source, finding = case
+@pytest.fixture(params=list(REPORTS))
+def report(case, tmp_path, identify, request):
+    """Return the kind of a report and its file."""
+    source, finding, options = case
+    identity = identify(source, request.param)
+    if request.param == "text":
+        document = compose_text_sr(source, finding, identity, **options)
+    else:
+        document = compose_sr(source, finding, identity, three_dimensional=request.param == "sr", **options)
     path = tmp_path / "report.dcm"
-    path.write_bytes(encoded(compose_sr(source, finding, identify(source, "sr"))))
-    return path
+    path.write_bytes(encoded(document))
+    return request.param, path
 
 
 @pytest.fixture
 def capture(case, tmp_path, identify, display):
-    source, finding = case
+    source, finding, options = case
     path = tmp_path / "capture.dcm"
-    path.write_bytes(encoded(compose_sc(source, finding, display, identify(source, "sc"))))
+    path.write_bytes(encoded(compose_sc(source, finding, display, identify(source, "sc"), **options)))
     return path
 
 
 @pytest.mark.peer("dicom3tools")
 def test_dciodvfy_finds_no_error_in_the_report(report):
-    _code, text = said("dciodvfy", "-new", report)
+    kind, path = report
+    _code, text = said("dciodvfy", "-new", path)
 
-    assert "Comprehensive3DSR" in text
+    assert REPORTS[kind] in text
     assert not [line for line in text.splitlines() if line.startswith("Error")]
 
 
@@ -64,17 +92,31 @@ def test_dciodvfy_finds_no_error_in_the_capture(capture):
 
 @pytest.mark.peer("dicom3tools")
 def test_dcsrdump_reads_the_report(report):
-    code, text = said("dcsrdump", report)
+    kind, path = report
+    code, text = said("dcsrdump", path)
 
     assert code == 0
-    assert '(126000,DCM,"Imaging Measurement Report")' in text
+    assert ("Diagnostic imaging study" if kind == "text" else '(126000,DCM,"Imaging Measurement Report")') in text
     assert "Error" not in text
 
 
 @pytest.mark.peer("dcmtk")
 def test_dsrdump_reads_the_report(report):
-    code, text = said("dsrdump", report)
+    kind, path = report
+    names = {"sr": "Comprehensive 3D SR Document", "sr-2d": "Comprehensive SR Document", "text": "Enhanced SR Document"}
+    code, text = said("dsrdump", path)
 
     assert code == 0
-    assert "Comprehensive 3D SR Document" in text
+    assert names[kind] in text
     assert not [line for line in text.splitlines() if line.startswith(("E:", "F:"))]
+
+
+@pytest.mark.peer("dcmtk")
+def test_dsr2html_makes_a_page_of_the_report(report, tmp_path):
+    _kind, path = report
+    page = tmp_path / "report.html"
+    code, text = said("dsr2html", "+U8", path, page)
+
+    assert code == 0
+    assert not [line for line in text.splitlines() if line.startswith(("E:", "F:"))]
+    assert "not for diagnosis" in page.read_text(encoding="utf-8")
