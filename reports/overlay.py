@@ -178,6 +178,10 @@ def _margin(finding: Finding) -> int:
     return max((ceil(lettering.width(name, LABEL_SIZE)) + 2 * LABEL_GAP for name in _names(finding)), default=0)
 
 
+def _is_staged(finding: Finding) -> bool:
+    return isinstance(finding, Estimate) and finding.profile is not None
+
+
 def _names(finding: Finding) -> list[str]:
     """Return what the margins call each region: its number in anatomical order, its name, its stage if there is one."""
     profile = finding.profile if isinstance(finding, Estimate) else None
@@ -303,7 +307,7 @@ def _lines(finding: Finding, extras: Extras) -> list[Line]:
         *(Line(f"! {sentence}", colour=AMBER) for sentence in wording.flag_lines(finding, language)),
         *(Line(note, LABEL_SIZE, GREY) for note in wording.notes(extras.assessment, language)),
         *([] if extras.patient is None else [Line(extras.patient, LABEL_SIZE, WHITE)]),
-        *([Line(wording.legend(language), LABEL_SIZE, GREY)] if finding.rois else []),
+        *([Line(wording.legend(language, staged=_is_staged(finding)), LABEL_SIZE, GREY)] if finding.rois else []),
         Line(wording.model_line(finding, language), LABEL_SIZE, GREY),
     ]
 

@@ -297,13 +297,14 @@ def regions_found(found: int, wanted: int, language: Language = "en") -> str:
     return _either(language, f"{found} of {wanted} regions found", f"找到 {found}/{wanted} 个区域")
 
 
-def legend(language: Language = "en") -> str:
-    """Return what numbers and colours of the boxes mean."""
-    return _either(
+def legend(language: Language = "en", *, staged: bool = False) -> str:
+    """Return what numbers and colours of the boxes mean, and the brackets where stages are shown."""
+    boxes = _either(
         language,
-        "Boxes: 1-13 RUS bones, 14-18 carpal regions, thin frame: hand; in brackets: derived stage",
-        "方框：1-13 为 RUS 骨，14-18 为腕骨区域，细框为手；括号内为推导分期",
+        "Boxes: 1-13 RUS bones, 14-18 carpal regions, thin frame: hand",
+        "方框：1-13 为 RUS 骨，14-18 为腕骨区域，细框为手",
     )
+    return boxes + _either(language, "; in brackets: derived stage", "；括号内为推导分期") if staged else boxes
 
 
 def bone_stage(stage: BoneStage) -> str:
