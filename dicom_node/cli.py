@@ -27,6 +27,7 @@ DELEGATED = {
     "calibrate": "training.calibrate",
     "export": "training.export",
     "experiment": "training.experiment",
+    "data": "training.sources.check",
     "models": "inference.catalogue",
 }
 """Commands that read their own arguments: each module has ``main(argv) -> int``."""
@@ -71,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("calibrate", "write a method's intervals (see calibrate --help)"),
         ("export", "make a bundle of a run (see export --help)"),
         ("experiment", "pack an experiment for a machine with a GPU, run it there (see experiment --help)"),
+        ("data", "check a folder of films (see data check --help)"),
         ("models", "list, show or verify the models that are here"),
     ):
         commands.add_parser(name, help=summary, add_help=False)

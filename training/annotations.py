@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +29,10 @@ DISAGREEMENT = 0.05
 LEAST_POINTS = 6
 """So many points of each reader are needed to compare them."""
 
-_COUNTS = {
+Box = tuple[Point, Point]
+"""A centre and a size."""
+
+RUS_CLASSES = {
     "Radius": 1,
     "Ulna": 1,
     "MCPFirst": 1,
@@ -89,24 +93,34 @@ def _read_rus_boxes(path: Path, annotations: dict[int, Annotation]) -> None:
             films[int(row["rsna_id"])].append(row)
     for rsna_id, rows in films.items():
         width, height = float(rows[0]["image_width"]), float(rows[0]["image_height"])
-        boxes: dict[str, list[tuple[Point, Point]]] = defaultdict(list)
+        boxes: dict[str, list[Box]] = defaultdict(list)
         for row in rows:
             x0, y0, x1, y1 = (float(row[key]) for key in ("xmin", "ymin", "xmax", "ymax"))
-            boxes[row["label"]].append((((x0 + x1) / 2, (y0 + y1) / 2), (x1 - x0, y1 - y0)))
-        if any(len(boxes[label]) != count for label, count in _COUNTS.items()):
+            centre = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height)
+            boxes[row["label"]].append((centre, ((x1 - x0) / width, (y1 - y0) / height)))
+        if not is_complete(boxes):
             continue  # a box too many or too few makes the order of the fingers a guess
-        named = {"radius": boxes["Radius"][0], "ulna": boxes["Ulna"][0], "MC1": boxes["MCPFirst"][0]}
-        radius, ulna, thumb = (np.array(named[name][0]) for name in ("radius", "ulna", "MC1"))
-        wrist = (radius + ulna) / 2
-        start = thumb - wrist + 0.8 * (radius - ulna)  # past the thumb's side of the thumb
-        for label, names in _FINGERS.items():
-            found = boxes[label]
-            order = _by_angle(wrist, start, [centre for centre, _ in found])
-            named.update({name: found[place] for name, place in zip(names, order, strict=True)})
-        annotation = annotations.setdefault(rsna_id, Annotation(rsna_id, width / height))
-        for name, (centre, size) in named.items():
-            annotation.points[name] = (centre[0] / width, centre[1] / height)
-            annotation.sizes[name] = (size[0] / width, size[1] / height)
+        add_rus_boxes(annotations.setdefault(rsna_id, Annotation(rsna_id, width / height)), boxes)
+
+
+def is_complete(boxes: Mapping[str, list[Box]]) -> bool:
+    """Tell whether there are as many boxes of each class as a hand has, so that fingers can be told apart."""
+    return all(len(boxes.get(label, ())) == count for label, count in RUS_CLASSES.items())
+
+
+def add_rus_boxes(annotation: Annotation, boxes: Mapping[str, list[Box]]) -> None:
+    """Name a complete set of boxes by geometry, thumb first, and add them; relative to the film's width and height."""
+    stretch = np.array((annotation.aspect, 1.0))  # angles are those of the film, not of a square
+    named = {"radius": boxes["Radius"][0], "ulna": boxes["Ulna"][0], "MC1": boxes["MCPFirst"][0]}
+    radius, ulna, thumb = (np.array(named[name][0]) * stretch for name in ("radius", "ulna", "MC1"))
+    wrist = (radius + ulna) / 2
+    start = thumb - wrist + 0.8 * (radius - ulna)  # past the thumb's side of the thumb
+    for label, names in _FINGERS.items():
+        found = boxes[label]
+        order = _by_angle(wrist, start, [(x * annotation.aspect, y) for (x, y), _ in found])
+        named.update({name: found[place] for name, place in zip(names, order, strict=True)})
+    for name, (centre, size) in named.items():
+        annotation.points[name], annotation.sizes[name] = centre, size
 
 
 def _read_joint_boxes(path: Path, annotations: dict[int, Annotation]) -> None:
@@ -149,13 +163,17 @@ def _read_keypoints(path: Path, annotations: dict[int, Annotation]) -> None:
 
 
 def read_annotations(data: Path) -> dict[int, Annotation]:
-    """Read all three sets.
+    """Read all three sets; of a folder in another layout the boxes in ``annotations`` (``sources.boxes``), if any.
 
     Films whose boxes cannot be ordered are left out of the set concerned. Films on which two readers disagree about
     where the hand lies are left out altogether, and named in the log: one of them had another version of the film.
     """
+    from training.sources.boxes import read_boxes  # it makes the same annotations, by this module's functions
+
     annotations: dict[int, Annotation] = {}
     folder = data / "annotations"
+    if not (folder / "rus_boxes_881.csv").is_file():
+        return read_boxes(folder) if folder.is_dir() else {}
     _read_rus_boxes(folder / "rus_boxes_881.csv", annotations)
     _read_joint_boxes(folder / "ossification_rois_koitka2018.csv", annotations)
     _read_keypoints(folder / "keypoints21.csv", annotations)

@@ -78,14 +78,25 @@ def read_half_readings(data: Path, split: dict[int, str]) -> list[Reading]:
     return readings
 
 
+def is_project_folder(data: Path) -> bool:
+    """Tell whether a folder has this project's layout (see above)."""
+    return (data / "rsna2017").is_dir()
+
+
 def load_half(data: Path, parts: Iterable[str], split: dict[int, str] | None = None) -> list[Radiograph]:
-    """Load the half-resolution films of some parts.
+    """Load the sharp films of some parts: those at half resolution, or a folder's in another layout.
+
+    ``training.sources`` knows the other layouts; a split that is given names films of this project's layout.
 
     Raises
     ------
     DataError
-        If a film named by the table is missing or cannot be decoded.
+        If a film named by the table is missing or cannot be decoded, or the folder has no layout that is known.
     """
+    if not is_project_folder(data):
+        from training.sources import open_source  # it reads films into this module's types
+
+        return open_source(data).load(parts)
     wanted = set(parts)
     films = []
     for reading in read_half_readings(data, split if split is not None else read_split()):
@@ -103,9 +114,12 @@ def load_small(
 ) -> list[Radiograph]:
     """Load the 100 x 100 films of some parts, un-squashed to their aspect ratio (columns / rows) where it is known.
 
-    Films without a known aspect get 0.8, the median of the collection.
+    Films without a known aspect get 0.8, the median of the collection. Folders in other layouts have no small films.
     """
-    wanted, parts_of, films = set(parts), split if split is not None else read_split(), []
+    wanted, parts_of = set(parts), split if split is not None else read_split()
+    films: list[Radiograph] = []
+    if not is_project_folder(data):
+        return films
     for name in ("part0.npz", "part1.npz"):
         table = np.load(data / "rsna2017" / "lowres100" / name)
         rows = zip(table["rsna_id"], table["images"], table["bone_age_months"], table["male"], strict=True)

@@ -34,7 +34,7 @@ from training.detector import (
     landmark_batches,
     landmark_loss,
 )
-from training.errors import RunError, TimeUp, TrainingError
+from training.errors import DataError, RunError, TimeUp, TrainingError
 from training.fit import Loss, fit
 from training.losses import LOSSES
 from training.machine import ALONE, DEVICES, Machine, is_leading, join
@@ -245,6 +245,8 @@ class AgeFilms:
     def load(data: Path, cache: Path | None, machine: Machine = ALONE) -> AgeFilms:
         """Read and locate them; the leading process locates, the others take what it found from the cache."""
         films = [load_half(data, ["train"]), load_small(data, ["pretrain"]), load_half(data, ["validation"])]
+        if not films[0] or not films[2]:
+            raise DataError("There are no films to train on, or none to validate with; see boneage-node data check.")
         if not machine.leads:
             machine.agree(True)
         located = AgeFilms(*(locate_all(part, cache, machine.device) for part in films))
@@ -272,7 +274,7 @@ def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
         pools = [
             Pool.make(part, share, phase.balance)
             for part, share in ((films.sharp, phase.sharp_share), (films.small, 1 - phase.sharp_share))
-            if share > 0
+            if share > 0 and part
         ]
         _log.info("phase %s: %d epochs", phase.name, phase.epochs)
         net = job.fit(
@@ -300,7 +302,10 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"{', '.join(DETECTORS)}, a shipped recipe ({', '.join(shipped_recipes())}) or the file of one",
     )
     parser.add_argument(
-        "--data", type=Path, required=True, help="the data folder (rsna2017/, annotations/, negatives/)"
+        "--data",
+        type=Path,
+        required=True,
+        help="the films: this project's data folder, RSNA's layout or a site's own (training/README.md)",
     )
     parser.add_argument("--run", type=Path, required=True, help="the run's folder; a run found there is resumed")
     parser.add_argument(

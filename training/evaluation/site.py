@@ -65,7 +65,7 @@ def read_table(folder: Path, table: Path) -> list[SiteFilm]:
             unit = next((unit for unit in ("months", "years") if f"bone_age_{unit}" in columns), None)
             if unit is None or not {"file", "sex"} <= columns:
                 raise DataError(f"{table} needs the columns file, sex and bone_age_months (or bone_age_years).")
-            films = [_read_line(folder, row, unit, line) for line, row in enumerate(reader, 2)]
+            films = [read_line(folder, row, unit, line) for line, row in enumerate(reader, 2)]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The table of readings {table} cannot be read; it must be a CSV in UTF-8.") from error
     lines: dict[Path, int] = {}
@@ -78,7 +78,14 @@ def read_table(folder: Path, table: Path) -> list[SiteFilm]:
     return films
 
 
-def _read_line(folder: Path, row: dict[str, str | None], unit: str, line: int) -> SiteFilm:
+def read_line(folder: Path, row: dict[str, str | None], unit: str, line: int) -> SiteFilm:
+    """Read one line of the table, whose age is in a unit ("months", "years").
+
+    Raises
+    ------
+    DataError
+        The line names no file, no sex or no plausible age.
+    """
     path = folder / (row["file"] or "")
     sex = _SEXES.get((row["sex"] or "").strip().upper())
     try:

@@ -1,0 +1,325 @@
+"""Films in other layouts than this project's: RSNA's own, a site's DICOM objects, boxes of other tools.
+
+Not covered: the project's own folder (test_split.py, test_training.py), training itself (test_train.py).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+
+from dicom_node.cli import main
+from inference.anatomy import BOX_NAMES
+from inference.finding import Sex
+from training.annotations import RUS_CLASSES
+from training.errors import DataError
+from training.radiographs import load_half, load_small, read_split
+from training.sources import open_source
+from training.sources.boxes import read_boxes
+from training.sources.source import LONG_SIDE, part_by_hash
+
+
+def picture(seed: int, rows: int = 60, columns: int = 40) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (rows, columns)).astype(np.uint8)
+
+
+def write_csv(path: Path, header: list[str], rows: list[list[object]]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+@pytest.fixture
+def official(tmp_path: Path) -> Path:
+    """Six films as RSNA hands them out: four of the training table, two of the validation table."""
+    images = tmp_path / "boneage-training-dataset"
+    images.mkdir()
+    known = sorted(read_split())[:3]
+    for place, film in enumerate([*known, 900001, 900002, 900003]):
+        cv2.imwrite(str(images / f"{film}.png"), picture(place))
+    write_csv(
+        tmp_path / "boneage-training-dataset.csv",
+        ["id", "boneage", "male"],
+        [[film, 100 + place, place % 2 == 0] for place, film in enumerate([*known, 900001])],
+    )
+    write_csv(
+        tmp_path / "Validation Dataset.csv",
+        ["Image ID", "male", "Bone Age (months)"],
+        [[900002, "TRUE", 50], [900003, "False", 60]],
+    )
+    return tmp_path
+
+
+def make_object(path: Path, seed: int, patient: str = "", photometric: str = "MONOCHROME2") -> None:
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID = ComputedRadiographyImageStorage, f"1.2.{seed + 1}"
+    ds.PatientID, ds.Modality, ds.PhotometricInterpretation = patient, "CR", photometric
+    ds.Rows, ds.Columns, ds.SamplesPerPixel = 60, 40, 1
+    ds.BitsAllocated = ds.BitsStored = 8
+    ds.HighBit, ds.PixelRepresentation = 7, 0
+    ds.WindowCenter, ds.WindowWidth = "128", "256"
+    ds.PixelData = picture(seed).tobytes()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.save_as(path, enforce_file_format=True)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    for seed in range(6):
+        make_object(tmp_path / f"film{seed}.dcm", seed, patient=f"P{seed // 2}")
+    write_csv(
+        tmp_path / "readings.csv",
+        ["file", "sex", "bone_age_years"],
+        [[f"film{seed}.dcm", "F" if seed % 2 else "male", 8 + seed] for seed in range(6)],
+    )
+    return tmp_path
+
+
+def test_the_official_layout_is_read_with_both_tables(official: Path) -> None:
+    source = open_source(official)
+    assert source.problems == []
+    readings = {entry.reading.rsna_id: entry.reading for entry in source.entries}
+    assert len(readings) == 6
+    assert (readings[900002].sex, readings[900002].age_months) == (Sex.MALE, 50)
+    assert readings[900003].sex is Sex.FEMALE
+
+
+def test_films_of_the_committed_split_keep_their_part(official: Path) -> None:
+    split = read_split()
+    for entry in open_source(official).entries:
+        film = entry.reading.rsna_id
+        expected = split.get(film) or part_by_hash(str(film))
+        assert entry.reading.part == ("train" if expected == "pretrain" else expected)
+
+
+def test_every_loader_takes_the_layout(official: Path) -> None:
+    parts = ["train", "validation", "test", "annotation-test"]
+    assert len(load_half(official, parts)) == 6
+    assert load_small(official, ["pretrain"]) == []
+
+
+def test_parts_drawn_by_hash_are_in_proportion() -> None:
+    parts = [part_by_hash(str(film)) for film in range(4000)]
+    shares = {part: parts.count(part) / len(parts) for part in set(parts)}
+    assert shares == pytest.approx({"train": 0.75, "validation": 0.10, "test": 0.15}, abs=0.02)
+
+
+def test_large_films_are_shrunk(official: Path) -> None:
+    cv2.imwrite(str(official / "boneage-training-dataset" / "900001.png"), picture(9, 2200, 1000))
+    films = load_half(official, ["train", "validation", "test", "annotation-test"])
+    (film,) = [film for film in films if film.reading.rsna_id == 900001]
+    assert max(film.pixels.shape) == LONG_SIDE
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["900009", "120", "True"], "film 900009: there is no image"),
+        (["abc", "120", "True"], "film abc: the id must be a number"),
+        (["900001", "", "True"], "film 900001: the bone age must be"),
+        (["900001", "999", "True"], "film 900001: the bone age must be"),
+        (["900001", "120", ""], "film 900001: male must be"),
+        (["900002", "120", "True"], "film 900002 stands in the tables twice"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_named(official: Path, line: list[str], words: str) -> None:
+    with (official / "boneage-training-dataset.csv").open("a", newline="") as file:
+        csv.writer(file).writerow(line)
+    assert any(words in problem for problem in open_source(official).problems)
+    with pytest.raises(DataError, match=words):
+        load_half(official, ["train"])
+
+
+def test_broken_and_repeated_images_are_all_named_at_once(official: Path) -> None:
+    folder = official / "boneage-training-dataset"
+    (folder / "900001.png").write_bytes(b"no image")
+    cv2.imwrite(str(folder / "900003.png"), cv2.imread(str(folder / "900002.png"), cv2.IMREAD_GRAYSCALE))
+    with pytest.raises(DataError) as caught:
+        load_half(official, ["train", "validation", "test", "annotation-test"])
+    assert "film 900001: The image is missing or cannot be decoded." in str(caught.value)
+    assert "film 900003 is the same image as film 900002" in str(caught.value)
+
+
+def test_a_sites_objects_are_read_as_the_node_shows_them(site: Path) -> None:
+    make_object(site / "film0.dcm", 0, "P0", "MONOCHROME1")
+    films = {film.reading.rsna_id: film for film in load_half(site, ["train", "validation", "test"])}
+    assert len(films) == 6
+    assert films[2].reading.age_months == 96
+    correlation = np.corrcoef(films[2].pixels.ravel(), picture(0).ravel())[0, 1]
+    assert correlation == pytest.approx(-1, abs=0.02)
+
+
+def test_films_of_one_child_stand_on_one_side(site: Path) -> None:
+    parts = {entry.reading.rsna_id: entry.reading.part for entry in open_source(site).entries}
+    assert all(parts[2 + 2 * pair] == parts[3 + 2 * pair] for pair in range(3))
+
+
+def test_a_child_on_both_sides_is_refused_and_not_named(site: Path) -> None:
+    write_csv(
+        site / "readings.csv",
+        ["file", "sex", "bone_age_months", "part"],
+        [["film0.dcm", "M", 100, "train"], ["film1.dcm", "M", 110, "test"]],
+    )
+    (problem,) = open_source(site).problems
+    assert problem == "Line 2 and Line 3 are of one patient and stand in train and test: give them one part."
+    assert "P0" not in problem
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (["none.dcm", "M", "100", ""], "Line 2: the folder has no such file"),
+        (["film0.dcm", "?", "100", ""], "Line 2: the sex must be M or F"),
+        (["film0.dcm", "M", "-1", ""], "Line 2: the bone age must be"),
+        (["film0.dcm", "M", "100", "holdout"], "Line 2: the part must be one of"),
+    ],
+)
+def test_a_sites_lines_are_checked(site: Path, row: list[str], words: str) -> None:
+    write_csv(site / "readings.csv", ["file", "sex", "bone_age_months", "part"], [row])
+    assert [problem for problem in open_source(site).problems if words in problem]
+
+
+def test_a_file_that_is_no_film_is_named_by_its_line(site: Path) -> None:
+    (site / "film3.dcm").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"Line 5: The file is no DICOM object\."):
+        load_half(site, ["train", "validation", "test"])
+
+
+def test_a_folder_without_a_table_says_what_is_known(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"readings\.csv"):
+        open_source(tmp_path)
+
+
+# Boxes.
+
+LABELS = {"Radius": 1, "Ulna": 1, "MCPFirst": 1, "MCP": 4, "ProximalPhalanx": 5, "MiddlePhalanx": 4, "DistalPhalanx": 5}
+
+
+def hand_boxes() -> list[tuple[str, float, float]]:
+    """Return (class, x, y) in 0..1 of a left hand seen from its palm's back, wrist below, thumb to the right."""
+    boxes = [("Radius", 0.55, 0.9), ("Ulna", 0.4, 0.9), ("MCPFirst", 0.72, 0.7)]
+    fingers = [(0.85, 0.62), (0.62, 0.4), (0.5, 0.36), (0.4, 0.4), (0.28, 0.5)]
+    for place, (x, y) in enumerate(fingers):
+        if place:
+            boxes.append(("MCP", x, y))
+            boxes.append(("MiddlePhalanx", x + (x - 0.5) * 0.3, y - 0.16))
+        boxes.append(("ProximalPhalanx", x + (x - 0.5) * 0.15, y - 0.08))
+        boxes.append(("DistalPhalanx", x + (x - 0.5) * 0.4, y - 0.24))
+    return boxes
+
+
+def write_voc(folder: Path, film: int, boxes: list[tuple[str, float, float]]) -> None:
+    objects = "".join(
+        f"<object><name>{label}</name><bndbox><xmin>{400 * x - 10}</xmin><ymin>{600 * y - 15}</ymin>"
+        f"<xmax>{400 * x + 10}</xmax><ymax>{600 * y + 15}</ymax></bndbox></object>"
+        for label, x, y in boxes
+    )
+    size = "<size><width>400</width><height>600</height></size>"
+    (folder / f"{film}.xml").write_text(f"<annotation><filename>{film}.png</filename>{size}{objects}</annotation>")
+
+
+def write_yolo(folder: Path, film: int, boxes: list[tuple[str, float, float]]) -> None:
+    names = list(LABELS)
+    (folder / "classes.txt").write_text("\n".join(names))
+    cv2.imwrite(str(folder / f"{film}.png"), np.zeros((600, 400), np.uint8))
+    lines = [f"{names.index(label)} {x} {y} {20 / 400} {30 / 600}" for label, x, y in boxes]
+    (folder / f"{film}.txt").write_text("\n".join(lines))
+
+
+def write_coco(folder: Path, film: int, boxes: list[tuple[str, float, float]]) -> None:
+    names = list(LABELS)
+    table = {
+        "images": [{"id": 7, "file_name": f"{film}.png", "width": 400, "height": 600}],
+        "categories": [{"id": place, "name": name} for place, name in enumerate(names)],
+        "annotations": [
+            {"image_id": 7, "category_id": names.index(label), "bbox": [400 * x - 10, 600 * y - 15, 20, 30]}
+            for label, x, y in boxes
+        ],
+    }
+    (folder / "boxes.json").write_text(json.dumps(table))
+
+
+WRITERS = {"voc": write_voc, "yolo": write_yolo, "coco": write_coco}
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_boxes_of_other_tools_become_named_points(tmp_path: Path, form: str) -> None:
+    WRITERS[form](tmp_path, 1377, hand_boxes())
+    annotation = read_boxes(tmp_path)[1377]
+    assert set(annotation.points) == set(BOX_NAMES)
+    assert annotation.aspect == pytest.approx(400 / 600)
+    assert annotation.points["radius"] == pytest.approx((0.55, 0.9))
+    assert annotation.sizes["ulna"] == pytest.approx((0.05, 0.05))
+    assert annotation.points["PP1"][0] > annotation.points["MC2"][0] > annotation.points["MC5"][0]
+    assert annotation.points["MC3"] == pytest.approx((0.5, 0.36))
+
+
+def test_the_three_forms_agree(tmp_path: Path) -> None:
+    found = []
+    for form, write in WRITERS.items():
+        (tmp_path / form).mkdir()
+        write(tmp_path / form, 1377, hand_boxes())
+        found.append(read_boxes(tmp_path / form)[1377].array())
+    assert np.allclose(found[0], found[1], equal_nan=True)
+    assert np.allclose(found[0], found[2], equal_nan=True)
+
+
+def test_a_box_too_few_leaves_the_film_out(tmp_path: Path) -> None:
+    write_voc(tmp_path, 1377, hand_boxes()[:-1])
+    assert read_boxes(tmp_path) == {}
+
+
+def test_named_boxes_need_no_complete_hand(tmp_path: Path) -> None:
+    write_voc(tmp_path, 1377, [("DP3", 0.5, 0.1), ("radius", 0.55, 0.9)])
+    assert set(read_boxes(tmp_path)[1377].points) == {"DP3", "radius"}
+
+
+@pytest.mark.parametrize(
+    ("boxes", "words"),
+    [([("Elbow", 0.5, 0.5)], "film 1377: the label 'Elbow' is not known"), ([("radius", 1.5, 0.5)], "a box 'radius'")],
+)
+def test_wrong_boxes_are_named(tmp_path: Path, boxes: list[tuple[str, float, float]], words: str) -> None:
+    write_voc(tmp_path, 1377, boxes)
+    with pytest.raises(DataError, match=words):
+        read_boxes(tmp_path)
+
+
+def test_broken_files_are_all_named(tmp_path: Path) -> None:
+    (tmp_path / "1.xml").write_text("<annotation>")
+    (tmp_path / "2.json").write_text("{}")
+    (tmp_path / "3.txt").write_text("0 0.5 0.5 0.1 0.1")
+    with pytest.raises(DataError) as caught:
+        read_boxes(tmp_path)
+    assert all(name in str(caught.value) for name in ("1.xml", "2.json", "3.txt"))
+
+
+def test_the_classes_are_the_seven_of_the_rus_boxes() -> None:
+    assert RUS_CLASSES == LABELS
+
+
+# The command.
+
+
+def test_the_command_counts(official: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(official)]) == 0
+    said = capsys.readouterr().out
+    assert "RSNA's official layout: 6 films" in said
+    assert "no problems" in said
+
+
+def test_the_command_lists_every_problem(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (site / "film3.dcm").write_bytes(b"nothing")
+    (site / "boxes").mkdir()
+    write_voc(site / "boxes", 3, [("Elbow", 0.5, 0.5)])
+    assert main(["data", "check", str(site), "--annotations", str(site / "boxes")]) == 1
+    said = capsys.readouterr().out
+    assert "! Line 5: The file is no DICOM object." in said
+    assert "Elbow" in said
+    assert "2 problems" in said
