@@ -21,7 +21,10 @@ from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.uid import (
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
+    EncapsulatedPDFStorage,
     EnhancedSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
 )
 from sqlalchemy.orm import Session
@@ -39,19 +42,26 @@ from inference.film import display_bytes, read_film
 from inference.finding import Estimate, Finding
 from inference.header import numbers
 from reports.clinic import Assessment, ClinicSettings, assess
+from reports.encapsulated_pdf import compose_pdf
 from reports.errors import ReportError
 from reports.identity import DocumentIdentity, Kind, Predecessor, device_uid, document_uids
-from reports.secondary_capture import compose_sc
+from reports.key_objects import Capture, compose_kos
+from reports.overlay import Extras, draw_overlay
+from reports.presentation_state import compose_gsps
+from reports.secondary_capture import compose_sc, film_size, patient_line
 from reports.structured_report import compose_sr
 from reports.text_report import compose_text_sr
 from reports.verify import verify
 
-KINDS: tuple[Kind, ...] = ("sr", "sc", "text", "sr-2d")
+KINDS: tuple[Kind, ...] = ("sr", "sc", "text", "gsps", "pdf", "kos", "sr-2d")
 BY_DEFAULT: tuple[Kind, ...] = ("sr", "sc")
 SOP_CLASSES: dict[Kind, str] = {
     "sr": str(Comprehensive3DSRStorage),
     "sc": str(SecondaryCaptureImageStorage),
     "text": str(EnhancedSRStorage),
+    "gsps": str(GrayscaleSoftcopyPresentationStateStorage),
+    "pdf": str(EncapsulatedPDFStorage),
+    "kos": str(KeyObjectSelectionDocumentStorage),
     "sr-2d": str(ComprehensiveSRStorage),
 }
 
@@ -65,6 +75,7 @@ class _Task(NamedTuple):
     revision: Revision
     priors: Priors
     predecessor: Predecessor | None
+    capture: Capture | None
 
 
 class Composer:
@@ -158,13 +169,14 @@ class Composer:
             of_finding = sa.select(Document).where(Document.finding_id == row.id, Document.kind == kind)
             found = earlier(session, row) if self._settings.priors else Priors()
             document = session.scalars(of_finding).one()
-            return _Task(document, row, instance, revision, found, _predecessor(session, document, instance, revision))
+            before = _predecessor(session, document, instance, revision)
+            return _Task(document, row, instance, revision, found, before, _capture(session, row))
 
     def _make(self, source: Dataset, finding: Finding, task: _Task) -> Dataset:
         document, identity = task.document, self._identify(task)
         assessment = self._assess(source, finding, task.priors)
         try:
-            return self._compose(source, finding, assessment, identity, document.kind)
+            return self._compose(source, finding, assessment, identity, task)
         except ReportError as error:
             raise CompositionFailed(f"The document {document.sop_instance_uid} cannot be made: {error}") from error
         except Exception as error:
@@ -178,9 +190,9 @@ class Composer:
         finding: Finding,
         assessment: Assessment | None,
         identity: DocumentIdentity,
-        kind: str,
+        task: _Task,
     ) -> Dataset:
-        settings = self._settings
+        settings, kind = self._settings, task.document.kind
         if kind in {"sr", "sr-2d"}:
             return compose_sr(
                 source,
@@ -200,6 +212,16 @@ class Composer:
                 assessment=assessment,
                 language=settings.language,
             )
+        if kind == "gsps":
+            return compose_gsps(source, finding, identity, language=settings.language)
+        if kind == "kos":
+            return compose_kos(source, finding, identity, capture=task.capture, language=settings.language)
+        if kind == "pdf":
+            patient = patient_line(source) if settings.name_patient else None
+            extras = Extras(assessment, settings.language, patient)
+            return compose_pdf(
+                source, finding, draw_overlay(_display(source), finding, film_size(source), extras), identity
+            )
         return compose_sc(
             source,
             finding,
@@ -218,6 +240,9 @@ class Composer:
             "sr-2d": settings.series_number_sr,  # it stands for the other: no archive gets both
             "sc": settings.series_number_sc,
             "text": settings.series_number_text,
+            "gsps": settings.series_number_gsps,
+            "pdf": settings.series_number_pdf,
+            "kos": settings.series_number_kos,
         }
         return DocumentIdentity(
             sop_instance_uid=document.sop_instance_uid,
@@ -240,6 +265,15 @@ class Composer:
             record(
                 session, self._node.id, "composed", study, revision=number, sop_instance_uid=uid, detail=document.kind
             )
+
+
+def _capture(session: Session, finding: FindingRow) -> Capture | None:
+    """Return the secondary capture of a finding, where it was written."""
+    query = sa.select(Document).where(
+        Document.finding_id == finding.id, Document.kind == "sc", Document.verified_at.is_not(None)
+    )
+    found = session.scalars(query).one_or_none()
+    return None if found is None else Capture(found.series_instance_uid, found.sop_instance_uid)
 
 
 def _predecessor(session: Session, document: Document, instance: Instance, revision: Revision) -> Predecessor | None:

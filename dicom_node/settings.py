@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 from dicom_node.errors import SettingsError
 from inference.bundle import list_methods
 from inference.method import DEFAULT_METHOD
+from reports.identity import Kind
 
 MEBIBYTE = 1024 * 1024
 DAY_S = 86_400.0
@@ -56,6 +57,7 @@ def _check_method(name: str) -> str:
     return name
 
 
+DeliveredKind = Literal["sr", "sc", "text", "gsps", "pdf", "kos"]
 AETitle = Annotated[str, AfterValidator(_check_ae_title)]
 Method = Annotated[str, AfterValidator(_check_method)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -125,6 +127,9 @@ class ComposeSettings(_Section):
     series_number_sr: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9001
     series_number_sc: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9002
     series_number_text: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9003
+    series_number_gsps: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9004
+    series_number_pdf: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9005
+    series_number_kos: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9006
     preliminary: bool = True  # PreliminaryFlag (0040,A496): PRELIMINARY, else FINAL
     language: Literal["en", "zh"] = "en"  # of the text in reports and pictures; code meanings stay English
     name_patient: bool = True  # write the patient's name and ID into the picture as well
@@ -135,7 +140,7 @@ class ComposeSettings(_Section):
 
     @model_validator(mode="after")
     def _two_numbers(self) -> ComposeSettings:
-        numbers = (self.series_number_sr, self.series_number_sc, self.series_number_text)
+        numbers = [getattr(self, name) for name in type(self).model_fields if name.startswith("series_number_")]
         if len(set(numbers)) < len(numbers):
             raise ValueError("Two of the series numbers are the same; give each series its own number.")
         return self
@@ -187,11 +192,11 @@ class ArchivePeer(_Section):
     host: Annotated[str, Field(min_length=1)]
     port: Port
     commitment: bool = True  # False: it has no storage commitment, and nothing there is ever shown as committed
-    deliver: Annotated[tuple[Literal["sr", "sc", "text"], ...], Field(min_length=1)] = ("sr", "sc")
+    deliver: Annotated[tuple[DeliveredKind, ...], Field(min_length=1)] = ("sr", "sc")
     sr_fallback: tuple[Literal["sr-2d", "text"], ...] = ("sr-2d", "text")  # in place of "sr" where it is not taken
 
     @property
-    def composed(self) -> tuple[Literal["sr", "sc", "text", "sr-2d"], ...]:
+    def composed(self) -> tuple[Kind, ...]:
         """What is written for it: what it is sent, and what it may be sent instead."""
         return (*self.deliver, *self.sr_fallback) if "sr" in self.deliver else self.deliver
 

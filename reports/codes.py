@@ -44,6 +44,10 @@ LANGUAGE = _dcm("121049", "Language of Content Item and Descendants")
 ENGLISH = Code("en", "RFC5646", "English")
 LANGUAGES: dict[str, Code] = {"en": ENGLISH, "zh": Code("zh", "RFC5646", "Chinese")}
 
+# The key object selection, TID 2010.
+OF_INTEREST = _dcm("113000", "Of Interest")
+KEY_OBJECT_DESCRIPTION = _dcm("113012", "Key Object Description")
+
 # The text report, TID 2000.
 DIAGNOSTIC_IMAGING_REPORT = Code("18748-4", "LN", "Diagnostic imaging study")
 FINDINGS = _dcm("121070", "Findings")

@@ -11,6 +11,7 @@ from io import BytesIO
 
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from reports import codes
@@ -63,6 +64,13 @@ def declare_private_scheme() -> Dataset:
     item.CodingSchemeUID = codes.PRIVATE_SCHEME_UID
     item.CodingSchemeName = codes.PRIVATE_SCHEME_NAME
     item.CodingSchemeResponsibleOrganization = "boneage-node"
+    return item
+
+
+def coded(concept: Code) -> Dataset:
+    """Return the item of a code sequence (PS3.3 8.8)."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = concept[:3]
     return item
 
 

@@ -13,8 +13,9 @@ from uuid import UUID, uuid5
 
 from inference.finding import ModelIdentity
 
-Kind = Literal["sr", "sc", "text", "sr-2d"]
-"""Comprehensive 3D SR, secondary capture, Enhanced SR, and the first one's tree as a Comprehensive SR."""
+Kind = Literal["sr", "sc", "text", "gsps", "pdf", "kos", "sr-2d"]
+"""Comprehensive 3D SR, secondary capture, Enhanced SR, presentation state, PDF, key objects, and the first one's tree
+as a Comprehensive SR."""
 
 NAMESPACE = UUID("6d1c1f0e-6d53-5d0c-9a54-0b0e3c6f4a51")
 """Root of every UID of this project. Changing it would make archives see known documents as new ones."""

@@ -74,7 +74,7 @@ def compose_sc(
         pixel_array=draw_overlay(
             display,
             finding,
-            _film_size(source),
+            film_size(source),
             Extras(assessment, language, patient_line(source) if name_patient else None),
         ),
         photometric_interpretation="RGB",
@@ -105,7 +105,8 @@ def patient_line(source: Dataset) -> str | None:
     return ", ".join(part for part in (name.strip(" /"), text_of(source, "PatientID")) if part) or None
 
 
-def _film_size(source: Dataset) -> tuple[int, int] | None:
+def film_size(source: Dataset) -> tuple[int, int] | None:
+    """Return (rows, columns) of the image, None where the header does not say them."""
     rows, columns = numbers_of(source, "Rows")[:1], numbers_of(source, "Columns")[:1]
     return (int(rows[0]), int(columns[0])) if rows and columns and min(*rows, *columns) >= 1 else None
 

@@ -13,7 +13,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import (
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
+    EncapsulatedPDFStorage,
     EnhancedSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
 )
 
@@ -56,7 +59,7 @@ def verify(document: Dataset, source: Dataset, finding: Finding) -> None:
     """
     kind = str(document.get("SOPClassUID", ""))
     if kind not in CHECKS:
-        raise VerificationError("sop-class", "neither a structured report nor a secondary capture")
+        raise VerificationError("sop-class", "no kind of document that is written here")
     for check in (_identity, _patient_and_study, *CHECKS[kind]):
         try:
             check(document, source, finding)
@@ -223,12 +226,67 @@ def _text_result(document: Dataset, _source: Dataset, finding: Finding) -> None:
     _require(disclaimed, "disclaimer", "the disclaimer is missing")
 
 
+def _marks(document: Dataset, source: Dataset, finding: Finding) -> None:
+    """Require that a presentation state is about the source image, states the finding, and draws on the image."""
+    images = [item for series in document.ReferencedSeriesSequence for item in series.ReferencedImageSequence]
+    referenced = [(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) for item in images]
+    _require(referenced == [(source.SOPClassUID, source.SOPInstanceUID)], "references", "another image is referenced")
+    texts = [
+        str(text.UnformattedTextValue)
+        for annotation in document.GraphicAnnotationSequence
+        for text in annotation.get("TextObjectSequence") or ()
+    ]
+    _require(any(_states(text, finding) for text in texts), "result", "the marks do not state the finding")
+    sizes = (numbers_of(source, "Columns")[0], numbers_of(source, "Rows")[0])
+    for annotation in document.GraphicAnnotationSequence:
+        for drawn in annotation.get("GraphicObjectSequence") or ():
+            inside = all(0 <= value <= sizes[place % 2] for place, value in enumerate(drawn.GraphicData))
+            _require(inside, "form", "a mark is not on the image")
+
+
+def _states(text: str, finding: Finding) -> bool:
+    return wording.DISCLAIMER in text and any(
+        wording.conclusion(finding, language).rstrip() in text for language in wording.LANGUAGES
+    )
+
+
+def _page(document: Dataset, source: Dataset, _finding: Finding) -> None:
+    """Require a PDF about the source image."""
+    (item,) = document.SourceInstanceSequence
+    same = (item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) == (source.SOPClassUID, source.SOPInstanceUID)
+    _require(same, "references", "another image is referenced")
+    is_pdf = document.EncapsulatedDocument.startswith(b"%PDF-") and document.get("BurnedInAnnotation") == "YES"
+    _require(is_pdf, "form", "there is no PDF in it")
+    _require(wording.DISCLAIMER in document.DocumentTitle, "disclaimer", "the disclaimer is missing")
+
+
+def _selection(document: Dataset, source: Dataset, finding: Finding) -> None:
+    """Require that a selection names the source image, in its evidence too, and states the finding."""
+    named_images = {
+        item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        for item in children(document)
+        if item.get("ValueType") == "IMAGE"
+    }
+    evidence = {
+        item.ReferencedSOPInstanceUID
+        for study in document.CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    }
+    _require(source.SOPInstanceUID in named_images and named_images == evidence, "references", "the evidence differs")
+    texts = [str(item.TextValue) for item in children(document) if item.get("ValueType") == "TEXT"]
+    _require(any(_states(text, finding) for text in texts), "result", "the selection does not state the finding")
+
+
 _REPORT: tuple[Check, ...] = (_report_references, _report_result, _report_text, _report_form)
 
 CHECKS: dict[str, tuple[Check, ...]] = {
     str(Comprehensive3DSRStorage): _REPORT,
     str(ComprehensiveSRStorage): _REPORT,
     str(EnhancedSRStorage): (_report_references, _text_result),
+    str(GrayscaleSoftcopyPresentationStateStorage): (_marks,),
+    str(EncapsulatedPDFStorage): (_page,),
+    str(KeyObjectSelectionDocumentStorage): (_selection,),
     str(SecondaryCaptureImageStorage): (_capture_references, _capture_result, _capture_pixels),
 }
 """What is checked in each kind of document, after what all have in common."""

@@ -17,6 +17,7 @@ from inference.finding import (
     BoneStage,
     Box,
     Estimate,
+    Finding,
     Flag,
     Laterality,
     ModelIdentity,
@@ -27,7 +28,12 @@ from inference.finding import (
     Subject,
 )
 from reports.clinic import Prior, assess
+from reports.encapsulated_pdf import compose_pdf
 from reports.identity import DocumentIdentity, device_uid, document_uids
+from reports.key_objects import Capture, compose_kos
+from reports.overlay import draw_overlay
+from reports.phrases import Language
+from reports.presentation_state import compose_gsps
 
 ROWS, COLUMNS = 600, 500
 
@@ -172,3 +178,18 @@ def display() -> np.ndarray:
     """A grey ramp, so that every pixel of the film can be told from what is drawn on it."""
     ramp = np.linspace(20, 200, ROWS, dtype=np.float32)[:, None]
     return np.repeat(ramp, COLUMNS, axis=1).astype(np.uint8)
+
+
+@pytest.fixture
+def compose_other(identify, display):
+    """``compose_other("gsps", source, finding, "en")`` composes what is neither report nor capture."""
+
+    def compose(kind: str, source: Dataset, finding: Finding, language: Language = "en") -> Dataset:
+        identity = identify(source, kind)
+        if kind == "gsps":
+            return compose_gsps(source, finding, identity, language=language)
+        if kind == "kos":
+            return compose_kos(source, finding, identity, capture=Capture("1.2.3", "1.2.3.4"), language=language)
+        return compose_pdf(source, finding, draw_overlay(display, finding), identity)
+
+    return compose

@@ -120,3 +120,39 @@ def test_dsr2html_makes_a_page_of_the_report(report, tmp_path):
     assert code == 0
     assert not [line for line in text.splitlines() if line.startswith(("E:", "F:"))]
     assert "not for diagnosis" in page.read_text(encoding="utf-8")
+
+
+OTHERS = {"gsps": "GrayscaleSoftcopyPresentationState", "pdf": "EncapsulatedPDF", "kos": "KeyObjectSelectionDocument"}
+
+
+@pytest.fixture(params=list(OTHERS))
+def other(case, tmp_path, compose_other, request):
+    """Return the kind of a document that is neither report nor capture, and its file."""
+    source, finding, options = case
+    document = compose_other(request.param, source, finding, options["language"])
+    path = tmp_path / "other.dcm"
+    path.write_bytes(encoded(document))
+    return request.param, path
+
+
+@pytest.mark.peer("dicom3tools")
+def test_dciodvfy_finds_no_error_in_the_other_documents(other):
+    kind, path = other
+    _code, text = said("dciodvfy", "-new", path)
+
+    assert OTHERS[kind] in text
+    assert not [line for line in text.splitlines() if line.startswith("Error")]
+
+
+@pytest.mark.peer("dcmtk")
+def test_dcmtk_reads_the_other_documents(other, tmp_path):
+    kind, path = other
+    if kind == "kos":
+        code, text = said("dsrdump", path)
+    elif kind == "pdf":
+        code, text = said("dcm2pdf", path, tmp_path / "page.pdf")
+    else:
+        code, text = said("dcmdump", path)
+
+    assert code == 0
+    assert not [line for line in text.splitlines() if line.startswith(("E:", "F:"))]

@@ -1,0 +1,77 @@
+"""The overlay as an Encapsulated PDF of one page (PS3.3 A.45.1), for archives that show documents and no captures."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from time import struct_time
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import EncapsulatedPDFStorage
+
+from inference.finding import Finding
+from reports import codes, wording
+from reports.document import coded, put_into_study, put_series_and_equipment, sealed
+from reports.header import required_uid
+from reports.identity import DocumentIdentity
+
+SERIES_DESCRIPTION = "Bone age page (research use only)"
+TITLE = f"Bone age. {wording.DISCLAIMER}"
+PIXELS_PER_INCH = 150.0
+PDF = "application/pdf"
+
+
+def compose_pdf(
+    source: Dataset, finding: Finding, picture: NDArray[np.uint8], identity: DocumentIdentity
+) -> FileDataset:
+    """Compose the page of one finding.
+
+    Parameters
+    ----------
+    source
+        The image that was read; its header may be as poor as real CR. It is not changed.
+    finding
+        An estimate, or a refusal.
+    picture
+        RGB of ``reports.overlay.draw_overlay``, uint8 of shape (rows, columns, 3): the page is what it shows.
+    identity
+        The document's own UIDs, numbers and time.
+
+    Raises
+    ------
+    IncompleteSource
+        The source lacks a UID the document refers to.
+    """
+    page = _page(picture, identity)
+    document = Dataset()
+    document.SOPClassUID = EncapsulatedPDFStorage
+    put_into_study(document, source)
+    model_name = finding.model.name if finding.model else "boneage-node"
+    put_series_and_equipment(document, identity, model_name, SERIES_DESCRIPTION)
+    document.Modality, document.ConversionType = "DOC", "WSD"
+    document.AcquisitionDateTime = ""
+    document.BurnedInAnnotation = "YES"
+    document.DocumentTitle = TITLE
+    document.ConceptNameCodeSequence = Sequence([coded(codes.DIAGNOSTIC_IMAGING_REPORT)])
+    document.VerificationFlag = "UNVERIFIED"
+    image = Dataset()
+    image.ReferencedSOPClassUID = required_uid(source, "SOPClassUID")
+    image.ReferencedSOPInstanceUID = required_uid(source, "SOPInstanceUID")
+    document.SourceInstanceSequence = Sequence([image])
+    document.MIMETypeOfEncapsulatedDocument = PDF
+    document.EncapsulatedDocumentLength = len(page)
+    document.EncapsulatedDocument = page + b"\0" * (len(page) % 2)
+    return sealed(document, identity)
+
+
+def _page(picture: NDArray[np.uint8], identity: DocumentIdentity) -> bytes:
+    """Return the picture as a PDF: the same bytes for the same work, so its dates are the document's."""
+    buffer = BytesIO()
+    at: struct_time = identity.created_at.utctimetuple()
+    Image.fromarray(picture).save(
+        buffer, "PDF", resolution=PIXELS_PER_INCH, title=TITLE, producer="boneage-node", creationDate=at, modDate=at
+    )
+    return buffer.getvalue()

@@ -1,0 +1,157 @@
+"""Boxes and result as a Grayscale Softcopy Presentation State (PS3.3 A.33.1): drawn over the film, and put away again.
+
+Written without highdicom, whose state lacks Laterality, copies windows with several values and shows MONOCHROME1 with
+the identity; here the first window is used, and INVERSE where the film is MONOCHROME1.
+"""
+
+from __future__ import annotations
+
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
+
+from inference.anatomy import ROI_NAMES
+from inference.finding import Box, Finding
+from reports import wording
+from reports.document import put_into_study, put_series_and_equipment, sealed, written_date, written_time
+from reports.errors import UnplaceableFinding
+from reports.header import numbers_of, required_uid, text_of
+from reports.identity import DocumentIdentity
+from reports.measurement_report import Report
+from reports.phrases import Language
+
+SERIES_DESCRIPTION = "Bone age marks (research use only)"
+LABEL = "BONE AGE"
+REGIONS, RESULT = "REGIONS", "RESULT"
+"""Graphic layers: a viewer may switch each off."""
+
+
+def compose_gsps(
+    source: Dataset, finding: Finding, identity: DocumentIdentity, *, language: Language = "en"
+) -> FileDataset:
+    """Compose the presentation state of one finding.
+
+    Parameters
+    ----------
+    source
+        The image that was read; its header may be as poor as real CR. It is not changed.
+    finding
+        An estimate, or a refusal.
+    identity
+        The document's own UIDs, numbers and time.
+    language
+        Of the text.
+
+    Raises
+    ------
+    IncompleteSource
+        The source lacks a UID the document refers to.
+    UnplaceableFinding
+        The header does not say how large the image is.
+    """
+    report = Report(source, finding, identity)
+    area = report.image_box
+    if area is None:
+        raise UnplaceableFinding("The header does not say how large the image is.")
+    document = Dataset()
+    document.SOPClassUID = GrayscaleSoftcopyPresentationStateStorage
+    put_into_study(document, source)
+    model_name = finding.model.name if finding.model else "boneage-node"
+    put_series_and_equipment(document, identity, model_name, SERIES_DESCRIPTION)
+    document.Modality, document.Laterality = "PR", ""
+    document.PresentationCreationDate = written_date(identity.created_at)
+    document.PresentationCreationTime = written_time(identity.created_at)
+    document.ContentLabel, document.ContentCreatorName = LABEL.replace(" ", "_"), ""
+    document.ContentDescription = wording.DISCLAIMER
+    series = Dataset()
+    series.SeriesInstanceUID = required_uid(source, "SeriesInstanceUID")
+    series.ReferencedImageSequence = Sequence([_reference(source)])
+    document.ReferencedSeriesSequence = Sequence([series])
+    document.DisplayedAreaSelectionSequence = Sequence([_displayed(source, area)])
+    document.GraphicLayerSequence = Sequence([_layer(name, order) for order, name in enumerate((REGIONS, RESULT), 1)])
+    document.GraphicAnnotationSequence = Sequence(_annotations(report, area, language))
+    _put_window(document, source)
+    inverse = text_of(source, "PhotometricInterpretation") == "MONOCHROME1"
+    document.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
+    return sealed(document, identity)
+
+
+def _reference(source: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = required_uid(source, "SOPClassUID")
+    item.ReferencedSOPInstanceUID = required_uid(source, "SOPInstanceUID")
+    return item
+
+
+def _displayed(source: Dataset, area: Box) -> Dataset:
+    item = Dataset()
+    item.ReferencedImageSequence = Sequence([_reference(source)])
+    item.DisplayedAreaTopLeftHandCorner = [1, 1]
+    item.DisplayedAreaBottomRightHandCorner = [int(area.x1), int(area.y1)]
+    item.PresentationSizeMode = "SCALE TO FIT"
+    item.PresentationPixelAspectRatio = [1, 1]
+    return item
+
+
+def _layer(name: str, order: int) -> Dataset:
+    item = Dataset()
+    item.GraphicLayer, item.GraphicLayerOrder = name, order
+    return item
+
+
+def _annotations(report: Report, area: Box, language: Language) -> list[Dataset]:
+    """Return the regions' boxes with their numbers and names, and the result in the upper left corner."""
+    boxes = [
+        (f"{ROI_NAMES.index(roi.name) + 1} {roi.name}", box)
+        for roi in report.finding.rois
+        if (box := report.on_image(roi.box)) is not None
+    ]
+    found = report.finding.hand
+    hand = None if found is None else report.on_image(found)
+    drawn = [box for _, box in boxes] + ([] if hand is None else [hand])
+    said = [f"{wording.conclusion(report.finding, language)} {wording.disclaimer(language)}."]
+    result = _annotation(report.source, RESULT, [], [(text, area.x0 + 1, area.y0 + 1) for text in said])
+    if not drawn:
+        return [result]
+    names = [(name, box.x0, box.y0) for name, box in boxes]
+    return [_annotation(report.source, REGIONS, drawn, names), result]
+
+
+def _annotation(source: Dataset, layer: str, boxes: list[Box], texts: list[tuple[str, float, float]]) -> Dataset:
+    item = Dataset()
+    item.ReferencedImageSequence = Sequence([_reference(source)])
+    item.GraphicLayer = layer
+    if boxes:
+        item.GraphicObjectSequence = Sequence([_polyline(box) for box in boxes])
+    if texts:
+        item.TextObjectSequence = Sequence([_text(*text) for text in texts])
+    return item
+
+
+def _polyline(box: Box) -> Dataset:
+    """Return a box as a closed line; (0, 0) is the corner of the first pixel, as in an SCOORD (PS3.3 C.10.5.1.2)."""
+    item = Dataset()
+    item.GraphicAnnotationUnits, item.GraphicDimensions, item.NumberOfGraphicPoints = "PIXEL", 2, 5
+    corners = ((box.x0, box.y0), (box.x1, box.y0), (box.x1, box.y1), (box.x0, box.y1), (box.x0, box.y0))
+    item.GraphicData = [value for corner in corners for value in corner]
+    item.GraphicType, item.GraphicFilled = "POLYLINE", "N"
+    return item
+
+
+def _text(text: str, x: float, y: float) -> Dataset:
+    item = Dataset()
+    item.UnformattedTextValue = text[:1024]
+    item.AnchorPointAnnotationUnits, item.AnchorPointVisibility = "PIXEL", "N"
+    item.AnchorPoint = [x, y]
+    return item
+
+
+def _put_window(document: Dataset, source: Dataset) -> None:
+    """Write the source's first window, where it has a usable one (PS3.3 C.11.8)."""
+    centre, width = numbers_of(source, "WindowCenter")[:1], numbers_of(source, "WindowWidth")[:1]
+    if not centre or not width or width[0] < 1:
+        return
+    item = Dataset()
+    item.WindowCenter, item.WindowWidth = f"{centre[0]:.6g}", f"{width[0]:.6g}"
+    item.ReferencedImageSequence = Sequence([_reference(source)])
+    document.SoftcopyVOILUTSequence = Sequence([item])
