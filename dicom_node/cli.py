@@ -103,8 +103,10 @@ def _add_administration(commands: argparse._SubParsersAction[argparse.ArgumentPa
     chosen.add_argument("--all", action="store_true", help="everything that failed")
     retry.add_argument("--peer", help="only deliveries to this peer")
     echo = commands.add_parser("echo", help="C-ECHO a peer and ask what it would accept")
-    _add_config(echo)
-    echo.add_argument("peer", metavar="PEER", help="the peer's name in the settings")
+    selftest = commands.add_parser("selftest", help="send a marked test study to a peer and say what it took")
+    for command in (echo, selftest):
+        _add_config(command)
+        command.add_argument("peer", metavar="PEER", help="the peer's name in the settings")
     settings = commands.add_parser("settings", help="check or show the settings").add_subparsers(
         metavar="ACTION", required=True
     )
@@ -116,6 +118,7 @@ def _add_administration(commands: argparse._SubParsersAction[argparse.ArgumentPa
         (retry, "dicom_node.again:retry"),
         (reprocess, "dicom_node.again:reprocess"),
         (echo, "dicom_node.echo:run"),
+        (selftest, "dicom_node.selftest:run"),
         (check, "dicom_node.settings_report:check"),
         (shown, "dicom_node.settings_report:show"),
     ):

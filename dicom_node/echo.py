@@ -7,22 +7,17 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom import AE
-from pynetdicom.sop_class import (
-    Comprehensive3DSRStorage,
-    SecondaryCaptureImageStorage,
-    StorageCommitmentPushModel,
-    Verification,
-)
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
 from dicom_node.cli import DONE, FAILED
+from dicom_node.compose import SOP_CLASSES
 from dicom_node.errors import SettingsError
 from dicom_node.settings import ArchivePeer, Settings, SettingsProblem, load_settings
 from dicom_node.terminal import open_console
 
 SUCCESS = 0x0000
-STORAGE_CLASSES = {"sr": Comprehensive3DSRStorage, "sc": SecondaryCaptureImageStorage}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,8 +54,10 @@ def probe(settings: Settings, peer: ArchivePeer) -> Iterator[tuple[bool, str]]:
     ae.add_requested_context(Verification)
     wanted = {Verification: "Verification (C-ECHO)"}
     for kind in peer.deliver:
-        wanted[STORAGE_CLASSES[kind]] = f"storage of {STORAGE_CLASSES[kind].name}"
-        ae.add_requested_context(STORAGE_CLASSES[kind], ExplicitVRLittleEndian)
+        wanted[UID(SOP_CLASSES[kind])] = f"storage of {UID(SOP_CLASSES[kind]).name}"
+    others = {SOP_CLASSES[kind] for kind in peer.composed} - set(wanted)
+    for sop_class_uid in sorted({*wanted, *others} - {Verification}):
+        ae.add_requested_context(sop_class_uid, ExplicitVRLittleEndian)
     if peer.commitment:
         wanted[StorageCommitmentPushModel] = "storage commitment"
         ae.add_requested_context(StorageCommitmentPushModel)
@@ -68,12 +65,16 @@ def probe(settings: Settings, peer: ArchivePeer) -> Iterator[tuple[bool, str]]:
     assoc = ae.associate(peer.host, peer.port, ae_title=peer.ae_title)
     took_ms = (time.perf_counter() - start) * 1000
     if not assoc.is_established:
-        yield False, _why_not(assoc)
+        yield False, why_no_association(assoc)
         return
     yield True, f"association opened in {took_ms:.0f} ms"
     accepted = {context.abstract_syntax for context in assoc.accepted_contexts}
     for abstract_syntax, name in wanted.items():
         fine = abstract_syntax in accepted
+        stand_in = next((uid for kind in peer.sr_fallback if (uid := SOP_CLASSES[kind]) in accepted), None)
+        if not fine and abstract_syntax == SOP_CLASSES["sr"] and stand_in is not None:
+            yield True, f"does not accept {name}: it will get {UID(stand_in).name} in its place"
+            continue
         yield fine, f"accepts {name}" if fine else f"does not accept {name}: have the peer's administrator allow it"
     if Verification in accepted:
         status = assoc.send_c_echo().get("Status")
@@ -81,7 +82,8 @@ def probe(settings: Settings, peer: ArchivePeer) -> Iterator[tuple[bool, str]]:
     assoc.release()
 
 
-def _why_not(assoc: Any) -> str:
+def why_no_association(assoc: Any) -> str:
+    """Say why there is no association, and what to check."""
     if assoc.is_rejected:
         return "the association was rejected: both AE titles must be known to the peer, and spelled as it spells them"
     if assoc.acceptor.primitive is None:

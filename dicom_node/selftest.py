@@ -1,0 +1,143 @@
+"""``selftest PEER``: send a marked test study with every kind of document, and say what the archive took of it.
+
+The study is a sample film (a composite, nobody's hand) under a test patient, with a made-up result that says so. It
+stays in the archive: its PatientID says what it is, and the same UIDs are sent each time, so that there is never more
+than one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib import resources
+
+from pydicom import Dataset, dcmread
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, build_context
+
+from dicom_node import __version__
+from dicom_node.cli import DONE, FAILED
+from dicom_node.compose import KINDS, SOP_CLASSES
+from dicom_node.deliver import judge_status
+from dicom_node.echo import find_archive, why_no_association
+from dicom_node.settings import ArchivePeer, Settings, load_settings
+from dicom_node.terminal import open_console
+from inference.film import display_bytes, read_film
+from inference.finding import Box, Estimate, Flag, Laterality, ModelIdentity
+from inference.subject import read_subject
+from reports.clinic import assess
+from reports.encapsulated_pdf import compose_pdf
+from reports.identity import DocumentIdentity, Kind, derived_uid, device_uid, document_uids
+from reports.key_objects import Capture, compose_kos
+from reports.overlay import Extras, draw_overlay
+from reports.presentation_state import compose_gsps
+from reports.secondary_capture import compose_sc
+from reports.structured_report import compose_sr
+from reports.text_report import compose_text_sr
+
+PATIENT = "BONEAGE-TEST"
+SAMPLE = "boy-12.dcm"
+NOTICE = Flag("self-test", "This is a test of the connection to the archive, not a result.")
+MADE_AT = datetime(2026, 1, 1, 12, tzinfo=UTC)  # fixed, as the UIDs are: the same study each time
+
+
+def run(options: argparse.Namespace) -> int:
+    """Send the study and print what became of each object; 0 only where all that settings deliver was taken."""
+    settings = load_settings(options.config)
+    peer = find_archive(settings, options.peer)
+    console = open_console()
+    console.print(f"{peer.name}: a test study of patient {PATIENT}, as {settings.node.ae_title}")
+    well = True
+    for wanted, fine, sentence in send(settings, peer):
+        mark = "ok    " if fine else "FAILED" if wanted else "no    "
+        console.print(f"  {mark} {sentence}", soft_wrap=True)
+        well = well and (fine or not wanted)
+    return DONE if well else FAILED
+
+
+def send(settings: Settings, peer: ArchivePeer) -> Iterator[tuple[bool, bool, str]]:
+    """Yield for each object whether the settings deliver it, whether it was taken, and what to say of it.
+
+    A report that is not taken is no failure where one that stands for it is.
+    """
+    film = make_film()
+    objects: list[tuple[Kind | None, Dataset]] = [(None, film)]
+    objects += [(kind, make_document(kind, film, settings)) for kind in KINDS]
+    ae = AE(settings.node.ae_title)
+    ae.connection_timeout = ae.acse_timeout = settings.deliver.connect_timeout_s
+    ae.dimse_timeout = ae.network_timeout = settings.deliver.dimse_timeout_s
+    syntaxes = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+    contexts = [build_context(ds.SOPClassUID, syntax) for _, ds in objects for syntax in syntaxes]
+    assoc = ae.associate(peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title)
+    if not assoc.is_established:
+        yield True, False, why_no_association(assoc)
+        return
+    accepted: dict[str, str] = {}
+    for context in assoc.accepted_contexts:
+        accepted.setdefault(str(context.abstract_syntax), UID(context.transfer_syntax[0]).name)
+    stands_in = any(SOP_CLASSES[kind] in accepted for kind in peer.sr_fallback)
+    for kind, ds in objects:
+        wanted = kind in peer.deliver and not (kind == "sr" and stands_in)
+        name = UID(ds.SOPClassUID).name
+        if ds.SOPClassUID not in accepted:
+            yield wanted, False, f"{name}: not accepted; have the archive's administrator allow it"
+            continue
+        status = assoc.send_c_store(ds).get("Status")
+        problem = None if status is None else judge_status(status)
+        if status is None:
+            yield wanted, False, f"{name}: no answer"
+            return
+        said = f"{name}: {accepted[ds.SOPClassUID]}, status 0x{status:04X}"
+        yield wanted, problem is None, said if problem is None else f"{said}. {problem}"
+    assoc.release()
+
+
+def make_film() -> Dataset:
+    """Return the test film: a shipped sample under the test patient."""
+    with resources.as_file(resources.files("dicom_node").joinpath("samples", SAMPLE)) as path:
+        film = dcmread(path)
+    film.decompress(generate_instance_uid=False)
+    film.PatientID, film.PatientName = PATIENT, f"{PATIENT}^Bone Age"
+    film.StudyInstanceUID, film.SeriesInstanceUID = derived_uid("selftest", "study"), derived_uid("selftest", "series")
+    film.SOPInstanceUID = derived_uid("selftest", "film")
+    film.file_meta.MediaStorageSOPInstanceUID = UID(film.SOPInstanceUID)
+    film.StudyDescription = "Test of the connection, not a patient"
+    film.AccessionNumber = ""
+    return film
+
+
+def make_document(kind: Kind, film: Dataset, settings: Settings) -> Dataset:
+    """Return one document of the made-up result."""
+    model = ModelIdentity("self-test", "Self-test, no model", __version__, "0" * 64)
+    rows, columns = int(film.Rows), int(film.Columns)
+    hand = Box(columns * 0.2, rows * 0.1, columns * 0.8, rows * 0.9)
+    subject = replace(read_subject(film), flags=())
+    finding = Estimate(144.0, 132.0, 156.0, 0.9, subject, Laterality.LEFT, hand, (), 1, 1.0, (NOTICE,), model)
+    series_uid, sop_uid = document_uids(film.SOPInstanceUID, model, kind, 1)
+    identity = DocumentIdentity(
+        sop_instance_uid=sop_uid,
+        series_instance_uid=series_uid,
+        series_number=9900 + KINDS.index(kind),
+        instance_number=1,
+        created_at=MADE_AT,
+        device_uid=device_uid("selftest"),
+        station_name=settings.node.station_name,
+        software_version=__version__,
+    )
+    language, assessment = settings.compose.language, assess(finding)
+    display = display_bytes(read_film(film))
+    if kind in {"sr", "sr-2d"}:
+        three = kind == "sr"
+        return compose_sr(film, finding, identity, assessment=assessment, language=language, three_dimensional=three)
+    if kind == "text":
+        return compose_text_sr(film, finding, identity, assessment=assessment, language=language)
+    if kind == "gsps":
+        return compose_gsps(film, finding, identity, language=language)
+    if kind == "kos":
+        capture = Capture(*document_uids(film.SOPInstanceUID, model, "sc", 1))
+        return compose_kos(film, finding, identity, capture=capture, language=language)
+    if kind == "pdf":
+        return compose_pdf(film, finding, draw_overlay(display, finding, None, Extras(assessment, language)), identity)
+    return compose_sc(film, finding, display, identity, assessment=assessment, language=language)
