@@ -187,9 +187,10 @@ def ledger(store: Store, study_instance_uid: str) -> list[Delivery]:
 
 
 def document_uids(store: Store) -> list[str]:
-    """Return the SOP Instance UIDs of all documents, sorted."""
+    """Return the SOP Instance UIDs of all documents that archives are to get, sorted."""
     with store.reading() as session:
-        return sorted(session.scalars(sa.select(Document.sop_instance_uid)))
+        sent = sa.select(Document.sop_instance_uid).join(Delivery, Delivery.document_id == Document.id)
+        return sorted(set(session.scalars(sent)))
 
 
 def held_uids(archive: Archive) -> list[str]:

@@ -107,6 +107,9 @@ def _add_administration(commands: argparse._SubParsersAction[argparse.ArgumentPa
     for command in (echo, selftest):
         _add_config(command)
         command.add_argument("peer", metavar="PEER", help="the peer's name in the settings")
+    shadow = commands.add_parser("shadow", help="how shadow methods stand to the active one")
+    _add_config(shadow)
+    shadow.add_argument("--json", action="store_true", help="for machines")
     settings = commands.add_parser("settings", help="check or show the settings").add_subparsers(
         metavar="ACTION", required=True
     )
@@ -118,6 +121,7 @@ def _add_administration(commands: argparse._SubParsersAction[argparse.ArgumentPa
         (retry, "dicom_node.again:retry"),
         (reprocess, "dicom_node.again:reprocess"),
         (echo, "dicom_node.echo:run"),
+        (shadow, "dicom_node.shadow:run"),
         (selftest, "dicom_node.selftest:run"),
         (check, "dicom_node.settings_report:check"),
         (shown, "dicom_node.settings_report:show"),

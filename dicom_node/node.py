@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -16,6 +17,7 @@ from dicom_node.intake import Intake, Recorded
 from dicom_node.interpret import Interpreter, Reader
 from dicom_node.receive import AssociationEnd, Receiver
 from dicom_node.settings import Settings
+from dicom_node.shadow import Shadows
 from dicom_node.spool import Received, Spool
 from dicom_node.store import Instance, Store, make_engine, upgrade
 from dicom_node.street import Street
@@ -24,6 +26,21 @@ from dicom_node.workflows import Workflows
 STOP_WITHIN_S = 30.0
 
 log = structlog.get_logger(__name__)
+
+
+def _shadows(store: Store, settings: Settings) -> Shadows | None:
+    """Return what reads films with the shadow methods, each loaded at its first film; None where there are none."""
+    interpret = settings.interpret
+
+    def load(method: str) -> Interpreter:
+        from inference.engine import Engine
+
+        return Engine.load(method, threads=interpret.threads, device=interpret.device)
+
+    if not interpret.shadow:
+        return None
+    loaders = {method: partial(load, method) for method in interpret.shadow}
+    return Shadows(store, settings.spool_dir, loaders, settings.node.id)
 
 
 class Node:
@@ -66,6 +83,7 @@ class Node:
             archives=settings.archives,
             node_id=node.id,
             on_composed=self._wake,
+            shadows=_shadows(self.store, settings),
         )
         self._workflows = Workflows(
             system_database_url=system_database_url(settings),

@@ -119,6 +119,13 @@ class InterpretSettings(_Section):
     threads: Annotated[int, Field(ge=1)] = 2
     device: Literal["auto", "cpu", "cuda"] = "auto"
     recalibration: Path | None = None  # written by `boneage-node evaluate --recalibrate` on the site's own films
+    shadow: tuple[Method, ...] = ()  # read the same films afterwards; recorded, never sent
+
+    @model_validator(mode="after")
+    def _shadows_differ(self) -> InterpretSettings:
+        if len({self.method, *self.shadow}) <= len(self.shadow):
+            raise ValueError("A shadow method is named twice, or is the active one; name each method once.")
+        return self
 
 
 class ComposeSettings(_Section):

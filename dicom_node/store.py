@@ -173,6 +173,27 @@ class ResultRow(Base):
     half_width_months: Mapped[float]
 
 
+class ShadowRow(Base):
+    """What a shadow method said of one instance in one revision; see dicom_node.shadow."""
+
+    __tablename__ = "shadow_findings"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instances.id"))
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"))
+    method: Mapped[str] = mapped_column(String(64), index=True)
+    version: Mapped[str] = mapped_column(String(64))
+    weights_sha256: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(8))  # "estimate" or "refusal"
+    age_months: Mapped[float | None]
+    refusal_code: Mapped[str | None] = mapped_column(String(64))
+    body: Mapped[str] = mapped_column(sa.Text)
+    milliseconds: Mapped[float]
+    interpreted_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("instance_id", "revision_id", "method"),)
+
+
 class Document(Base):
     """One object the node wrote: a Structured Report or a secondary capture."""
 

@@ -27,6 +27,7 @@ from dicom_node.revisions import (
     settle,
 )
 from dicom_node.settings import ArchivePeer
+from dicom_node.shadow import Shadows
 from dicom_node.store import FindingRow, Revision, Store, now
 from dicom_node.workflows import Steps
 from reports.identity import Kind
@@ -51,6 +52,8 @@ class Street:
         This node, for the events.
     on_composed
         Called when a revision has entered the ledger.
+    shadows
+        What reads the films once more afterwards, for the record only.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Street:
         archives: Sequence[ArchivePeer],
         node_id: str,
         on_composed: Callable[[], None] = lambda: None,
+        shadows: Shadows | None = None,
     ) -> None:
         self._store = store
         self._reader = reader
@@ -70,6 +74,7 @@ class Street:
         self._kinds = kinds_wanted([archive.composed for archive in archives])
         self._node_id = node_id
         self._on_composed = on_composed
+        self._shadows = shadows
 
     def walk(self, revision_id: int, step: Steps) -> None:
         """Take one revision from assembled to composed. What fails for good is written down; the rest goes on.
@@ -92,7 +97,12 @@ class Street:
             if disposition_of(error) == Disposition.RETRY:
                 raise
             self._set_aside(revision_id, error)
+            self._on_composed()
+            return
         self._on_composed()
+        if self._shadows is not None:
+            for instance_id in step("list-instances-again", self._list_instances, revision_id):
+                step("shadow", self._shadows.read, revision_id, instance_id)
 
     def interpret(self, revision_id: int, instance_id: int) -> list[Problem]:
         """Read one instance; return what failed for good."""
