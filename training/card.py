@@ -1,7 +1,8 @@
 """Put measured figures into the README and the model cards: no figure is typed by hand.
 
 ``python -m training.card figures.json FILE...`` replaces what stands between ``<!-- figures METHOD -->`` and
-``<!-- /figures -->`` in each file by the tables of an evaluation (``boneage-node evaluate --json figures.json``).
+``<!-- /figures -->`` in each file by the tables of an evaluation (``boneage-node evaluate --json figures.json``), or what
+stands at ``<!-- figures compare -->`` by the table of a comparison (``boneage-node compare --json``).
 """
 
 from __future__ import annotations
@@ -33,6 +34,24 @@ def figures_text(figures: dict[str, Any]) -> str:
         f"67 chests, {figures['non_hands_accepted']} were read."
     )
     return "\n".join(lines) + "\n\n" + _wrapped(re.sub(r"(\d)%", r"\1 %", sentences))
+
+
+def comparison_text(comparison: dict[str, Any]) -> str:
+    """Return methods side by side, each with its paper's figure, as Markdown."""
+    lines = [
+        "| method | MAE (95 %) | RMSE | 90 % interval covers | refused | ms a film | M parameters | MB | its paper's MAE |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in comparison["contestants"]:
+        total, (low, high) = one["table_3"]["all"]["total"], one["mae_interval_months"]
+        paper = (one["paper"] or {}).get("mae_months")
+        lines.append(
+            f"| `{one['method']}` | {total['mae_months']:.1f} ({low:.1f} to {high:.1f}) | {total['rmse_months']:.1f} | "
+            f"{one['coverage_90']:.0%} | {sum(one['refused'].values())} | {one['milliseconds_median']:.0f} | "
+            f"{one['cost']['parameters'] / 1e6:.1f} | {one['cost']['megabytes']:.1f} | "
+            f"{'-' if paper is None else f'{paper:.1f}'} |"
+        )
+    return "\n".join(lines)
 
 
 def _cell(errors: dict[str, float]) -> str:
@@ -71,8 +90,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("documents", type=Path, nargs="+")
     arguments = parser.parse_args(argv)
     figures = json.loads(arguments.figures.read_text())
+    compared = "contestants" in figures
+    name = "compare" if compared else figures["model"]["method"]
+    text = comparison_text(figures) if compared else figures_text(figures)
     for path in arguments.documents:
-        path.write_text(fill(path.read_text(), figures["model"]["method"], figures_text(figures)))
+        path.write_text(fill(path.read_text(), name, text))
     return 0
 
 
