@@ -1,8 +1,8 @@
 """Put measured figures into the README and the model cards: no figure is typed by hand.
 
 ``python -m training.card figures.json FILE...`` replaces what stands between ``<!-- figures METHOD -->`` and
-``<!-- /figures -->`` in each file by the tables of an evaluation (``boneage-node evaluate --json figures.json``), or what
-stands at ``<!-- figures compare -->`` by the table of a comparison (``boneage-node compare --json``).
+``<!-- /figures -->`` in each file by the tables of an evaluation (``boneage-node evaluate --json figures.json``), or
+what stands at ``<!-- figures compare -->`` by the table of a comparison (``boneage-node compare --json``).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def figures_text(figures: dict[str, Any]) -> str:
 def comparison_text(comparison: dict[str, Any]) -> str:
     """Return methods side by side, each with its paper's figure, as Markdown."""
     lines = [
-        "| method | MAE (95 %) | RMSE | 90 % interval covers | refused | ms a film | M parameters | MB | its paper's MAE |",
+        "| method | MAE (95 %) | RMSE | 90 % interval covers | refused | ms a film | M parameters | MB | paper's MAE |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for one in comparison["contestants"]:

@@ -1,0 +1,128 @@
+"""``python -m conformance.examples OUT``: every document of the shipped samples, and something to look at.
+
+Of a reading, a refusal and an unknown sex: each document as DICOM (the secondary capture as a picture only, since it is
+large), reports as text, the pictures as JPEG. The same command makes the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, date, datetime
+from importlib import resources
+from pathlib import Path
+
+from PIL import Image
+from pydicom import Dataset, dcmread
+
+from inference.engine import Engine
+from inference.film import display_bytes, read_film
+from inference.finding import Estimate, Finding
+from reports.clinic import Assessment, Prior, assess
+from reports.document import encoded
+from reports.encapsulated_pdf import compose_pdf
+from reports.identity import DocumentIdentity, Kind, device_uid, document_uids
+from reports.key_objects import Capture, compose_kos
+from reports.overlay import Extras, draw_overlay
+from reports.phrases import Language
+from reports.presentation_state import compose_gsps
+from reports.read_back import children
+from reports.secondary_capture import patient_line
+from reports.structured_report import compose_sr
+from reports.text_report import compose_text_sr
+
+MADE_AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
+KINDS: tuple[Kind, ...] = ("sr", "text", "gsps", "pdf", "kos")
+CASES: tuple[tuple[str, str, str | None, Language], ...] = (
+    ("reading", "boy-12.dcm", None, "en"),
+    ("reading-zh", "girl-08.dcm", None, "zh"),
+    ("sex-unknown", "girl-12.dcm", "", "en"),
+    ("refusal", "not-a-hand.dcm", None, "en"),
+)
+"""Name, sample, the sex to put into its header (None: as it is), language."""
+
+
+def identify(film: Dataset, finding: Finding, kind: Kind) -> DocumentIdentity:
+    """Return what a node would call the document."""
+    series_uid, sop_uid = document_uids(film.SOPInstanceUID, finding.model, kind, 1)
+    return DocumentIdentity(
+        sop_instance_uid=sop_uid,
+        series_instance_uid=series_uid,
+        series_number=9001 + KINDS.index(kind),
+        instance_number=1,
+        created_at=MADE_AT,
+        device_uid=device_uid("examples"),
+        station_name="BONEAGE",
+    )
+
+
+def tree(item: Dataset, depth: int = 0) -> list[str]:
+    """Return a content tree as lines of text."""
+    lines = []
+    for child in children(item):
+        name = child.ConceptNameCodeSequence[0].CodeMeaning if "ConceptNameCodeSequence" in child else ""
+        lines.append(f"{'  ' * depth}{child.ValueType:9s} {name}{_value(child)}")
+        lines += tree(child, depth + 1)
+    return lines
+
+
+def _value(item: Dataset) -> str:
+    if item.ValueType == "NUM":
+        measured = item.MeasuredValueSequence[0]
+        return f" = {measured.NumericValue} {measured.MeasurementUnitsCodeSequence[0].CodeValue}"
+    if item.ValueType == "CODE":
+        return f" = {item.ConceptCodeSequence[0].CodeMeaning}"
+    return f" = {item.TextValue}" if item.ValueType == "TEXT" else ""
+
+
+def write_case(folder: Path, name: str, film: Dataset, finding: Finding, language: Language) -> None:
+    """Write all documents of one finding."""
+    assessment = _assess(finding)
+    picture = draw_overlay(
+        display_bytes(read_film(film)), finding, None, Extras(assessment, language, patient_line(film))
+    )
+    Image.fromarray(picture).save(folder / f"{name}-sc.jpg", quality=82)
+    for kind in KINDS:
+        identity = identify(film, finding, kind)
+        if kind == "sr":
+            document = compose_sr(film, finding, identity, assessment=assessment, language=language)
+        elif kind == "text":
+            document = compose_text_sr(film, finding, identity, assessment=assessment, language=language)
+        elif kind == "gsps":
+            document = compose_gsps(film, finding, identity, language=language)
+        elif kind == "kos":
+            capture = Capture(*document_uids(film.SOPInstanceUID, finding.model, "sc", 1))
+            document = compose_kos(film, finding, identity, capture=capture, language=language)
+        else:
+            document = compose_pdf(film, finding, picture, identity)
+        (folder / f"{name}-{kind}.dcm").write_bytes(encoded(document))
+        if kind in {"sr", "text", "kos"}:
+            (folder / f"{name}-{kind}.txt").write_text("\n".join(tree(document)) + "\n", encoding="utf-8")
+
+
+def _assess(finding: Finding) -> Assessment | None:
+    """Return an assessment with a made-up earlier result, so that there is a course to show."""
+    if not isinstance(finding, Estimate) or finding.subject.age_months is None:
+        return None
+    age = finding.subject.age_months
+    prior = Prior(date(2023, 6, 1), age - 14.0, finding.age_months - 11.0, 18.0, "made up for this example")
+    return assess(finding, height_cm=140.0, priors=[prior])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write all examples; returns 0."""
+    parser = argparse.ArgumentParser(prog="python -m conformance.examples", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("out", type=Path, help="the folder to write to, made if it is not there")
+    folder = parser.parse_args(argv).out
+    folder.mkdir(parents=True, exist_ok=True)
+    engine = Engine.load()
+    for name, sample, sex, language in CASES:
+        with resources.as_file(resources.files("dicom_node").joinpath("samples", sample)) as path:
+            film = dcmread(path)
+        if sex is not None:
+            film.PatientSex = sex
+        write_case(folder, name, film, engine.interpret(film), language)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
