@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,7 @@ class Department:
 
     def __init__(self, store: Store, folder: Path, settings: ComposeSettings) -> None:
         self.store, self.folder = store, folder
+        self.before_composing: Callable[[int], None] | None = None
         node = NodeSettings(id="node-1", data_dir=folder)
         self.reader = Reader(store, folder, Model(), node.id)
         self.composer = Composer(
@@ -107,6 +109,8 @@ class Department:
         self.reader.interpret(revision_id, instance)
         with self.store.session() as session:
             finding = session.scalars(sa.select(FindingRow.id).where(FindingRow.revision_id == revision_id)).one()
+        if self.before_composing is not None:
+            self.before_composing(finding)
         self.composer.compose(finding, "sr")
         with self.store.session() as session:
             path = session.scalars(sa.select(Document.path).where(Document.revision_id == revision_id)).one()

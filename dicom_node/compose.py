@@ -31,10 +31,11 @@ from sqlalchemy.orm import Session
 
 from dicom_node.errors import CompositionFailed, DocumentRejected, DocumentUnwritten
 from dicom_node.events import record
-from dicom_node.interpret import finding_from_json, read_source
+from dicom_node.interpret import finding_from_json
 from dicom_node.priors import Priors, earlier
 from dicom_node.revisions import lock_revision
 from dicom_node.settings import ComposeSettings, NodeSettings
+from dicom_node.sources import read_source
 from dicom_node.spool import sync_folder
 from dicom_node.store import Document, FindingRow, Instance, Revision, Store, insert_if_absent, now
 from inference.errors import FilmError

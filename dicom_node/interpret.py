@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter, ValidationError
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom import Dataset
 
 from dicom_node import priors
-from dicom_node.errors import InterpretationFailed, SpoolFileMissing, StoreError
+from dicom_node.errors import InterpretationFailed, StoreError
 from dicom_node.events import record
 from dicom_node.revisions import lock_revision
+from dicom_node.sources import read_source
 from dicom_node.store import FindingRow, Instance, Store, insert_if_absent, now
 from inference.finding import Estimate, Finding, ModelIdentity, Refusal
 
@@ -139,18 +139,3 @@ class Reader:
                 detail = None if isinstance(finding, Estimate) else str(finding.code)
                 uid, number = instance.sop_instance_uid, revision.number
                 record(session, self._node_id, kind, study, revision=number, sop_instance_uid=uid, detail=detail)
-
-
-def read_source(spool_dir: Path, instance: Instance) -> Dataset:
-    """Read a received object from the spool.
-
-    Raises
-    ------
-    SpoolFileMissing
-        The file is not there, or is no DICOM file any more.
-    """
-    try:
-        return dcmread(spool_dir / instance.path)
-    except (OSError, InvalidDicomError) as error:
-        uid = instance.sop_instance_uid
-        raise SpoolFileMissing(f"The spool has no readable file for the recorded object {uid}.") from error

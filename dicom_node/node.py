@@ -15,6 +15,7 @@ from dicom_node.deliver import Courier
 from dicom_node.dispatch import Dispatcher
 from dicom_node.intake import Intake, Recorded
 from dicom_node.interpret import Interpreter, Reader
+from dicom_node.priors import Seeker
 from dicom_node.receive import AssociationEnd, Receiver
 from dicom_node.settings import Settings
 from dicom_node.shadow import Shadows
@@ -26,6 +27,16 @@ from dicom_node.workflows import Workflows
 STOP_WITHIN_S = 30.0
 
 log = structlog.get_logger(__name__)
+
+
+def _seeker(store: Store, settings: Settings) -> Seeker | None:
+    """Return what asks an archive for earlier results; None where none is to be asked."""
+    compose = settings.compose
+    for archive in settings.archives:
+        if compose.priors and archive.name == compose.priors_from:
+            spool_dir, timeouts = settings.spool_dir, settings.deliver
+            return Seeker(store, spool_dir=spool_dir, archive=archive, node=settings.node, timeouts=timeouts)
+    return None
 
 
 def _shadows(store: Store, settings: Settings) -> Shadows | None:
@@ -84,6 +95,7 @@ class Node:
             node_id=node.id,
             on_composed=self._wake,
             shadows=_shadows(self.store, settings),
+            seeker=_seeker(self.store, settings),
         )
         self._workflows = Workflows(
             system_database_url=system_database_url(settings),

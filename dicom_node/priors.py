@@ -1,4 +1,4 @@
-"""Earlier results of the same child, out of the SQL store: what velocity and change of the SD score are made from.
+"""Earlier results of the same child, out of the SQL store and of an archive: what velocity is made from.
 
 A patient is PatientID (0010,0020) with IssuerOfPatientID (0010,0021), verbatim. The store keeps hashes of both and of
 the birth date, never their values: equality is all that is asked. Where birth date or sex of two results with the same
@@ -8,19 +8,42 @@ ID differ, one of them belongs to another child, and nothing is compared.
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import NamedTuple
 
 import sqlalchemy as sa
+import structlog
 from pydicom import Dataset
 from sqlalchemy.orm import Session
 
-from dicom_node.store import FindingRow, ResultRow, Revision, insert_if_absent
+from dicom_node.errors import DeliveryError
+from dicom_node.events import record
+from dicom_node.query import fetch_reports
+from dicom_node.revisions import lock_revision
+from dicom_node.settings import ArchivePeer, DeliverSettings, NodeSettings
+from dicom_node.sources import read_source
+from dicom_node.store import (
+    ArchiveResultRow,
+    Event,
+    FindingRow,
+    Instance,
+    ResultRow,
+    Revision,
+    Store,
+    Study,
+    insert_if_absent,
+)
 from inference.finding import Estimate
 from inference.subject import acquisition_date
 from reports.clinic import Prior
 from reports.header import text_of
+from reports.read_back import read_result
 
-THIS_NODE = "this node"
+log = structlog.get_logger(__name__)
+
+THIS_NODE, ARCHIVE = "this node", "archive"
+UNASKED_EVENT = "priors-unasked"
+UNASKED = "Earlier results could not be asked of the archive."
 CLASH = (
     "Earlier results under this PatientID have another birth date or sex: nothing is compared. Check whose they are."
 )
@@ -69,9 +92,10 @@ def earlier(session: Session, finding: FindingRow) -> Priors:
     if own is None:
         return Priors()
     rows = session.execute(
-        sa.select(ResultRow, Revision.number)
+        sa.select(ResultRow, Revision.number, Study.study_instance_uid)
         .join(FindingRow, FindingRow.id == ResultRow.finding_id)
         .join(Revision, Revision.id == FindingRow.revision_id)
+        .join(Study, Study.id == ResultRow.study_id)
         .where(
             ResultRow.patient_key == own.patient_key,
             ResultRow.study_id != own.study_id,
@@ -79,19 +103,116 @@ def earlier(session: Session, finding: FindingRow) -> Priors:
         )
         .order_by(ResultRow.acquired_on, Revision.number, ResultRow.id)
     ).all()
-    latest: dict[int, ResultRow] = {row.study_id: row for row, _ in rows}
+    latest: dict[str, ResultRow | ArchiveResultRow] = {}
+    query = sa.select(ArchiveResultRow).where(
+        ArchiveResultRow.patient_key == own.patient_key, ArchiveResultRow.acquired_on < own.acquired_on
+    )
+    for kept in session.scalars(query.order_by(ArchiveResultRow.written_at, ArchiveResultRow.id)):
+        latest[kept.study_instance_uid] = kept
+    latest.update((uid, row) for row, _number, uid in rows)  # what this node made is nearer than a copy of it
+    notes = (UNASKED,) if _was_unasked(session, finding) else ()
     if any(_clash(own, row) for row in latest.values()):
-        return Priors(notes=(CLASH,))
+        return Priors(notes=(CLASH, *notes))
     found = sorted(latest.values(), key=lambda row: (row.acquired_on, row.id))
-    return Priors(
-        tuple(
-            Prior(row.acquired_on, row.chronological_age_months, row.bone_age_months, row.half_width_months, THIS_NODE)
-            for row in found
-        )
+    return Priors(tuple(_prior(row) for row in found), notes)
+
+
+def _prior(row: ResultRow | ArchiveResultRow) -> Prior:
+    source = THIS_NODE if isinstance(row, ResultRow) else ARCHIVE
+    ages = (row.chronological_age_months, row.bone_age_months)
+    return Prior(row.acquired_on, *ages, row.half_width_months, source)
+
+
+def _was_unasked(session: Session, finding: FindingRow) -> bool:
+    number, study_id = session.execute(
+        sa.select(Revision.number, Revision.study_id).where(Revision.id == finding.revision_id)
+    ).one()
+    query = sa.select(Event.id).where(Event.kind == UNASKED_EVENT, Event.study_id == study_id, Event.revision == number)
+    return session.scalars(query.limit(1)).one_or_none() is not None
+
+
+class Seeker:
+    """Fetches earlier reports from an archive, before a report is composed.
+
+    Parameters
+    ----------
+    store
+        The SQL store.
+    spool_dir
+        Where the received files lie.
+    archive
+        Whom to ask.
+    node, timeouts
+        As whom, and how long to wait.
+    """
+
+    def __init__(
+        self, store: Store, *, spool_dir: Path, archive: ArchivePeer, node: NodeSettings, timeouts: DeliverSettings
+    ) -> None:
+        self._store = store
+        self._spool_dir = spool_dir
+        self._archive = archive
+        self._node = node
+        self._timeouts = timeouts
+
+    def seek(self, finding_id: int) -> None:
+        """Keep what the archive has of the patient of one finding. An archive that cannot be asked stops nothing.
+
+        Raises
+        ------
+        StoreError
+            The database failed.
+        """
+        with self._store.reading() as session:
+            finding = session.get_one(FindingRow, finding_id)
+            own = session.scalars(sa.select(ResultRow.id).where(ResultRow.finding_id == finding_id)).one_or_none()
+            instance = session.get_one(Instance, finding.instance_id)
+            revision_id = finding.revision_id
+        if own is None:  # nothing that could be compared
+            return
+        source = read_source(self._spool_dir, instance)
+        try:
+            reports = fetch_reports(
+                self._archive, self._node, self._timeouts, text_of(source, "PatientID"), str(source.StudyInstanceUID)
+            )
+        except DeliveryError as error:
+            log.warning("priors.unasked", peer=self._archive.name, code=error.code)
+            with self._store.session() as session:
+                study, revision = lock_revision(session, revision_id)
+                record(session, self._node.id, UNASKED_EVENT, study, revision=revision.number, peer=self._archive.name)
+            return
+        key = patient_key(source)
+        with self._store.session() as session:
+            for report in reports:
+                if patient_key(report) == key:
+                    _keep(session, report)
+
+
+def _keep(session: Session, report: Dataset) -> None:
+    """Keep a report's bone age, unless it has none, or no age or date to compare it by."""
+    dated = Dataset()
+    dated.StudyDate = text_of(report, "StudyDate")  # its content is as old as the report, not as the film
+    result, on, key = read_result(report), acquisition_date(dated), patient_key(report)
+    if result is None or result.chronological_age_months is None or on is None or key is None:
+        return
+    birth, sex = text_of(report, "PatientBirthDate"), text_of(report, "PatientSex")
+    insert_if_absent(
+        session,
+        ArchiveResultRow,
+        sop_instance_uid=str(report.SOPInstanceUID),
+        study_instance_uid=str(report.StudyInstanceUID),
+        patient_key=key,
+        birth_key=_hash(birth) if birth else None,
+        sex=sex if sex in {"M", "F"} else None,
+        acquired_on=on,
+        written_at=text_of(report, "ContentDate") + text_of(report, "ContentTime"),
+        chronological_age_months=result.chronological_age_months,
+        bone_age_months=result.bone_age_months,
+        half_width_months=result.half_width_months,
     )
 
 
-def _clash(one: ResultRow, other: ResultRow) -> bool:
+def _clash(one: ResultRow, other: ResultRow | ArchiveResultRow) -> bool:
     pairs = ((one.birth_key, other.birth_key), (one.sex, other.sex))
     return any(a is not None and b is not None and a != b for a, b in pairs)
 

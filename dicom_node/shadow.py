@@ -21,9 +21,10 @@ from sqlalchemy.orm import Session
 
 from dicom_node.cli import DONE
 from dicom_node.events import record
-from dicom_node.interpret import Interpreter, finding_to_json, read_source
+from dicom_node.interpret import Interpreter, finding_to_json
 from dicom_node.revisions import lock_revision
 from dicom_node.settings import load_settings
+from dicom_node.sources import read_source
 from dicom_node.status import open_existing
 from dicom_node.store import FindingRow, Instance, ShadowRow, Store, insert_if_absent, now
 from dicom_node.terminal import make_table, open_console

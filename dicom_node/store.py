@@ -173,6 +173,24 @@ class ResultRow(Base):
     half_width_months: Mapped[float]
 
 
+class ArchiveResultRow(Base):
+    """A bone age out of a report that an archive had of the same patient; see dicom_node.priors."""
+
+    __tablename__ = "archive_results"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH), unique=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
+    patient_key: Mapped[str] = mapped_column(String(64), index=True)
+    birth_key: Mapped[str | None] = mapped_column(String(64))
+    sex: Mapped[str | None] = mapped_column(String(1))
+    acquired_on: Mapped[date]
+    written_at: Mapped[str] = mapped_column(String(32))  # content date and time: of one study the latest counts
+    chronological_age_months: Mapped[float]
+    bone_age_months: Mapped[float]
+    half_width_months: Mapped[float | None]
+
+
 class ShadowRow(Base):
     """What a shadow method said of one instance in one revision; see dicom_node.shadow."""
 

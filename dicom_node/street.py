@@ -18,6 +18,7 @@ from dicom_node.compose import Composer, kinds_wanted
 from dicom_node.errors import Disposition, NodeError, WalkGivenUp, code_of, disposition_of
 from dicom_node.events import record
 from dicom_node.interpret import Reader
+from dicom_node.priors import Seeker
 from dicom_node.revisions import (
     WALKING,
     RevisionState,
@@ -54,6 +55,8 @@ class Street:
         Called when a revision has entered the ledger.
     shadows
         What reads the films once more afterwards, for the record only.
+    seeker
+        What asks an archive for earlier results before documents are composed.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Street:
         node_id: str,
         on_composed: Callable[[], None] = lambda: None,
         shadows: Shadows | None = None,
+        seeker: Seeker | None = None,
     ) -> None:
         self._store = store
         self._reader = reader
@@ -75,6 +79,7 @@ class Street:
         self._node_id = node_id
         self._on_composed = on_composed
         self._shadows = shadows
+        self._seeker = seeker
 
     def walk(self, revision_id: int, step: Steps) -> None:
         """Take one revision from assembled to composed. What fails for good is written down; the rest goes on.
@@ -89,6 +94,8 @@ class Street:
             for instance_id in step("list-instances", self._list_instances, revision_id):
                 problems += step("interpret", self.interpret, revision_id, instance_id)
             for finding_id in step("list-findings", self._list_findings, revision_id):
+                if self._seeker is not None:
+                    step("ask-for-priors", self._seeker.seek, finding_id)
                 for kind in self._kinds:
                     problems += step("compose", self.compose, finding_id, kind)
             step("enter-ledger", self.enter_ledger, revision_id, problems)

@@ -142,6 +142,7 @@ CHINESE: dict[str, str] = {
         "实际年龄超出 {title} 表的范围：无标准差分值。"
     ),
     "This is a test of the connection to the archive, not a result.": "这是与归档系统的连接测试，不是结果。",
+    "Earlier results could not be asked of the archive.": "未能向归档系统查询既往结果。",
     "Earlier results under this PatientID have another birth date or sex: nothing is compared. Check whose they are.": (
         "此 PatientID 下的既往结果出生日期或性别不同：未作比较。请核对归属。"
     ),

@@ -6,6 +6,7 @@ Used to check a document before it leaves, and to read earlier results of the sa
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
@@ -36,6 +37,36 @@ def read_bone_age(report: Dataset) -> float | None:
             months = _months(item)
             if months is not None:
                 return months
+    return None
+
+
+class Result(NamedTuple):
+    """A bone age of a report with what a later one compares it with; months."""
+
+    bone_age_months: float
+    chronological_age_months: float | None
+    half_width_months: float | None  # half of what the uncertainties span
+
+
+def read_result(report: Dataset) -> Result | None:
+    """Return the bone age of a TID 1500 report, the chronological age beside it and its uncertainty.
+
+    None where the report has no bone age.
+    """
+    for group in measurement_groups(report):
+        for item in named(group, codes.BONE_AGE):
+            months = _months(item)
+            if months is None:
+                continue
+            ages = [_months(age) for age in named(group, codes.CHRONOLOGICAL_AGE)]
+            spans = [
+                _months(child)
+                for name in (codes.UNCERTAINTY_ABOVE, codes.UNCERTAINTY_BELOW)
+                for child in named(item, name)
+            ]
+            known = [span for span in spans if span is not None]
+            half = sum(known) / 2 if len(known) == len(spans) == 2 else None
+            return Result(months, ages[0] if ages else None, half)
     return None
 
 

@@ -11,9 +11,16 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from pydicom.dataset import Dataset
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import (
+    Comprehensive3DSRStorage,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+)
 
 from conformance.department import Department, film
-from dicom_node.settings import ComposeSettings
+from dicom_node.priors import Seeker
+from dicom_node.settings import ArchivePeer, ComposeSettings, DeliverSettings, NodeSettings
 from dicom_node.store import ResultRow, open_store
 from reports import codes
 from reports.read_back import children, descendants, measurement_groups, named
@@ -125,3 +132,118 @@ def test_a_height_in_the_header_becomes_an_adult_height(department: Department) 
     (height,) = named(next(measurement_groups(report)), codes.ADULT_HEIGHT)
     assert height.MeasuredValueSequence[0].NumericValue == pytest.approx(140 / 0.784, abs=0.06)
     assert [child.ValueType for child in children(height)] == ["TEXT", "TEXT"]
+
+
+# An archive that is asked.
+
+
+class QueryArchive:
+    """A Study Root archive of a few reports: C-FIND and, unless told otherwise, C-GET."""
+
+    def __init__(self, reports: list[Dataset], *, gets: bool = True) -> None:
+        self.reports = reports
+        self.ae = AE("ARCHIVE")
+        self.ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+        if gets:
+            self.ae.add_supported_context(StudyRootQueryRetrieveInformationModelGet)
+        self.ae.add_supported_context(Comprehensive3DSRStorage, scu_role=True, scp_role=True)
+        handlers = [(evt.EVT_C_FIND, self._find), (evt.EVT_C_GET, self._get)]
+        self.server = self.ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+
+    def _matching(self, query: Dataset) -> list[Dataset]:
+        keys = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
+        wanted = {key: str(query.get(key, "")) for key in keys if query.get(key)}
+        return [ds for ds in self.reports if all(str(ds.get(key)) == value for key, value in wanted.items())]
+
+    def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        query = event.identifier
+        for ds in self._matching(query):
+            answer = Dataset()
+            for element in query:
+                setattr(answer, element.keyword, ds.get(element.keyword, ""))
+            answer.QueryRetrieveLevel = query.QueryRetrieveLevel
+            yield 0xFF00, answer
+        yield 0x0000, None
+
+    def _get(self, event: evt.Event) -> Iterator[object]:
+        found = self._matching(event.identifier)
+        yield len(found)
+        for ds in found:
+            yield 0xFF00, ds
+
+    def __enter__(self) -> QueryArchive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.ae.shutdown()
+
+    @property
+    def peer(self) -> ArchivePeer:
+        host, port = self.server.server_address[:2]
+        return ArchivePeer(kind="archive", name="pacs", ae_title="ARCHIVE", host=host, port=port)
+
+
+def ask(department: Department, peer: ArchivePeer) -> None:
+    """Seek for every finding there is, as the street does before it composes."""
+    seeker = Seeker(
+        department.store,
+        spool_dir=department.folder,
+        archive=peer,
+        node=NodeSettings(id="node-1", data_dir=department.folder),
+        timeouts=DeliverSettings(connect_timeout_s=5, dimse_timeout_s=5),
+    )
+    department.before_composing = seeker.seek
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Dataset:
+    """A report that another node made of an earlier film."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    store = open_store(f"sqlite:///{folder / 'node.db'}")
+    report = Department(store, folder, ComposeSettings()).read(film("1.2.1", "20240101", 110.0))
+    store.close()
+    return report
+
+
+def test_an_archives_reports_are_earlier_results(department: Department, elsewhere: Dataset) -> None:
+    with QueryArchive([elsewhere]) as archive:
+        ask(department, archive.peer)
+        report = department.read(film("1.2.2", "20250101", 125.0))
+    assert earlier_ages(report) == [110.0]
+    assert velocity(report) == pytest.approx(15.0, abs=0.06)
+    assert "(+/- 17.0)" in said(report)
+
+
+def test_what_this_node_made_counts_once(department: Department) -> None:
+    first = department.read(film("1.2.1", "20240101", 110.0))
+    with QueryArchive([first]) as archive:
+        ask(department, archive.peer)
+        assert earlier_ages(department.read(film("1.2.2", "20250101", 125.0))) == [110.0]
+
+
+def test_another_issuers_patient_is_not_taken(department: Department, elsewhere: Dataset) -> None:
+    elsewhere.IssuerOfPatientID = "ANOTHER"
+    with QueryArchive([elsewhere]) as archive:
+        ask(department, archive.peer)
+        assert earlier_ages(department.read(film("1.2.2", "20250101", 125.0))) == []
+
+
+def test_a_clash_in_the_archive_is_said(department: Department, elsewhere: Dataset) -> None:
+    elsewhere.PatientBirthDate = "20130101"
+    with QueryArchive([elsewhere]) as archive:
+        ask(department, archive.peer)
+        report = department.read(film("1.2.2", "20250101", 125.0))
+    assert earlier_ages(report) == []
+    assert "another birth date or sex" in said(report)
+
+
+@pytest.mark.parametrize("down", [True, False], ids=["down", "without-c-get"])
+def test_an_archive_that_cannot_be_asked_stops_nothing(department: Department, elsewhere: Dataset, down: bool) -> None:
+    with QueryArchive([elsewhere], gets=False) as archive:
+        peer = archive.peer.model_copy(update={"port": 1}) if down else archive.peer
+        ask(department, peer)
+        report = department.read(film("1.2.2", "20250101", 125.0))
+    assert earlier_ages(report) == []
+    assert "Earlier results could not be asked of the archive." in said(report)
