@@ -201,7 +201,9 @@ class ArchivePeer(_Section):
     port: Port
     commitment: bool = True  # False: it has no storage commitment, and nothing there is ever shown as committed
     deliver: Annotated[tuple[DeliveredKind, ...], Field(min_length=1)] = ("sr", "sc")
-    sr_fallback: tuple[Literal["sr-2d", "text"], ...] = ("sr-2d", "text")  # in place of "sr" where it is not taken
+    sr_fallback: tuple[
+        Literal["sr-2d", "text"], ...
+    ] = ()  # written too, and sent in place of an "sr" that is not taken
 
     @property
     def composed(self) -> tuple[Kind, ...]:

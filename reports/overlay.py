@@ -116,7 +116,7 @@ def draw_overlay(
     Returns
     -------
     NDArray[np.uint8]
-        RGB of shape (rows, columns, 3): the long side at most 1,500 pixels for up to two flags, without extras.
+        RGB of shape (rows, columns, 3): the long side at most 1,600 pixels for up to two flags, without extras.
 
     Raises
     ------

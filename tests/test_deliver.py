@@ -305,7 +305,7 @@ def test_another_report_stands_for_one_the_peer_does_not_take(
 ) -> None:
     """Given an archive without Comprehensive 3D SR, then it gets the best report it takes, and the ledger says so."""
     with stubborn_archive(0x0000, SecondaryCaptureImageStorage, *taken) as address:
-        round_ = make_round({"pacs": address})
+        round_ = make_round({"pacs": address}, peers={"pacs": {"sr_fallback": ("sr-2d", "text")}})
         uid = round_.enter(kinds=("sr", "sc", "text", "sr-2d"))
         round_.go()
     assert states(round_.store)[uid] == "delivered"

@@ -59,7 +59,9 @@ def test_an_archive_that_takes_everything(tmp_path: Path) -> None:
 
 def test_an_archive_without_3d_reports_gets_the_other(tmp_path: Path) -> None:
     with archive(SecondaryCaptureImageStorage, ComprehensiveSRStorage) as (address, _):
-        settings = make_settings(tmp_path, {"pacs": address}, peers={"pacs": {"commitment": False}})
+        settings = make_settings(
+            tmp_path, {"pacs": address}, peers={"pacs": {"commitment": False, "sr_fallback": ("sr-2d",)}}
+        )
         said = list(send(settings, settings.archives[0]))
         echoed = list(probe(settings, settings.archives[0]))
     assert [wanted for wanted, fine, _ in said if wanted and not fine] == []

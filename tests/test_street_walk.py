@@ -258,7 +258,8 @@ def test_a_retry_by_hand_sends_what_failed_again(store: Store, street: Street, w
         ([("sc",), ("sr",)], ("sr", "sc")),
         ([("sr", "sc")], ("sr", "sc")),
         ([("sc", "text")], ("sc", "text")),
-        ([PACS.composed], ("sr", "sc", "text", "sr-2d")),
+        ([PACS.composed], ("sr", "sc")),
+        ([PACS.model_copy(update={"sr_fallback": ("sr-2d", "text")}).composed], ("sr", "sc", "text", "sr-2d")),
     ],
 )
 def test_only_wanted_kinds_are_composed(deliver: list[Any], kinds: tuple[str, ...]) -> None:

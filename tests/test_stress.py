@@ -135,4 +135,4 @@ def test_films_are_taken_evenly_over_the_ages():
 
 def test_without_data_the_command_says_so(tmp_path, caplog):
     assert suite.main(["--data", str(tmp_path), "--threads", "1", "--device", "cpu"]) == 2
-    assert "half.csv is missing" in caplog.text
+    assert "has no layout that is known" in caplog.text
