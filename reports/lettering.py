@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from importlib import resources
 from io import BytesIO
 from itertools import groupby
+from pathlib import Path
 from unicodedata import category, normalize
 
 from PIL import ImageDraw, ImageFont
@@ -149,4 +149,4 @@ def _font(which: int, size: int) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=len(_FILES))
 def _file(which: int) -> bytes:
-    return resources.files("reports").joinpath("fonts", _FILES[which]).read_bytes()
+    return (Path(__file__).parent / "fonts" / _FILES[which]).read_bytes()
