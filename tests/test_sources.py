@@ -147,6 +147,25 @@ def test_broken_and_repeated_images_are_all_named_at_once(official: Path) -> Non
     assert "film 900003 is the same image as film 900002" in str(caught.value)
 
 
+def test_the_same_image_in_a_part_that_is_not_loaded_is_refused_too(site: Path) -> None:
+    make_object(site / "film1.dcm", 0, "P1")
+    write_csv(
+        site / "readings.csv",
+        ["file", "sex", "bone_age_months", "part", "patient"],
+        [["film0.dcm", "M", 100, "train", "one"], ["film1.dcm", "M", 100, "test", "other"]],
+    )
+    with pytest.raises(DataError, match="Line 3 is the same image as Line 2"):
+        load_half(site, ["train"])
+
+
+def test_one_id_in_two_spellings_is_one_film(official: Path) -> None:
+    folder = official / "boneage-training-dataset"
+    cv2.imwrite(str(folder / "0900001.png"), picture(77))
+    with (official / "boneage-training-dataset.csv").open("a", newline="") as file:
+        csv.writer(file).writerow(["0900001", "120", "True"])
+    assert any("film 900001 stands in the tables twice" in problem for problem in open_source(official).problems)
+
+
 def test_a_sites_objects_are_read_as_the_node_shows_them(site: Path) -> None:
     make_object(site / "film0.dcm", 0, "P0", "MONOCHROME1")
     films = {film.reading.rsna_id: film for film in load_half(site, ["train", "validation", "test"])}

@@ -54,6 +54,8 @@ def _enter(
     source: Source, film: str, values: dict[str, str | None], images: dict[str, Path], split: dict[int, str]
 ) -> None:
     """Take one line, or name what is wrong with it."""
+    image = images.get(film)
+    film = str(int(film)) if film.isdecimal() else film  # "012" is film 12: one name, one part
     name, sex = f"film {film}", _MALE.get((values["male"] or "").strip().lower())
     try:
         age = float(values["age"] or "")
@@ -65,12 +67,12 @@ def _enter(
         source.problems.append(f"{name}: male must be True or False.")
     elif not 0 < age <= OLDEST_MONTHS:
         source.problems.append(f"{name}: the bone age must be a number of months above 0 and up to 240.")
-    elif film not in images:
+    elif image is None:
         source.problems.append(f"{name}: there is no image {film}.png below the folder; restore it.")
     else:
         part = split.get(int(film)) or part_by_hash(film)
         reading = Reading(int(film), age, sex, "train" if part == "pretrain" else part)
-        source.entries.append(Entry(reading, name, partial(open_image, images[film])))
+        source.entries.append(Entry(reading, name, partial(open_image, image)))
 
 
 def _name_duplicates(source: Source) -> None:

@@ -69,13 +69,14 @@ class Source:
         return films
 
     def read(self, parts: Iterable[str]) -> tuple[list[Radiograph], list[str]]:
-        """Return the films of some parts that can be read, and what is wrong with others."""
+        """Return the films of some parts, and what is wrong with any film of the folder.
+
+        Every film is opened, whatever its part: the same image in two parts is what a split must not have.
+        """
         wanted, films, problems = set(parts), [], []
         side = LONG_SIDE if len(self.entries) < MANY_FILMS else LONG_SIDE_OF_MANY
         seen: dict[bytes, str] = {}
         for entry in self.entries:
-            if entry.reading.part not in wanted:
-                continue
             try:
                 pixels = entry.open()
             except (FilmError, DataError) as error:
@@ -85,7 +86,8 @@ class Source:
             if first != entry.name:
                 problems.append(f"{entry.name} is the same image as {first}: keep one of them.")
                 continue
-            films.append(Radiograph(entry.reading, shrunk(pixels, side)))
+            if entry.reading.part in wanted:
+                films.append(Radiograph(entry.reading, shrunk(pixels, side)))
         return films, problems
 
     def refuse_problems(self) -> None:
