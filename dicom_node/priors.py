@@ -23,6 +23,7 @@ from dicom_node.revisions import lock_revision
 from dicom_node.settings import ArchivePeer, DeliverSettings, NodeSettings
 from dicom_node.sources import read_source
 from dicom_node.store import (
+    UID_LENGTH,
     ArchiveResultRow,
     Event,
     FindingRow,
@@ -36,8 +37,10 @@ from dicom_node.store import (
 from inference.finding import Estimate
 from inference.subject import acquisition_date
 from reports.clinic import Prior
-from reports.header import text_of
+from reports.codes import PRIVATE_SCHEME
+from reports.header import items_of, text_of
 from reports.read_back import read_result
+from reports.verify import MALFORMED
 
 log = structlog.get_logger(__name__)
 
@@ -100,6 +103,7 @@ def earlier(session: Session, finding: FindingRow) -> Priors:
             ResultRow.patient_key == own.patient_key,
             ResultRow.study_id != own.study_id,
             ResultRow.acquired_on < own.acquired_on,
+            FindingRow.interpreted_at <= finding.interpreted_at,  # so that composing again says the same
         )
         .order_by(ResultRow.acquired_on, Revision.number, ResultRow.id)
     ).all()
@@ -184,28 +188,42 @@ class Seeker:
         key = patient_key(source)
         with self._store.session() as session:
             for report in reports:
-                if patient_key(report) == key:
+                if _is_ours(report) and patient_key(report) == key:
                     _keep(session, report)
+
+
+def _is_ours(report: Dataset) -> bool:
+    """Tell whether a report declares our own concepts: other makers' ages may be of another kind."""
+    schemes = items_of(report, "CodingSchemeIdentificationSequence")
+    return any(text_of(item, "CodingSchemeDesignator") == PRIVATE_SCHEME for item in schemes)
 
 
 def _keep(session: Session, report: Dataset) -> None:
     """Keep a report's bone age, unless it has none, or no age or date to compare it by."""
     dated = Dataset()
     dated.StudyDate = text_of(report, "StudyDate")  # its content is as old as the report, not as the film
-    result, on, key = read_result(report), acquisition_date(dated), patient_key(report)
+    try:
+        result = read_result(report)
+    except MALFORMED as error:  # what an archive sends is not ours to mend, and must not stop this study
+        log.warning("priors.unreadable", kind=type(error).__name__)
+        return
+    on, key = acquisition_date(dated), patient_key(report)
+    uids = [text_of(report, keyword) for keyword in ("SOPInstanceUID", "StudyInstanceUID")]
+    if not all(0 < len(uid) <= UID_LENGTH for uid in uids):
+        return
     if result is None or result.chronological_age_months is None or on is None or key is None:
         return
     birth, sex = text_of(report, "PatientBirthDate"), text_of(report, "PatientSex")
     insert_if_absent(
         session,
         ArchiveResultRow,
-        sop_instance_uid=str(report.SOPInstanceUID),
-        study_instance_uid=str(report.StudyInstanceUID),
+        sop_instance_uid=uids[0],
+        study_instance_uid=uids[1],
         patient_key=key,
         birth_key=_hash(birth) if birth else None,
         sex=sex if sex in {"M", "F"} else None,
         acquired_on=on,
-        written_at=text_of(report, "ContentDate") + text_of(report, "ContentTime"),
+        written_at=(text_of(report, "ContentDate") + text_of(report, "ContentTime"))[:32],
         chronological_age_months=result.chronological_age_months,
         bone_age_months=result.bone_age_months,
         half_width_months=result.half_width_months,

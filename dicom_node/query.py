@@ -112,6 +112,8 @@ def _find(assoc: Any, level: str, asked: tuple[str, ...], **keys: str) -> list[D
             raise PeerUnreachable("The archive did not answer a query: timed out or aborted.")
         if status.Status in PENDING and answer is not None:
             found.append(answer)
+        elif status.Status not in PENDING and status.Status != SUCCESS:
+            raise PeerUnreachable(f"The archive did not answer a query: status 0x{status.Status:04X}.")
     return found
 
 
@@ -122,3 +124,5 @@ def _get(assoc: Any, study: str, series: str) -> None:
     for status, _ in assoc.send_c_get(query, StudyRootQueryRetrieveInformationModelGet):
         if "Status" not in status:
             raise PeerUnreachable("The archive did not send an earlier report: timed out or aborted.")
+        if status.Status not in PENDING and status.Status != SUCCESS:
+            raise PeerUnreachable(f"The archive did not send an earlier report: status 0x{status.Status:04X}.")

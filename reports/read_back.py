@@ -6,6 +6,7 @@ Used to check a document before it leaves, and to read earlier results of the sa
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite, nan
 from typing import NamedTuple
 
 from pydicom.dataset import Dataset
@@ -123,4 +124,8 @@ def _months(item: Dataset) -> float | None:
     if value is None:
         value = measured[0].get("NumericValue")
     factor = MONTHS_PER_UNIT.get(units[0].get("CodeValue", ""))
-    return None if value is None or factor is None else float(value) * factor
+    try:
+        months = float(value) * factor if factor is not None else nan
+    except (TypeError, ValueError):  # another maker's, or broken: nothing to be read
+        return None
+    return months if isfinite(months) else None

@@ -140,8 +140,8 @@ def test_a_height_in_the_header_becomes_an_adult_height(department: Department) 
 class QueryArchive:
     """A Study Root archive of a few reports: C-FIND and, unless told otherwise, C-GET."""
 
-    def __init__(self, reports: list[Dataset], *, gets: bool = True) -> None:
-        self.reports = reports
+    def __init__(self, reports: list[Dataset], *, gets: bool = True, fails: str = "") -> None:
+        self.reports, self.fails = reports, fails
         self.ae = AE("ARCHIVE")
         self.ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
         if gets:
@@ -157,6 +157,9 @@ class QueryArchive:
 
     def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
         query = event.identifier
+        if self.fails == "find":
+            yield 0xA700, None
+            return
         for ds in self._matching(query):
             answer = Dataset()
             for element in query:
@@ -168,6 +171,9 @@ class QueryArchive:
     def _get(self, event: evt.Event) -> Iterator[object]:
         found = self._matching(event.identifier)
         yield len(found)
+        if self.fails == "get":
+            yield 0xA702, None
+            return
         for ds in found:
             yield 0xFF00, ds
 
@@ -247,3 +253,31 @@ def test_an_archive_that_cannot_be_asked_stops_nothing(department: Department, e
         report = department.read(film("1.2.2", "20250101", 125.0))
     assert earlier_ages(report) == []
     assert "Earlier results could not be asked of the archive." in said(report)
+
+
+@pytest.mark.parametrize("fails", ["find", "get"])
+def test_an_archive_that_answers_with_a_failure_has_not_been_asked(
+    department: Department, elsewhere: Dataset, fails: str
+) -> None:
+    with QueryArchive([elsewhere], fails=fails) as archive:
+        ask(department, archive.peer)
+        report = department.read(film("1.2.2", "20250101", 125.0))
+    assert "Earlier results could not be asked of the archive." in said(report)
+
+
+def test_a_broken_report_of_the_archive_stops_nothing(department: Department, elsewhere: Dataset) -> None:
+    (age,) = named(next(measurement_groups(elsewhere)), codes.BONE_AGE)
+    del age.MeasuredValueSequence[0].FloatingPointValue
+    age.MeasuredValueSequence[0].NumericValue = None
+    age.MeasuredValueSequence[0].MeasurementUnitsCodeSequence = []
+    with QueryArchive([elsewhere]) as archive:
+        ask(department, archive.peer)
+        assert earlier_ages(department.read(film("1.2.2", "20250101", 125.0))) == []
+
+
+def test_another_makers_report_is_passed_over(department: Department, elsewhere: Dataset) -> None:
+    del elsewhere.CodingSchemeIdentificationSequence
+    elsewhere.SeriesDescription = ""
+    with QueryArchive([elsewhere]) as archive:
+        ask(department, archive.peer)
+        assert earlier_ages(department.read(film("1.2.2", "20250101", 125.0))) == []

@@ -6,11 +6,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
 
 from inference.anatomy import RUS_NAMES
 from reports import codes
 from reports.overlay import Extras, draw_overlay
-from reports.read_back import children, descendants, matches, measurement_groups, named, read_bone_age, read_refusal
+from reports.read_back import (
+    _months,
+    children,
+    descendants,
+    matches,
+    measurement_groups,
+    named,
+    read_bone_age,
+    read_refusal,
+)
 from reports.secondary_capture import compose_sc, patient_line
 from reports.structured_report import compose_sr
 from reports.verify import verify
@@ -138,3 +149,17 @@ def test_a_site_may_have_the_patient_named(dx, estimate, film, identify, name, l
 
 def test_a_patient_without_a_name_is_not_named(cr):
     assert patient_line(cr) is None
+
+
+@pytest.mark.parametrize("value", ["12 years", float("inf"), float("nan"), None])
+def test_a_number_that_is_none_is_not_read(value):
+    item, measured, unit = Dataset(), Dataset(), Dataset()
+    unit.CodeValue = "mo"
+    measured.MeasurementUnitsCodeSequence = [unit]
+    measured.add(DataElement("FloatingPointValue", "LO", value) if isinstance(value, str) else _floating(value))
+    item.MeasuredValueSequence = [measured]
+    assert _months(item) is None
+
+
+def _floating(value):
+    return DataElement("FloatingPointValue", "FD", value)
