@@ -136,6 +136,7 @@ def join(device: str = "auto", *, deterministic: bool = False) -> Iterator[Machi
         distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
         try:
             yield Machine(chosen, distributed.get_rank(), processes)
+            distributed.barrier()  # without it gloo aborted the last process in one of three runs
         finally:
             distributed.destroy_process_group()
 
