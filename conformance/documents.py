@@ -11,11 +11,10 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 from sqlalchemy.orm import Session
 
 from dicom_node import ledger
-from dicom_node.compose import SOP_CLASSES
 from dicom_node.revisions import RevisionState, Scope
 from dicom_node.settings import ArchivePeer
 from dicom_node.store import Document, FindingRow, Instance, Revision, Series, Store, Study, now
-from reports.identity import Kind
+from reports.identity import SOP_CLASSES, Kind
 
 
 def enter_documents(

@@ -19,19 +19,16 @@ from inference.film import display_bytes, read_film
 from inference.finding import Estimate, Finding
 from reports.clinic import Assessment, Prior, assess
 from reports.document import encoded
-from reports.encapsulated_pdf import compose_pdf
 from reports.identity import DocumentIdentity, Kind, device_uid, document_uids
-from reports.key_objects import Capture, compose_kos
+from reports.key_objects import Capture
+from reports.kinds import Choices, compose
 from reports.overlay import Extras, draw_overlay
 from reports.phrases import Language
-from reports.presentation_state import compose_gsps
 from reports.read_back import children
-from reports.secondary_capture import patient_line
-from reports.structured_report import compose_sr
-from reports.text_report import compose_text_sr
+from reports.secondary_capture import film_size, patient_line
 
 MADE_AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
-KINDS: tuple[Kind, ...] = ("sr", "text", "gsps", "pdf", "kos")
+WRITTEN: tuple[Kind, ...] = ("sr", "text", "gsps", "pdf", "kos")
 CASES: tuple[tuple[str, str, str | None, Language], ...] = (
     ("reading", "boy-12.dcm", None, "en"),
     ("reading-zh", "girl-08.dcm", None, "zh"),
@@ -47,7 +44,7 @@ def identify(film: Dataset, finding: Finding, kind: Kind) -> DocumentIdentity:
     return DocumentIdentity(
         sop_instance_uid=sop_uid,
         series_instance_uid=series_uid,
-        series_number=9001 + KINDS.index(kind),
+        series_number=9001 + WRITTEN.index(kind),
         instance_number=1,
         created_at=MADE_AT,
         device_uid=device_uid("examples"),
@@ -77,23 +74,14 @@ def _value(item: Dataset) -> str:
 def write_case(folder: Path, name: str, film: Dataset, finding: Finding, language: Language) -> None:
     """Write all documents of one finding."""
     assessment = _assess(finding)
-    picture = draw_overlay(
-        display_bytes(read_film(film)), finding, None, Extras(assessment, language, patient_line(film))
-    )
+    display = display_bytes(read_film(film))
+    picture = draw_overlay(display, finding, film_size(film), Extras(assessment, language, patient_line(film)))
     Image.fromarray(picture).save(folder / f"{name}-sc.jpg", quality=82)
-    for kind in KINDS:
+    capture = Capture(*document_uids(film.SOPInstanceUID, finding.model, "sc", 1))
+    choices = Choices(assessment=assessment, language=language, name_patient=True, capture=capture)
+    for kind in WRITTEN:
         identity = identify(film, finding, kind)
-        if kind == "sr":
-            document = compose_sr(film, finding, identity, assessment=assessment, language=language)
-        elif kind == "text":
-            document = compose_text_sr(film, finding, identity, assessment=assessment, language=language)
-        elif kind == "gsps":
-            document = compose_gsps(film, finding, identity, language=language)
-        elif kind == "kos":
-            capture = Capture(*document_uids(film.SOPInstanceUID, finding.model, "sc", 1))
-            document = compose_kos(film, finding, identity, capture=capture, language=language)
-        else:
-            document = compose_pdf(film, finding, picture, identity)
+        document = compose(kind, film, finding, identity, display=lambda: display, choices=choices)
         (folder / f"{name}-{kind}.dcm").write_bytes(encoded(document))
         if kind in {"sr", "text", "kos"}:
             (folder / f"{name}-{kind}.txt").write_text("\n".join(tree(document)) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -18,15 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 from pydicom import Dataset, dcmread, dcmwrite
-from pydicom.uid import (
-    Comprehensive3DSRStorage,
-    ComprehensiveSRStorage,
-    EncapsulatedPDFStorage,
-    EnhancedSRStorage,
-    GrayscaleSoftcopyPresentationStateStorage,
-    KeyObjectSelectionDocumentStorage,
-    SecondaryCaptureImageStorage,
-)
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import CompositionFailed, DocumentRejected, DocumentUnwritten
@@ -42,35 +34,22 @@ from inference.errors import FilmError
 from inference.film import display_bytes, read_film
 from inference.finding import Estimate, Finding
 from inference.header import numbers
+from reports import kinds
 from reports.clinic import Assessment, ClinicSettings, assess
-from reports.encapsulated_pdf import compose_pdf
 from reports.errors import ReportError
-from reports.identity import DocumentIdentity, Kind, Predecessor, device_uid, document_uids
-from reports.key_objects import Capture, compose_kos
-from reports.overlay import Extras, draw_overlay
-from reports.presentation_state import compose_gsps
-from reports.secondary_capture import compose_sc, film_size, patient_line
-from reports.structured_report import compose_sr
-from reports.text_report import compose_text_sr
+from reports.identity import KINDS, SOP_CLASSES, DocumentIdentity, Kind, Predecessor, device_uid, document_uids
+from reports.key_objects import Capture
+from reports.kinds import Choices
 from reports.verify import verify
 
-KINDS: tuple[Kind, ...] = ("sr", "sc", "text", "gsps", "pdf", "kos", "sr-2d")
 BY_DEFAULT: tuple[Kind, ...] = ("sr", "sc")
-SOP_CLASSES: dict[Kind, str] = {
-    "sr": str(Comprehensive3DSRStorage),
-    "sc": str(SecondaryCaptureImageStorage),
-    "text": str(EnhancedSRStorage),
-    "gsps": str(GrayscaleSoftcopyPresentationStateStorage),
-    "pdf": str(EncapsulatedPDFStorage),
-    "kos": str(KeyObjectSelectionDocumentStorage),
-    "sr-2d": str(ComprehensiveSRStorage),
-}
 
 
 class _Task(NamedTuple):
     """One document to write, and all that it is made of."""
 
     document: Document
+    kind: Kind
     finding: FindingRow
     instance: Instance
     revision: Revision
@@ -171,13 +150,20 @@ class Composer:
             found = earlier(session, row) if self._settings.priors else Priors()
             document = session.scalars(of_finding).one()
             before = _predecessor(session, document, instance, revision)
-            return _Task(document, row, instance, revision, found, before, _capture(session, row))
+            return _Task(document, kind, row, instance, revision, found, before, _capture(session, row))
 
     def _make(self, source: Dataset, finding: Finding, task: _Task) -> Dataset:
-        document, identity = task.document, self._identify(task)
-        assessment = self._assess(source, finding, task.priors)
+        document, settings = task.document, self._settings
         try:
-            return self._compose(source, finding, assessment, identity, task)
+            choices = Choices(
+                preliminary=settings.preliminary,
+                assessment=self._assess(source, finding, task.priors),
+                language=settings.language,
+                name_patient=settings.name_patient,
+                capture=task.capture,
+            )
+            identity, display = self._identify(task), partial(_display, source)
+            return kinds.compose(task.kind, source, finding, identity, display=display, choices=choices)
         except ReportError as error:
             raise CompositionFailed(f"The document {document.sop_instance_uid} cannot be made: {error}") from error
         except Exception as error:
@@ -185,70 +171,12 @@ class Composer:
             kind = type(error).__name__
             raise CompositionFailed(f"Making the document {document.sop_instance_uid} raised {kind}.") from error
 
-    def _compose(
-        self,
-        source: Dataset,
-        finding: Finding,
-        assessment: Assessment | None,
-        identity: DocumentIdentity,
-        task: _Task,
-    ) -> Dataset:
-        settings, kind = self._settings, task.document.kind
-        if kind in {"sr", "sr-2d"}:
-            return compose_sr(
-                source,
-                finding,
-                identity,
-                preliminary=settings.preliminary,
-                assessment=assessment,
-                language=settings.language,
-                three_dimensional=kind == "sr",
-            )
-        if kind == "text":
-            return compose_text_sr(
-                source,
-                finding,
-                identity,
-                preliminary=settings.preliminary,
-                assessment=assessment,
-                language=settings.language,
-            )
-        if kind == "gsps":
-            return compose_gsps(source, finding, identity, language=settings.language)
-        if kind == "kos":
-            return compose_kos(source, finding, identity, capture=task.capture, language=settings.language)
-        if kind == "pdf":
-            patient = patient_line(source) if settings.name_patient else None
-            extras = Extras(assessment, settings.language, patient)
-            return compose_pdf(
-                source, finding, draw_overlay(_display(source), finding, film_size(source), extras), identity
-            )
-        return compose_sc(
-            source,
-            finding,
-            _display(source),
-            identity,
-            assessment=assessment,
-            language=settings.language,
-            name_patient=settings.name_patient,
-        )
-
     def _identify(self, task: _Task) -> DocumentIdentity:
         document = task.document
-        settings = self._settings
-        series_numbers = {
-            "sr": settings.series_number_sr,
-            "sr-2d": settings.series_number_sr,  # it stands for the other: no archive gets both
-            "sc": settings.series_number_sc,
-            "text": settings.series_number_text,
-            "gsps": settings.series_number_gsps,
-            "pdf": settings.series_number_pdf,
-            "kos": settings.series_number_kos,
-        }
         return DocumentIdentity(
             sop_instance_uid=document.sop_instance_uid,
             series_instance_uid=document.series_instance_uid,
-            series_number=series_numbers[document.kind],
+            series_number=self._settings.series_number(task.kind),
             instance_number=1,
             created_at=_local(document.created_at),
             device_uid=device_uid(self._node.id),

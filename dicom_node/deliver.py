@@ -24,7 +24,6 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPu
 
 from dicom_node import commitment, ledger
 from dicom_node.commitment import Commitments, compose_request, read_report
-from dicom_node.compose import SOP_CLASSES
 from dicom_node.errors import (
     CommitmentFailed,
     CommitmentUnsupported,
@@ -41,6 +40,7 @@ from dicom_node.ledger import Job, Turn
 from dicom_node.retry import delay_s
 from dicom_node.settings import ArchivePeer, DeliverSettings, NodeSettings
 from dicom_node.store import Store, now
+from reports.identity import SOP_CLASSES
 
 REPORT_WAIT_S = 2.0  # how long an association stays open for a report on it; many archives open one of their own
 ANSWER_WAIT_S = 10.0  # how long a report on our association has for its answer to leave, before it is released

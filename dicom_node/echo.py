@@ -12,10 +12,10 @@ from pynetdicom import AE
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
 from dicom_node.cli import DONE, FAILED
-from dicom_node.compose import SOP_CLASSES
 from dicom_node.errors import SettingsError
 from dicom_node.settings import ArchivePeer, Settings, SettingsProblem, load_settings
 from dicom_node.terminal import open_console
+from reports.identity import SOP_CLASSES
 
 SUCCESS = 0x0000
 

@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from dicom_node.compose import SOP_CLASSES
 from dicom_node.errors import DeliveryAbandoned, Disposition, NodeError, PeerUnreachable, disposition_of
 from dicom_node.events import record
 from dicom_node.retry import next_attempt_at
 from dicom_node.revisions import CommitmentState, DeliveryState, lock_revision, settle
 from dicom_node.settings import ArchivePeer, DeliverSettings
 from dicom_node.store import Delivery, Document, Revision, Store, Study, insert_if_absent, now
+from reports.identity import SOP_CLASSES
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 import structlog
 from pydicom import Dataset
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from dicom_node.errors import DeliveryError
 from dicom_node.events import record
@@ -94,6 +94,7 @@ def earlier(session: Session, finding: FindingRow) -> Priors:
     own = session.scalars(sa.select(ResultRow).where(ResultRow.finding_id == finding.id)).one_or_none()
     if own is None:
         return Priors()
+    again = aliased(FindingRow)
     rows = session.execute(
         sa.select(ResultRow, Revision.number, Study.study_instance_uid)
         .join(FindingRow, FindingRow.id == ResultRow.finding_id)
@@ -104,6 +105,11 @@ def earlier(session: Session, finding: FindingRow) -> Priors:
             ResultRow.study_id != own.study_id,
             ResultRow.acquired_on < own.acquired_on,
             FindingRow.interpreted_at <= finding.interpreted_at,  # so that composing again says the same
+            ~sa.exists().where(  # a film that was read again, be it to a refusal, counts as it was read last
+                again.instance_id == FindingRow.instance_id,
+                again.id > FindingRow.id,
+                again.interpreted_at <= finding.interpreted_at,
+            ),
         )
         .order_by(ResultRow.acquired_on, Revision.number, ResultRow.id)
     ).all()
@@ -183,7 +189,15 @@ class Seeker:
             log.warning("priors.unasked", peer=self._archive.name, code=error.code)
             with self._store.session() as session:
                 study, revision = lock_revision(session, revision_id)
-                record(session, self._node.id, UNASKED_EVENT, study, revision=revision.number, peer=self._archive.name)
+                record(
+                    session,
+                    self._node.id,
+                    UNASKED_EVENT,
+                    study,
+                    revision=revision.number,
+                    peer=self._archive.name,
+                    detail=error.code,
+                )
             return
         key = patient_key(source)
         with self._store.session() as session:

@@ -8,18 +8,21 @@ than one.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib import resources
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context
 
 from dicom_node import __version__
 from dicom_node.cli import DONE, FAILED
-from dicom_node.compose import KINDS, SOP_CLASSES
 from dicom_node.deliver import judge_status
 from dicom_node.echo import find_archive, why_no_association
 from dicom_node.settings import ArchivePeer, Settings, load_settings
@@ -28,14 +31,9 @@ from inference.film import display_bytes, read_film
 from inference.finding import Box, Estimate, Flag, Laterality, ModelIdentity
 from inference.subject import read_subject
 from reports.clinic import assess
-from reports.encapsulated_pdf import compose_pdf
-from reports.identity import DocumentIdentity, Kind, derived_uid, device_uid, document_uids
-from reports.key_objects import Capture, compose_kos
-from reports.overlay import Extras, draw_overlay
-from reports.presentation_state import compose_gsps
-from reports.secondary_capture import compose_sc
-from reports.structured_report import compose_sr
-from reports.text_report import compose_text_sr
+from reports.identity import KINDS, SOP_CLASSES, DocumentIdentity, Kind, derived_uid, device_uid, document_uids
+from reports.key_objects import Capture
+from reports.kinds import Choices, compose
 
 PATIENT = "BONEAGE-TEST"
 SAMPLE = "boy-12.dcm"
@@ -74,24 +72,45 @@ def send(settings: Settings, peer: ArchivePeer) -> Iterator[tuple[bool, bool, st
     if not assoc.is_established:
         yield True, False, why_no_association(assoc)
         return
-    accepted: dict[str, str] = {}
-    for context in assoc.accepted_contexts:
-        accepted.setdefault(str(context.abstract_syntax), UID(context.transfer_syntax[0]).name)
-    stands_in = any(SOP_CLASSES[kind] in accepted for kind in peer.sr_fallback)
-    for kind, ds in objects:
-        wanted = kind in peer.deliver and not (kind == "sr" and stands_in)
-        name = UID(ds.SOPClassUID).name
-        if ds.SOPClassUID not in accepted:
-            yield wanted, False, f"{name}: not accepted; have the archive's administrator allow it"
-            continue
+    try:
+        accepted: dict[str, str] = {}
+        for context in assoc.accepted_contexts:
+            accepted.setdefault(str(context.abstract_syntax), UID(context.transfer_syntax[0]).name)
+        delivered = _delivered(peer, accepted)
+        for kind, ds in objects:
+            fine, sentence = _send(assoc, ds, accepted.get(str(ds.SOPClassUID)))
+            yield kind in delivered, fine, sentence
+            if not assoc.is_established:
+                yield True, False, "the association ended before everything was sent; look at the archive's log"
+                return
+    finally:
+        if assoc.is_established:
+            assoc.release()
+
+
+def _delivered(peer: ArchivePeer, accepted: Collection[str]) -> set[Kind]:
+    """Return the kinds that the node would send to a peer that accepts these SOP classes."""
+    delivered: set[Kind] = set(peer.deliver)
+    if "sr" in delivered and SOP_CLASSES["sr"] not in accepted:
+        stand_in: Kind = next((kind for kind in peer.sr_fallback if SOP_CLASSES[kind] in accepted), "sr")
+        delivered = {stand_in if kind == "sr" else kind for kind in delivered}
+    return delivered
+
+
+def _send(assoc: Any, ds: Dataset, syntax: str | None) -> tuple[bool, str]:
+    """Send one object; return whether it was taken and what to say of it."""
+    name = UID(ds.SOPClassUID).name
+    if syntax is None:
+        return False, f"{name}: not accepted; have the archive's administrator allow it"
+    try:
         status = assoc.send_c_store(ds).get("Status")
-        problem = None if status is None else judge_status(status)
-        if status is None:
-            yield wanted, False, f"{name}: no answer"
-            return
-        said = f"{name}: {accepted[ds.SOPClassUID]}, status 0x{status:04X}"
-        yield wanted, problem is None, said if problem is None else f"{said}. {problem}"
-    assoc.release()
+    except RuntimeError:
+        return False, f"{name}: the association was gone before it was sent"
+    if status is None:
+        return False, f"{name}: no answer; look at the archive's log"
+    problem = judge_status(status)
+    said = f"{name}: {syntax}, status 0x{status:04X}"
+    return problem is None, said if problem is None else f"{said}. {problem}"
 
 
 def make_film() -> Dataset:
@@ -126,18 +145,14 @@ def make_document(kind: Kind, film: Dataset, settings: Settings) -> Dataset:
         station_name=settings.node.station_name,
         software_version=__version__,
     )
-    language, assessment = settings.compose.language, assess(finding)
-    display = display_bytes(read_film(film))
-    if kind in {"sr", "sr-2d"}:
-        three = kind == "sr"
-        return compose_sr(film, finding, identity, assessment=assessment, language=language, three_dimensional=three)
-    if kind == "text":
-        return compose_text_sr(film, finding, identity, assessment=assessment, language=language)
-    if kind == "gsps":
-        return compose_gsps(film, finding, identity, language=language)
-    if kind == "kos":
-        capture = Capture(*document_uids(film.SOPInstanceUID, model, "sc", 1))
-        return compose_kos(film, finding, identity, capture=capture, language=language)
-    if kind == "pdf":
-        return compose_pdf(film, finding, draw_overlay(display, finding, None, Extras(assessment, language)), identity)
-    return compose_sc(film, finding, display, identity, assessment=assessment, language=language)
+    choices = Choices(
+        assessment=assess(finding),
+        language=settings.compose.language,
+        capture=Capture(*document_uids(film.SOPInstanceUID, model, "sc", 1)),
+    )
+    display = partial(_display, film)
+    return compose(kind, film, finding, identity, display=display, choices=choices)
+
+
+def _display(film: Dataset) -> npt.NDArray[np.uint8]:
+    return display_bytes(read_film(film))

@@ -153,6 +153,11 @@ class ComposeSettings(_Section):
             raise ValueError("Two of the series numbers are the same; give each series its own number.")
         return self
 
+    def series_number(self, kind: Kind) -> int:
+        """Return the series number of a kind. What stands for the SR has the SR's: no archive gets both."""
+        number: int = getattr(self, f"series_number_{'sr' if kind == 'sr-2d' else kind}")
+        return number
+
 
 class DeliverSettings(_Section):
     """How results reach the archives."""
@@ -201,9 +206,7 @@ class ArchivePeer(_Section):
     port: Port
     commitment: bool = True  # False: it has no storage commitment, and nothing there is ever shown as committed
     deliver: Annotated[tuple[DeliveredKind, ...], Field(min_length=1)] = ("sr", "sc")
-    sr_fallback: tuple[
-        Literal["sr-2d", "text"], ...
-    ] = ()  # written too, and sent in place of an "sr" that is not taken
+    sr_fallback: tuple[Literal["sr-2d", "text"], ...] = ()  # written too; sent in place of an "sr" not taken
 
     @property
     def composed(self) -> tuple[Kind, ...]:
@@ -243,6 +246,9 @@ class Settings(_Section):
         twice = [name for name, count in Counter(peer.name for peer in self.peers).items() if count > 1]
         if twice:
             raise ValueError(f"Two peers share the name {twice[0]}; give each a name of its own.")
+        asked = self.compose.priors_from
+        if asked is not None and asked not in {archive.name for archive in self.archives}:
+            raise ValueError("compose.priors_from names no archive among the peers; write the name of one.")
         return self
 
     @property

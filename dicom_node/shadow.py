@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,9 +18,11 @@ from statistics import fmean
 
 import sqlalchemy as sa
 import structlog
+from pydicom import Dataset
 from sqlalchemy.orm import Session
 
 from dicom_node.cli import DONE
+from dicom_node.errors import StoreError
 from dicom_node.events import record
 from dicom_node.interpret import Interpreter, finding_to_json
 from dicom_node.revisions import lock_revision
@@ -58,6 +61,7 @@ class Shadows:
         self._loaders = dict(loaders)
         self._loaded: dict[str, Interpreter] = {}
         self._node_id = node_id
+        self._one_at_a_time = threading.Lock()
 
     def read(self, revision_id: int, instance_id: int) -> None:
         """Read one film with every shadow method that has not read it; whatever goes wrong is an event.
@@ -79,16 +83,22 @@ class Shadows:
                 instance = session.get_one(Instance, instance_id)
             try:
                 self._read(method, revision_id, instance)
+            except StoreError:
+                raise
             except Exception as error:  # noqa: BLE001
                 # The boundary of a shadow: it must not touch the study, whatever it raises.
                 log.warning("shadow.failed", method=method, kind=type(error).__name__)
                 self._tell(revision_id, instance, f"{method}: {type(error).__name__}")
 
     def _read(self, method: str, revision_id: int, instance: Instance) -> None:
-        if method not in self._loaded:
-            self._loaded[method] = self._loaders[method]()
-        interpreter = self._loaded[method]
         source = read_source(self._spool_dir, instance)
+        with self._one_at_a_time:  # two walks at once would load a model twice, and read with it at once
+            if method not in self._loaded:
+                self._loaded[method] = self._loaders[method]()
+            self._record(method, revision_id, instance, source)
+
+    def _record(self, method: str, revision_id: int, instance: Instance, source: Dataset) -> None:
+        interpreter = self._loaded[method]
         started = time.perf_counter()
         finding = interpreter.interpret(source)
         took_ms = (time.perf_counter() - started) * 1000

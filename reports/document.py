@@ -14,8 +14,9 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from inference.finding import Finding
 from reports import codes
-from reports.header import PATIENT_AND_STUDY_TYPE_2, PATIENT_AND_STUDY_TYPE_3, patient_and_study
+from reports.header import PATIENT_AND_STUDY_TYPE_2, PATIENT_AND_STUDY_TYPE_3, patient_and_study, required_uid
 from reports.identity import IMPLEMENTATION_CLASS_UID, DocumentIdentity
 
 CHARACTER_SET = "ISO_IR 192"
@@ -37,7 +38,38 @@ def put_into_study(document: Dataset, source: Dataset) -> None:
         document[element.tag] = element
 
 
-def put_series_and_equipment(document: Dataset, identity: DocumentIdentity, model_name: str, description: str) -> None:
+def begin(
+    sop_class_uid: str, source: Dataset, finding: Finding, identity: DocumentIdentity, description: str
+) -> Dataset:
+    """Return a document of a SOP class with all that documents have in common, for its own modules to be added.
+
+    Raises
+    ------
+    IncompleteSource
+        The source lacks its Study Instance UID.
+    """
+    document = Dataset()
+    document.SOPClassUID = sop_class_uid
+    put_into_study(document, source)
+    put_series_and_equipment(document, identity, finding, description)
+    return document
+
+
+def image_reference(source: Dataset) -> Dataset:
+    """Return the item that references the image that was read (PS3.3 table 10-11).
+
+    Raises
+    ------
+    IncompleteSource
+        The source lacks one of both UIDs.
+    """
+    item = Dataset()
+    item.ReferencedSOPClassUID = required_uid(source, "SOPClassUID")
+    item.ReferencedSOPInstanceUID = required_uid(source, "SOPInstanceUID")
+    return item
+
+
+def put_series_and_equipment(document: Dataset, identity: DocumentIdentity, finding: Finding, description: str) -> None:
     """Write General Series, General Equipment and SOP Common (PS3.3 C.7.3.1, C.7.5.1, C.12.1)."""
     document.SeriesInstanceUID = identity.series_instance_uid
     document.SeriesNumber = identity.series_number
@@ -45,7 +77,7 @@ def put_series_and_equipment(document: Dataset, identity: DocumentIdentity, mode
     document.SOPInstanceUID = identity.sop_instance_uid
     document.InstanceNumber = identity.instance_number
     document.Manufacturer = identity.manufacturer[:64]
-    document.ManufacturerModelName = model_name[:64]
+    document.ManufacturerModelName = (finding.model.name if finding.model else identity.manufacturer)[:64]
     document.SoftwareVersions = identity.software_version[:64]
     document.StationName = identity.station_name[:16]
     document.DeviceUID = identity.device_uid

@@ -14,8 +14,7 @@ from pydicom.uid import EncapsulatedPDFStorage
 
 from inference.finding import Finding
 from reports import codes, wording
-from reports.document import coded, put_into_study, put_series_and_equipment, sealed
-from reports.header import required_uid
+from reports.document import begin, coded, image_reference, sealed
 from reports.identity import DocumentIdentity
 
 SERIES_DESCRIPTION = "Bone age page (research use only)"
@@ -46,21 +45,14 @@ def compose_pdf(
         The source lacks a UID the document refers to.
     """
     page = _page(picture, identity)
-    document = Dataset()
-    document.SOPClassUID = EncapsulatedPDFStorage
-    put_into_study(document, source)
-    model_name = finding.model.name if finding.model else "boneage-node"
-    put_series_and_equipment(document, identity, model_name, SERIES_DESCRIPTION)
+    document = begin(EncapsulatedPDFStorage, source, finding, identity, SERIES_DESCRIPTION)
     document.Modality, document.ConversionType = "DOC", "WSD"
     document.AcquisitionDateTime = ""
     document.BurnedInAnnotation = "YES"
     document.DocumentTitle = TITLE
     document.ConceptNameCodeSequence = Sequence([coded(codes.DIAGNOSTIC_IMAGING_REPORT)])
     document.VerificationFlag = "UNVERIFIED"
-    image = Dataset()
-    image.ReferencedSOPClassUID = required_uid(source, "SOPClassUID")
-    image.ReferencedSOPInstanceUID = required_uid(source, "SOPInstanceUID")
-    document.SourceInstanceSequence = Sequence([image])
+    document.SourceInstanceSequence = Sequence([image_reference(source)])
     document.MIMETypeOfEncapsulatedDocument = PDF
     document.EncapsulatedDocumentLength = len(page)
     document.EncapsulatedDocument = page + b"\0" * (len(page) % 2)

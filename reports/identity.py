@@ -11,11 +11,33 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID, uuid5
 
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EncapsulatedPDFStorage,
+    EnhancedSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
+    SecondaryCaptureImageStorage,
+)
+
 from inference.finding import ModelIdentity
 
 Kind = Literal["sr", "sc", "text", "gsps", "pdf", "kos", "sr-2d"]
 """Comprehensive 3D SR, secondary capture, Enhanced SR, presentation state, PDF, key objects, and the first one's tree
 as a Comprehensive SR."""
+
+KINDS: tuple[Kind, ...] = ("sr", "sc", "text", "gsps", "pdf", "kos", "sr-2d")
+"""In the order they are written: key objects refer to the capture."""
+SOP_CLASSES: dict[Kind, str] = {
+    "sr": str(Comprehensive3DSRStorage),
+    "sc": str(SecondaryCaptureImageStorage),
+    "text": str(EnhancedSRStorage),
+    "gsps": str(GrayscaleSoftcopyPresentationStateStorage),
+    "pdf": str(EncapsulatedPDFStorage),
+    "kos": str(KeyObjectSelectionDocumentStorage),
+    "sr-2d": str(ComprehensiveSRStorage),
+}
 
 NAMESPACE = UUID("6d1c1f0e-6d53-5d0c-9a54-0b0e3c6f4a51")
 """Root of every UID of this project. Changing it would make archives see known documents as new ones."""

@@ -14,7 +14,7 @@ from pydicom.uid import KeyObjectSelectionDocumentStorage, SecondaryCaptureImage
 from inference.finding import Finding
 from reports import codes, content, wording
 from reports.content import Relation
-from reports.document import coded, put_into_study, put_series_and_equipment, sealed
+from reports.document import begin, coded, image_reference, sealed
 from reports.header import required_uid
 from reports.identity import DocumentIdentity
 from reports.phrases import Language
@@ -58,17 +58,13 @@ def compose_kos(
     IncompleteSource
         The source lacks a UID the document refers to.
     """
-    images = [(str(required_uid(source, "SeriesInstanceUID")), _reference(source))]
+    images = [(str(required_uid(source, "SeriesInstanceUID")), image_reference(source))]
     if capture is not None:
         item = Dataset()
         item.ReferencedSOPClassUID = SecondaryCaptureImageStorage
         item.ReferencedSOPInstanceUID = capture.sop_instance_uid
         images.insert(0, (capture.series_instance_uid, item))
-    document = Dataset()
-    document.SOPClassUID = KeyObjectSelectionDocumentStorage
-    put_into_study(document, source)
-    model_name = finding.model.name if finding.model else "boneage-node"
-    put_series_and_equipment(document, identity, model_name, SERIES_DESCRIPTION)
+    document = begin(KeyObjectSelectionDocumentStorage, source, finding, identity, SERIES_DESCRIPTION)
     document.Modality = "KO"
     document.ReferencedPerformedProcedureStepSequence = Sequence()
     requests = requested_procedures(source)
@@ -89,13 +85,6 @@ def compose_kos(
         ]
     )
     return sealed(document, identity)
-
-
-def _reference(source: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = required_uid(source, "SOPClassUID")
-    item.ReferencedSOPInstanceUID = required_uid(source, "SOPInstanceUID")
-    return item
 
 
 def _evidence(source: Dataset, images: list[tuple[str, Dataset]]) -> Dataset:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 Colour = tuple[int, int, int]
 
-BLACK: Colour = (0, 0, 0)
 PANEL: Colour = (18, 22, 27)
 GRID: Colour = (38, 44, 51)
 RANGE: Colour = (40, 62, 74)

@@ -13,7 +13,7 @@ from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
 from inference.anatomy import ROI_NAMES
 from inference.finding import Box, Finding
 from reports import wording
-from reports.document import put_into_study, put_series_and_equipment, sealed, written_date, written_time
+from reports.document import begin, image_reference, sealed, written_date, written_time
 from reports.errors import UnplaceableFinding
 from reports.header import numbers_of, required_uid, text_of
 from reports.identity import DocumentIdentity
@@ -53,11 +53,7 @@ def compose_gsps(
     area = report.image_box
     if area is None:
         raise UnplaceableFinding("The header does not say how large the image is.")
-    document = Dataset()
-    document.SOPClassUID = GrayscaleSoftcopyPresentationStateStorage
-    put_into_study(document, source)
-    model_name = finding.model.name if finding.model else "boneage-node"
-    put_series_and_equipment(document, identity, model_name, SERIES_DESCRIPTION)
+    document = begin(GrayscaleSoftcopyPresentationStateStorage, source, finding, identity, SERIES_DESCRIPTION)
     document.Modality, document.Laterality = "PR", ""
     document.PresentationCreationDate = written_date(identity.created_at)
     document.PresentationCreationTime = written_time(identity.created_at)
@@ -65,7 +61,7 @@ def compose_gsps(
     document.ContentDescription = wording.DISCLAIMER
     series = Dataset()
     series.SeriesInstanceUID = required_uid(source, "SeriesInstanceUID")
-    series.ReferencedImageSequence = Sequence([_reference(source)])
+    series.ReferencedImageSequence = Sequence([image_reference(source)])
     document.ReferencedSeriesSequence = Sequence([series])
     document.DisplayedAreaSelectionSequence = Sequence([_displayed(source, area)])
     document.GraphicLayerSequence = Sequence([_layer(name, order) for order, name in enumerate((REGIONS, RESULT), 1)])
@@ -76,16 +72,9 @@ def compose_gsps(
     return sealed(document, identity)
 
 
-def _reference(source: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = required_uid(source, "SOPClassUID")
-    item.ReferencedSOPInstanceUID = required_uid(source, "SOPInstanceUID")
-    return item
-
-
 def _displayed(source: Dataset, area: Box) -> Dataset:
     item = Dataset()
-    item.ReferencedImageSequence = Sequence([_reference(source)])
+    item.ReferencedImageSequence = Sequence([image_reference(source)])
     item.DisplayedAreaTopLeftHandCorner = [1, 1]
     item.DisplayedAreaBottomRightHandCorner = [int(area.x1), int(area.y1)]
     item.PresentationSizeMode = "SCALE TO FIT"
@@ -119,7 +108,7 @@ def _annotations(report: Report, area: Box, language: Language) -> list[Dataset]
 
 def _annotation(source: Dataset, layer: str, boxes: list[Box], texts: list[tuple[str, float, float]]) -> Dataset:
     item = Dataset()
-    item.ReferencedImageSequence = Sequence([_reference(source)])
+    item.ReferencedImageSequence = Sequence([image_reference(source)])
     item.GraphicLayer = layer
     if boxes:
         item.GraphicObjectSequence = Sequence([_polyline(box) for box in boxes])
@@ -153,5 +142,5 @@ def _put_window(document: Dataset, source: Dataset) -> None:
         return
     item = Dataset()
     item.WindowCenter, item.WindowWidth = f"{centre[0]:.6g}", f"{width[0]:.6g}"
-    item.ReferencedImageSequence = Sequence([_reference(source)])
+    item.ReferencedImageSequence = Sequence([image_reference(source)])
     document.SoftcopyVOILUTSequence = Sequence([item])

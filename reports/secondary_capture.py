@@ -16,7 +16,15 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12
 from inference.finding import Estimate, Finding, Laterality
 from reports import codes, wording
 from reports.clinic import Assessment
-from reports.document import put_into_study, put_series_and_equipment, sealed, written_date, written_time
+from reports.document import (
+    coded,
+    image_reference,
+    put_into_study,
+    put_series_and_equipment,
+    sealed,
+    written_date,
+    written_time,
+)
 from reports.header import numbers_of, required_uid, text_of
 from reports.identity import DocumentIdentity
 from reports.measurement_report import patient_orientation
@@ -90,8 +98,7 @@ def compose_sc(
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
     put_into_study(document, source)
-    model_name = finding.model.name if finding.model else "boneage-node"
-    put_series_and_equipment(document, identity, model_name, SERIES_DESCRIPTION)
+    put_series_and_equipment(document, identity, finding, SERIES_DESCRIPTION)
     _put_capture(document, identity)
     _put_image(document, source, finding, language)
     return sealed(document, identity)
@@ -135,14 +142,8 @@ def _put_image(document: Dataset, source: Dataset, finding: Finding, language: L
 
 def _source_image(source: Dataset) -> Dataset:
     """Return the reference to the image this one was made from, with its purpose (CID 7202)."""
-    purpose = Dataset()
-    purpose.CodeValue = codes.SOURCE_OF_PROCESSING.value
-    purpose.CodingSchemeDesignator = codes.SOURCE_OF_PROCESSING.scheme_designator
-    purpose.CodeMeaning = codes.SOURCE_OF_PROCESSING.meaning
-    item = Dataset()
-    item.ReferencedSOPClassUID = required_uid(source, "SOPClassUID")
-    item.ReferencedSOPInstanceUID = required_uid(source, "SOPInstanceUID")
-    item.PurposeOfReferenceCodeSequence = Sequence([purpose])
+    item = image_reference(source)
+    item.PurposeOfReferenceCodeSequence = Sequence([coded(codes.SOURCE_OF_PROCESSING)])
     return item
 
 

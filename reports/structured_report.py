@@ -6,6 +6,9 @@ the source's UIDs only; patient and study are written afterwards, from what the 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Any
+
 from highdicom.sr import Comprehensive3DSR, ComprehensiveSR
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
@@ -71,30 +74,72 @@ def compose_sr(
     UnplaceableFinding
         An estimate's hand does not lie on its image.
     """
-    stand_in = stand_in_for(source)
+    about = Circumstances(source, finding, identity, preliminary, SERIES_DESCRIPTION)
     root = measurement_report(Report(source, finding, identity, assessment, language))
-    document = (Comprehensive3DSR if three_dimensional else ComprehensiveSR)(
-        evidence=[stand_in],
-        content=_trunk(root),
+    form = Comprehensive3DSR if three_dimensional else ComprehensiveSR
+    return put_together(form, root, _trunk(root), about)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Circumstances:
+    """What a structured report is written about, and as what.
+
+    Raises
+    ------
+    IncompleteSource
+        The source lacks a UID the report refers to.
+    """
+
+    source: Dataset
+    finding: Finding
+    identity: DocumentIdentity
+    preliminary: bool
+    description: str
+    evidence: Dataset = field(init=False)
+    """Stands for the source where highdicom looks at it."""
+
+    def __post_init__(self) -> None:
+        """Find out before the tree is made whether there can be a report."""
+        object.__setattr__(self, "evidence", _stand_in(self.source))
+
+
+def put_together(form: type[Any], root: Dataset, trunk: Dataset, about: Circumstances) -> FileDataset:
+    """Return a structured report around its tree.
+
+    Parameters
+    ----------
+    form
+        highdicom's class of it.
+    root
+        The tree.
+    trunk
+        The same root with the items only that reference all evidence there is, for highdicom to look at: it copies the
+        content twice and searches it three times; with the whole tree, that were two thirds of the time.
+    about
+        What it is about.
+    """
+    source, identity = about.source, about.identity
+    document: Dataset = form(
+        evidence=[about.evidence],
+        content=trunk,
         series_instance_uid=identity.series_instance_uid,
         series_number=identity.series_number,
         sop_instance_uid=identity.sop_instance_uid,
         instance_number=identity.instance_number,
         is_complete=True,
-        is_final=not preliminary,
+        is_final=not about.preliminary,
         is_verified=False,
         requested_procedures=requested_procedures(source) or None,
     )
     document.ContentSequence = root.ContentSequence
     put_into_study(document, source)
-    model_name = finding.model.name if finding.model else "boneage-node"
-    put_series_and_equipment(document, identity, model_name, SERIES_DESCRIPTION)
+    put_series_and_equipment(document, identity, about.finding, about.description)
     document.CodingSchemeIdentificationSequence = Sequence([declare_private_scheme()])
-    put_predecessor(document, source, identity)
+    _put_predecessor(document, source, identity)
     return sealed(document, identity)
 
 
-def put_predecessor(document: Dataset, source: Dataset, identity: DocumentIdentity) -> None:
+def _put_predecessor(document: Dataset, source: Dataset, identity: DocumentIdentity) -> None:
     """Write Predecessor Documents Sequence (0040,A360) where this document replaces one (PS3.3 C.17.2)."""
     before = identity.predecessor
     if before is None:
@@ -110,16 +155,13 @@ def put_predecessor(document: Dataset, source: Dataset, identity: DocumentIdenti
 
 
 def _trunk(root: Dataset) -> Dataset:
-    """Return the root with its image library only, which names all evidence there is.
-
-    highdicom copies the content twice and searches it three times: with the whole tree, two thirds of the time.
-    """
+    """Return the root with its image library only, which names all evidence there is."""
     trunk = measurement_root()
     trunk.ContentSequence = [item for item in root.ContentSequence if item.name == codes.IMAGE_LIBRARY]
     return trunk
 
 
-def stand_in_for(source: Dataset) -> Dataset:
+def _stand_in(source: Dataset) -> Dataset:
     """Return an image header with the source's UIDs and nothing else that highdicom could stumble over."""
     stand_in = Dataset()
     for keyword in REQUIRED_UIDS:

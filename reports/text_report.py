@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from highdicom.sr import EnhancedSR
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.sequence import Sequence
 
 from inference.finding import Estimate, Finding, Refusal
 from reports import codes, content, wording
 from reports.clinic import Assessment
 from reports.content import Item, Relation
-from reports.document import declare_private_scheme, put_into_study, put_series_and_equipment, sealed
 from reports.identity import DocumentIdentity
 from reports.measurement_report import observer_context, subject_context
 from reports.phrases import Language, translated
-from reports.structured_report import put_predecessor, requested_procedures, stand_in_for
+from reports.structured_report import Circumstances, put_together
 
 SERIES_DESCRIPTION = "Bone age report, text (research use only)"
 
@@ -59,6 +57,7 @@ def compose_text_sr(
     IncompleteSource
         The source lacks a UID the report refers to.
     """
+    about = Circumstances(source, finding, identity, preliminary, SERIES_DESCRIPTION)
     root = _root()
     root.ContentSequence = [
         content.code(codes.LANGUAGE, codes.LANGUAGES[language], relation=Relation.HAS_CONCEPT_MOD),
@@ -70,25 +69,7 @@ def compose_text_sr(
     ]
     trunk = _root()
     trunk.ContentSequence = [content.image(source, Relation.CONTAINS)]
-    document = EnhancedSR(
-        evidence=[stand_in_for(source)],
-        content=trunk,
-        series_instance_uid=identity.series_instance_uid,
-        series_number=identity.series_number,
-        sop_instance_uid=identity.sop_instance_uid,
-        instance_number=identity.instance_number,
-        is_complete=True,
-        is_final=not preliminary,
-        is_verified=False,
-        requested_procedures=requested_procedures(source) or None,
-    )
-    document.ContentSequence = root.ContentSequence
-    put_into_study(document, source)
-    model_name = finding.model.name if finding.model else "boneage-node"
-    put_series_and_equipment(document, identity, model_name, SERIES_DESCRIPTION)
-    document.CodingSchemeIdentificationSequence = Sequence([declare_private_scheme()])
-    put_predecessor(document, source, identity)
-    return sealed(document, identity)
+    return put_together(EnhancedSR, root, trunk, about)
 
 
 def _root() -> Item:

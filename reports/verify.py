@@ -10,20 +10,12 @@ from collections.abc import Callable
 from math import isclose
 
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    Comprehensive3DSRStorage,
-    ComprehensiveSRStorage,
-    EncapsulatedPDFStorage,
-    EnhancedSRStorage,
-    GrayscaleSoftcopyPresentationStateStorage,
-    KeyObjectSelectionDocumentStorage,
-    SecondaryCaptureImageStorage,
-)
 
 from inference.finding import Estimate, Finding, Refusal
 from reports import codes, wording
 from reports.errors import VerificationError
 from reports.header import PATIENT_AND_STUDY_TYPE_2, REQUIRED_UIDS, numbers_of, patient_and_study, text_of
+from reports.identity import SOP_CLASSES
 from reports.read_back import children, descendants, matches, measurement_groups, named, read_bone_age, read_refusal
 
 AGE_TOLERANCE_MONTHS = 1e-6
@@ -281,12 +273,12 @@ def _selection(document: Dataset, source: Dataset, finding: Finding) -> None:
 _REPORT: tuple[Check, ...] = (_report_references, _report_result, _report_text, _report_form)
 
 CHECKS: dict[str, tuple[Check, ...]] = {
-    str(Comprehensive3DSRStorage): _REPORT,
-    str(ComprehensiveSRStorage): _REPORT,
-    str(EnhancedSRStorage): (_report_references, _text_result),
-    str(GrayscaleSoftcopyPresentationStateStorage): (_marks,),
-    str(EncapsulatedPDFStorage): (_page,),
-    str(KeyObjectSelectionDocumentStorage): (_selection,),
-    str(SecondaryCaptureImageStorage): (_capture_references, _capture_result, _capture_pixels),
+    SOP_CLASSES["sr"]: _REPORT,
+    SOP_CLASSES["sr-2d"]: _REPORT,
+    SOP_CLASSES["text"]: (_report_references, _text_result),
+    SOP_CLASSES["gsps"]: (_marks,),
+    SOP_CLASSES["pdf"]: (_page,),
+    SOP_CLASSES["kos"]: (_selection,),
+    SOP_CLASSES["sc"]: (_capture_references, _capture_result, _capture_pixels),
 }
 """What is checked in each kind of document, after what all have in common."""

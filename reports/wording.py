@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from inference.finding import (
     AssumedReading,
     BoneProfile,
-    BoneStage,
     Estimate,
     Finding,
     Flag,
@@ -305,11 +304,6 @@ def legend(language: Language = "en", *, staged: bool = False) -> str:
         "方框：1-13 为 RUS 骨，14-18 为腕骨区域，细框为手",
     )
     return boxes + _either(language, "; in brackets: derived stage", "；括号内为推导分期") if staged else boxes
-
-
-def bone_stage(stage: BoneStage) -> str:
-    """Return a stage as "5 of 9"."""
-    return f"{stage.stage} / {stage.last_stage}"
 
 
 def profile_title(profile: BoneProfile, language: Language = "en") -> str:

@@ -16,10 +16,10 @@ from pynetdicom.sop_class import (
 )
 
 from conformance.nodes import make_settings
-from dicom_node.compose import KINDS, SOP_CLASSES
 from dicom_node.echo import probe
 from dicom_node.selftest import NOTICE, PATIENT, make_document, make_film, send
 from reports.document import encoded
+from reports.identity import KINDS, SOP_CLASSES
 from reports.phrases import translated
 
 

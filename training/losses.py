@@ -16,7 +16,7 @@ from training.maturity import maturity_loss
 DENSITY_SPREAD_MONTHS = 6.0
 """Standard deviation of the label's distribution over monthly bins: about two readers' disagreement."""
 _MEAN_WEIGHT = 1 / 6
-_SEX_WEIGHT = 0.2
+_SEX_WEIGHT = 1.0
 
 
 def absolute_loss(predicted: Prediction, batch: AgeBatch) -> Tensor:
@@ -27,7 +27,7 @@ def absolute_loss(predicted: Prediction, batch: AgeBatch) -> Tensor:
 def density_loss(predicted: Prediction, batch: AgeBatch) -> Tensor:
     """Label-distribution learning (Gao et al., IEEE TIP 2017, eq. 4; the mean's error as in Gao et al., IJCAI 2018).
 
-    Cross entropy of the predicted with a Gaussian age distribution, absolute error of its mean, and a little of the
+    Cross entropy of the predicted with a Gaussian age distribution, absolute error of its mean, and the
     cross entropy of the network's own estimate of the sex.
     """
     assert predicted.log_density is not None

@@ -28,12 +28,10 @@ from inference.finding import (
     Subject,
 )
 from reports.clinic import Prior, assess
-from reports.encapsulated_pdf import compose_pdf
-from reports.identity import DocumentIdentity, device_uid, document_uids
-from reports.key_objects import Capture, compose_kos
-from reports.overlay import draw_overlay
+from reports.identity import DocumentIdentity, Kind, device_uid, document_uids
+from reports.key_objects import Capture
+from reports.kinds import Choices, compose
 from reports.phrases import Language
-from reports.presentation_state import compose_gsps
 
 ROWS, COLUMNS = 600, 500
 
@@ -184,12 +182,8 @@ def display() -> np.ndarray:
 def compose_other(identify, display):
     """``compose_other("gsps", source, finding, "en")`` composes what is neither report nor capture."""
 
-    def compose(kind: str, source: Dataset, finding: Finding, language: Language = "en") -> Dataset:
-        identity = identify(source, kind)
-        if kind == "gsps":
-            return compose_gsps(source, finding, identity, language=language)
-        if kind == "kos":
-            return compose_kos(source, finding, identity, capture=Capture("1.2.3", "1.2.3.4"), language=language)
-        return compose_pdf(source, finding, draw_overlay(display, finding), identity)
+    def other(kind: Kind, source: Dataset, finding: Finding, language: Language = "en") -> Dataset:
+        choices = Choices(language=language, capture=Capture("1.2.3", "1.2.3.4"))
+        return compose(kind, source, finding, identify(source, kind), display=lambda: display, choices=choices)
 
-    return compose
+    return other
