@@ -60,7 +60,8 @@ def make_rois(landmarks: Landmarks) -> tuple[Roi, ...]:
     pose = landmarks.pose
     centres = roi_centres(landmarks.points, pose)
     sizes = np.concatenate([np.clip(landmarks.sizes[_BOX_PLACES], 0.04, 0.35), _CARPAL_SIZES])
-    extents = sizes @ np.abs(pose.matrix[:, :2]).T
+    # A region is round rather than square, so its upright box grows with the tilt as an ellipse's does.
+    extents = np.sqrt(sizes**2 @ (pose.matrix[:, :2] ** 2).T)
     scores = np.concatenate(
         [landmarks.scores[_RUS_PLACES], np.full(len(CARPAL_NAMES), landmarks.scores[_CARPUS_PLACE])]
     )
