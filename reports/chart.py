@@ -70,7 +70,7 @@ def draw_chart(estimate: Estimate, assessment: Assessment, size: tuple[int, int]
     _draw_grid(draw, field)
     _draw_reference(picture, chart, field)
     _draw_track(draw, estimate, assessment, field, age)
-    picture = picture.resize(size, Image.Resampling.LANCZOS)
+    picture = picture.reduce(SAMPLING)
     _write(picture, field, title)
     return picture
 

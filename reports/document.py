@@ -10,6 +10,7 @@ from datetime import datetime
 from io import BytesIO
 
 from pydicom import dcmread, dcmwrite
+from pydicom.charset import convert_encodings
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -126,6 +127,8 @@ def sealed(document: Dataset, identity: DocumentIdentity) -> FileDataset:
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = f"BONEAGE_{identity.software_version}"[:16]
     plain = FileDataset("", document, preamble=b"\0" * 128, file_meta=meta)
+    # It is in the form it is written in already, the content tree as bytes: pydicom need not look through it for that.
+    plain.set_original_encoding(False, True, convert_encodings(CHARACTER_SET))
     return dcmread(BytesIO(encoded(plain)))
 
 

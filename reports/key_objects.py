@@ -77,13 +77,12 @@ def compose_kos(
     template.MappingResource, template.TemplateIdentifier = "DCMR", "2010"
     document.ContentTemplateSequence = Sequence([template])
     said = f"{wording.conclusion(finding, language)} {wording.disclaimer(language)}."
-    document.ContentSequence = Sequence(
-        [
-            content.code(codes.LANGUAGE, codes.LANGUAGES[language], relation=Relation.HAS_CONCEPT_MOD),
-            content.text(codes.KEY_OBJECT_DESCRIPTION, said),
-            *(_image(item) for _series, item in images),
-        ]
-    )
+    items = [
+        content.code(codes.LANGUAGE, codes.LANGUAGES[language], relation=Relation.HAS_CONCEPT_MOD),
+        content.text(codes.KEY_OBJECT_DESCRIPTION, said),
+        *(content.unnamed_image(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) for _series, item in images),
+    ]
+    content.put(document, items)
     return sealed(document, identity)
 
 
@@ -97,10 +96,3 @@ def _evidence(source: Dataset, images: list[tuple[str, Dataset]]) -> Dataset:
         series.ReferencedSOPSequence = Sequence([item])
         study.ReferencedSeriesSequence.append(series)
     return study
-
-
-def _image(reference: Dataset) -> Dataset:
-    item = Dataset()
-    item.RelationshipType, item.ValueType = "CONTAINS", "IMAGE"
-    item.ReferencedSOPSequence = Sequence([reference])
-    return item

@@ -22,6 +22,8 @@ Colour = tuple[int, int, int]
 _FIRST_EAST_ASIAN = 0x2E80
 _FILES = ("", "DejaVuSans.ttf", "DroidSansFallback.ttf")
 _ASCII, _ALPHABETS, _EAST_ASIAN = range(3)
+DOUBT = 0.1
+"""Part of a width by which the sum of letters may differ from the text they make: kerning, ligatures."""
 _NEVER_FIRST = frozenset("、。，．：；！？）】》」』〉”’")
 """Punctuation that does not begin a line."""
 _MISSING = "\U0010ffff"
@@ -78,11 +80,19 @@ def wrapped(text: str, size: int, width_px: float) -> list[str]:
     lines: list[str] = []
     for piece, spaced in _pieces(text):
         longer = f"{lines[-1]}{' ' if spaced else ''}{piece}" if lines else piece
-        if lines and width(longer, size) <= width_px:
+        if lines and _fits(longer, size, width_px):
             lines[-1] = longer
         else:
             lines.append(piece)
     return lines
+
+
+def _fits(text: str, size: int, width_px: float) -> bool:
+    """Return whether a text is no wider, measured as it is drawn only where the sum of its letters leaves a doubt."""
+    rough = sum(_advance(letter, size) for letter in text)
+    if abs(rough - width_px) > DOUBT * width_px:
+        return rough < width_px
+    return width(text, size) <= width_px
 
 
 def drawable(text: str) -> str:
@@ -128,6 +138,11 @@ def _is_missing(letter: str) -> bool:
     font = _font(_which(letter), 20)
     drawn, missing = font.getmask(letter), font.getmask(_MISSING)
     return drawn.size == missing.size and bytes(drawn) == bytes(missing)
+
+
+@lru_cache(maxsize=4096)
+def _advance(letter: str, size: int) -> float:
+    return _font(_which(letter), size).getlength(letter)
 
 
 @lru_cache(maxsize=32)

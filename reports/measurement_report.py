@@ -7,7 +7,6 @@ for the same reason. A refusal has no number: its group carries the reason, and 
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
@@ -55,8 +54,8 @@ class Report:
         return None if image is None else box.clipped(int(image.x1), int(image.y1))
 
 
-def measurement_report(report: Report) -> Item:
-    """Return the root container, TID 1500.
+def measurement_report(report: Report) -> list[Item]:
+    """Return what the root container of TID 1500 has in it.
 
     Raises
     ------
@@ -65,8 +64,7 @@ def measurement_report(report: Report) -> Item:
     """
     groups = _estimate_groups(report, report.finding) if isinstance(report.finding, Estimate) else ()
     groups = groups or _refusal_groups(report)
-    return content.with_children(
-        measurement_root(),
+    return [
         content.code(codes.LANGUAGE, codes.LANGUAGES[report.language], relation=Relation.HAS_CONCEPT_MOD),
         *observer_context(report.identity, report.finding.model),
         *subject_context(report.finding.subject),
@@ -74,12 +72,7 @@ def measurement_report(report: Report) -> Item:
         _image_library(report.source),
         content.container(codes.IMAGING_MEASUREMENTS, *groups),
         content.container(codes.QUALITATIVE_EVALUATIONS, *_evaluations(report)),
-    )
-
-
-def measurement_root() -> Item:
-    """Return the root container without its content."""
-    return content.container(codes.IMAGING_MEASUREMENT_REPORT, template="1500", relation=None)
+    ]
 
 
 def observer_context(identity: DocumentIdentity, model: ModelIdentity | None) -> list[Item]:
@@ -342,7 +335,7 @@ def _assessed_numbers(assessment: Assessment | None) -> list[Item]:
     for age in assessment.stage_ages:
         named = [_by(codes.METHOD, age.method), _by(codes.AUTHORITY, age.citation)]
         items.append(content.number(codes.RUS_SCORE, age.points, codes.NO_UNITS, *named))
-        items.append(content.number(codes.RUS_AGE, age.age_months, codes.MONTH, *copy.deepcopy(named)))
+        items.append(content.number(codes.RUS_AGE, age.age_months, codes.MONTH, *named))
     for prediction in assessment.heights:
         named = [_by(codes.METHOD, prediction.method), _by(codes.AUTHORITY, prediction.citation)]
         items.append(content.number(codes.ADULT_HEIGHT, prediction.centimetres, codes.CENTIMETRE, *named))

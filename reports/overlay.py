@@ -134,7 +134,9 @@ def draw_overlay(
     strip = PADDING * 2 + max(text_height, 0 if inset is None else inset.height) + _banner_height()
     canvas = np.zeros((placement.height + strip, placement.width, 3), np.uint8)
     shown = _scaled(film, placement)
-    canvas[: placement.height, placement.left : placement.left + shown.shape[1]] = shown[..., None]
+    canvas[: placement.height, placement.left : placement.left + shown.shape[1]] = cv2.cvtColor(
+        shown, cv2.COLOR_GRAY2RGB
+    )
     labels = [] if display is None else _draw_boxes(canvas, placement, finding)
     canvas[placement.height :] = PANEL
     picture = _written(canvas, placement, labels, lines, language)

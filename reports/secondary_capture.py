@@ -130,6 +130,7 @@ def _put_capture(document: Dataset, identity: DocumentIdentity) -> None:
 def _put_image(document: Dataset, source: Dataset, finding: Finding, language: Language) -> None:
     """Write General Image and General Series' anatomy (PS3.3 C.7.6.1, C.7.3.1)."""
     document.ImageType = ["DERIVED", "SECONDARY"]
+    document["PixelData"].VR = "OW"  # highdicom leaves it open until it is written (PS3.5 A.2)
     document.BurnedInAnnotation = "YES"
     document.DerivationDescription = DERIVATION
     document.ImageComments = f"{wording.conclusion(finding, language)} {wording.DISCLAIMER}."

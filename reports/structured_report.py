@@ -7,19 +7,21 @@ the source's UIDs only; patient and study are written afterwards, from what the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from highdicom.sr import Comprehensive3DSR, ComprehensiveSR
+from highdicom.sr import Comprehensive3DSR, ComprehensiveSR, ContainerContentItem, ImageContentItem
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
+from pydicom.sr.coding import Code
 
 from inference.finding import Finding
-from reports import codes
+from reports import codes, content
 from reports.clinic import Assessment
+from reports.content import Item, Relation
 from reports.document import declare_private_scheme, put_into_study, put_series_and_equipment, sealed
 from reports.header import PATIENT_AND_STUDY_TYPE_2, REQUIRED_UIDS, items_of, required_uid, text_of
 from reports.identity import DocumentIdentity
-from reports.measurement_report import Report, measurement_report, measurement_root
+from reports.measurement_report import Report, measurement_report
 from reports.phrases import Language
 
 SERIES_DESCRIPTION = "Bone age report (research use only)"
@@ -75,9 +77,16 @@ def compose_sr(
         An estimate's hand does not lie on its image.
     """
     about = Circumstances(source, finding, identity, preliminary, SERIES_DESCRIPTION)
-    root = measurement_report(Report(source, finding, identity, assessment, language))
+    items = measurement_report(Report(source, finding, identity, assessment, language))
     form = Comprehensive3DSR if three_dimensional else ComprehensiveSR
-    return put_together(form, root, _trunk(root), about)
+    return put_together(form, Root(codes.IMAGING_MEASUREMENT_REPORT, "1500"), items, about)
+
+
+class Root(NamedTuple):
+    """The root container of a tree: its concept and its template."""
+
+    title: Code
+    template: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +112,7 @@ class Circumstances:
         object.__setattr__(self, "evidence", _stand_in(self.source))
 
 
-def put_together(form: type[Any], root: Dataset, trunk: Dataset, about: Circumstances) -> FileDataset:
+def put_together(form: type[Any], root: Root, items: list[Item], about: Circumstances) -> FileDataset:
     """Return a structured report around its tree.
 
     Parameters
@@ -111,17 +120,16 @@ def put_together(form: type[Any], root: Dataset, trunk: Dataset, about: Circumst
     form
         highdicom's class of it.
     root
-        The tree.
-    trunk
-        The same root with the items only that reference all evidence there is, for highdicom to look at: it copies the
-        content twice and searches it three times; with the whole tree, that were two thirds of the time.
+        What the tree is called.
+    items
+        What is in its root.
     about
         What it is about.
     """
     source, identity = about.source, about.identity
     document: Dataset = form(
         evidence=[about.evidence],
-        content=trunk,
+        content=_trunk(root, about.evidence),
         series_instance_uid=identity.series_instance_uid,
         series_number=identity.series_number,
         sop_instance_uid=identity.sop_instance_uid,
@@ -131,7 +139,7 @@ def put_together(form: type[Any], root: Dataset, trunk: Dataset, about: Circumst
         is_verified=False,
         requested_procedures=requested_procedures(source) or None,
     )
-    document.ContentSequence = root.ContentSequence
+    content.put(document, items)
     put_into_study(document, source)
     put_series_and_equipment(document, identity, about.finding, about.description)
     document.CodingSchemeIdentificationSequence = Sequence([declare_private_scheme()])
@@ -154,10 +162,16 @@ def _put_predecessor(document: Dataset, source: Dataset, identity: DocumentIdent
     document.PredecessorDocumentsSequence = Sequence([study])
 
 
-def _trunk(root: Dataset) -> Dataset:
-    """Return the root with its image library only, which names all evidence there is."""
-    trunk = measurement_root()
-    trunk.ContentSequence = [item for item in root.ContentSequence if item.name == codes.IMAGE_LIBRARY]
+def _trunk(root: Root, evidence: Dataset) -> Dataset:
+    """Return the root with nothing but the image in it, for highdicom to look at.
+
+    It collects the evidence from the content, copies it twice and searches it three times.
+    """
+    trunk: Dataset = ContainerContentItem(root.title, is_content_continuous=False, template_id=root.template)
+    image = ImageContentItem(
+        codes.SOURCE, evidence.SOPClassUID, evidence.SOPInstanceUID, relationship_type=Relation.CONTAINS.value
+    )
+    trunk.ContentSequence = [image]
     return trunk
 
 

@@ -16,7 +16,7 @@ from reports.content import Item, Relation
 from reports.identity import DocumentIdentity
 from reports.measurement_report import observer_context, subject_context
 from reports.phrases import Language, translated
-from reports.structured_report import Circumstances, put_together
+from reports.structured_report import Circumstances, Root, put_together
 
 SERIES_DESCRIPTION = "Bone age report, text (research use only)"
 
@@ -58,8 +58,7 @@ def compose_text_sr(
         The source lacks a UID the report refers to.
     """
     about = Circumstances(source, finding, identity, preliminary, SERIES_DESCRIPTION)
-    root = _root()
-    root.ContentSequence = [
+    items = [
         content.code(codes.LANGUAGE, codes.LANGUAGES[language], relation=Relation.HAS_CONCEPT_MOD),
         *observer_context(identity, finding.model),
         *subject_context(finding.subject),
@@ -67,13 +66,7 @@ def compose_text_sr(
         content.container(codes.CONCLUSIONS, content.text(codes.CONCLUSION, wording.conclusion(finding, language))),
         content.container(codes.REMARKS, *_remarks(finding, assessment, language)),
     ]
-    trunk = _root()
-    trunk.ContentSequence = [content.image(source, Relation.CONTAINS)]
-    return put_together(EnhancedSR, root, trunk, about)
-
-
-def _root() -> Item:
-    return content.container(codes.DIAGNOSTIC_IMAGING_REPORT, template="2000", relation=None)
+    return put_together(EnhancedSR, Root(codes.DIAGNOSTIC_IMAGING_REPORT, "2000"), items, about)
 
 
 def _findings(source: Dataset, finding: Finding, assessment: Assessment | None, language: Language) -> list[Item]:
