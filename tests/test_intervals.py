@@ -11,7 +11,7 @@ from inference.errors import BundleError
 from inference.finding import Sex
 from inference.intervals import Calibration
 from training import calibrate as command
-from training.calibrate import KNOTS_MONTHS, Sample, calibrate
+from training.calibrate import KNOTS_MONTHS, Sample, Scale, calibrate
 from training.errors import DataError
 from training.evaluation.reading import Row
 
@@ -125,8 +125,28 @@ def test_no_film_has_a_say_in_its_own_scale():
     rows = made_up(40, lambda _age, _male: 8.0)
     sample = Sample.make(rows)
     without = sample.part(np.arange(40) != 7)
-    own = sample.scale(sample.ages, sample.male, own=True)[7]
-    assert own == pytest.approx(without.scale(sample.ages[7:8], sample.male[7:8])[0])
+    own = Scale(sample).at(sample.ages, sample.male, own=True)[7]
+    assert own == pytest.approx(Scale(without).at(sample.ages[7:8], sample.male[7:8])[0])
+
+
+def test_a_shape_from_films_trained_on_covers_the_ages_that_are_read_badly():
+    """Given boys of nine that are read badly, and training films with half the errors, then few films find it, too."""
+
+    def spread(age, male):
+        return 16.0 if male and 96 <= age < 120 else 6.0
+
+    few, trained = made_up(240, spread), made_up(900, lambda age, male: spread(age, male) / 2, 7)
+    new = [row for row in made_up(6000, spread, 99) if row.sex == "M" and 100 <= row.estimate_months < 116]
+
+    def covered(table):
+        calibration = Calibration.parse(table)
+        return np.mean([abs(row.error_months) <= calibration.half_width(row.estimate_months, Sex.MALE) for row in new])
+
+    plain, shaped = calibrate(few, "made up"), calibrate(few, "made up", shape=trained)
+    assert covered(plain) < 0.75
+    assert covered(shaped) > covered(plain) + 0.05
+    assert shaped["shape_films"] == 900
+    assert shaped["cross_validated_coverage"]["all"] == pytest.approx(0.9, abs=0.03)
 
 
 def test_too_few_films_are_refused():

@@ -13,7 +13,10 @@ towards the mean over all ages likewise. ``q`` is the conformal quantile of ``er
 its own scale. Why so: with some 120 films, bins per sex and age hold 3 to 15 each, whose 90 % quantile is their largest
 error or the one below: it jumps between neighbouring bins and covers by luck. Here one quantile is taken over all
 films, so that the coverage overall is the promised one whatever the scale looks like; the scale, a mean and no
-quantile, is steady with few films, and where a sex or an age has many films it follows them. What it cannot mend: ages
+quantile, is steady with few films, and where a sex or an age has many films it follows them. ``--shape`` takes the
+scale from the errors on the ``train`` part instead, as Lei et al. do: eight times as many films tell apart ages that
+are read well and badly (SHAPE_BANDWIDTH_MONTHS), and since only the scale's shape counts, it does not matter that
+errors are smaller there; ``q`` still comes from the other films alone. What neither can mend: ages
 at which the method is biased (very old ones read too young) while films of the same *predicted* age are not; the
 coverage per group of the reference that ``evaluate`` prints shows it.
 """
@@ -24,6 +27,7 @@ import argparse
 import json
 import logging
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,23 +57,30 @@ PRIOR_FILMS = 20.0
 Both were chosen on draws of 122 of the ``train`` part's films, counted on the rest: coverage 0.91 ± 0.03 overall, much
 the same from 12 months and 5 films to no kernel at all; the lowest group was steadiest from 36 months on.
 """
+SHAPE_BANDWIDTH_MONTHS = 12.0
+"""The same with the films of the ``train`` part: a year away still counts a little over half."""
 KNOTS_MONTHS = tuple(float(age) for age in range(0, 241, 12))
 LEAST_FILMS = 30
 """With fewer films no 90 % quantile is worth its name."""
 FOLDS, REPEATS = 5, 20
 """The cross-validated coverage calibrates on 4 of 5 parts and counts on the fifth, for so many random divisions."""
 _LEAST_SCALE_MONTHS = 0.5
-_OWN = {"level", "ages_months", "edges_months", "half_widths_months", "split", "films", "cross_validated_coverage"}
+_OWN = {
+    "level", "ages_months", "edges_months", "half_widths_months", "split", "films", "shape_films",
+    "cross_validated_coverage",
+}  # fmt: skip
 """Keys of ``calibration.json`` that intervals own."""
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """Calibration films as arrays of shape (n,): predicted ages and absolute errors in months, whether male."""
+    """Films as arrays of shape (n,): predicted ages and absolute errors in months, whether male."""
 
-    def __init__(self, ages: Float, errors: Float, male: npt.NDArray[np.bool_]) -> None:
-        self.ages, self.errors, self.male = ages, errors, male
+    ages: Float
+    errors: Float
+    male: npt.NDArray[np.bool_]
 
     @staticmethod
     def make(rows: list[Row]) -> Sample:
@@ -83,28 +94,54 @@ class Sample:
         """Return some of the films, by mask or places."""
         return Sample(self.ages[chosen], self.errors[chosen], self.male[chosen])
 
-    def scale(self, ages: Float, male: npt.NDArray[np.bool_], *, own: bool = False) -> Float:
-        """Return the local mean absolute error in months, shape of ``ages``.
 
-        With ``own``, ``ages`` are the sample's own films, and each is left out of its own mean.
+@dataclass(frozen=True, slots=True, eq=False)
+class Scale:
+    """The local mean absolute error around a predicted age, by sex, as films show it."""
+
+    films: Sample
+    bandwidth_months: float = BANDWIDTH_MONTHS
+
+    def at(self, ages: Float, male: npt.NDArray[np.bool_], *, own: bool = False) -> Float:
+        """Return it in months, shape of ``ages``.
+
+        With ``own``, ``ages`` are the films' own, and each film is left out of its own mean.
         """
-        weights = np.exp(-(((ages[:, None] - self.ages) / BANDWIDTH_MONTHS) ** 2) / 2)
-        overall = np.full(len(ages), self.errors.mean())
+        errors = self.films.errors
+        weights = np.exp(-(((ages[:, None] - self.films.ages) / self.bandwidth_months) ** 2) / 2)
+        overall = np.full(len(ages), errors.mean())
         if own:
             np.fill_diagonal(weights, 0)
-            overall = (self.errors.sum() - self.errors) / (len(self.errors) - 1)
-        pooled = (weights @ self.errors + PRIOR_FILMS * overall) / (weights.sum(1) + PRIOR_FILMS)
-        weights *= male[:, None] == self.male
-        scale = (weights @ self.errors + PRIOR_FILMS * pooled) / (weights.sum(1) + PRIOR_FILMS)
+            overall = (errors.sum() - errors) / (len(errors) - 1)
+        pooled = (weights @ errors + PRIOR_FILMS * overall) / (weights.sum(1) + PRIOR_FILMS)
+        weights *= male[:, None] == self.films.male
+        scale = (weights @ errors + PRIOR_FILMS * pooled) / (weights.sum(1) + PRIOR_FILMS)
         return np.asarray(np.maximum(scale, _LEAST_SCALE_MONTHS), dtype=np.float64)
 
-    def quantile(self, level: float = LEVEL) -> float:
-        """Return the conformal factor: the ceil((n + 1) level)-th smallest ratio of error to scale."""
-        ratios = np.sort(self.errors / self.scale(self.ages, self.male, own=True))
-        return float(ratios[min(math.ceil((len(ratios) + 1) * level), len(ratios)) - 1])
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Widths:
+    """Half-widths: a factor times a scale."""
+
+    factor: float
+    scale: Scale
+
+    @staticmethod
+    def fit(films: Sample, level: float, shape: Scale | None = None) -> Widths:
+        """Take the factor from films, and their own scale unless a shape from other films is given.
+
+        The factor is the conformal one: the ceil((n + 1) level)-th smallest ratio of error to scale.
+        """
+        scale = shape or Scale(films)
+        ratios = np.sort(films.errors / scale.at(films.ages, films.male, own=shape is None))
+        return Widths(float(ratios[min(math.ceil((len(ratios) + 1) * level), len(ratios)) - 1]), scale)
+
+    def at(self, ages: Float, male: npt.NDArray[np.bool_]) -> Float:
+        """Return half-widths in months, shape of ``ages``."""
+        return self.factor * self.scale.at(ages, male)
 
 
-def calibrate(rows: list[Row], films: str, level: float = LEVEL) -> dict[str, Any]:
+def calibrate(rows: list[Row], films: str, level: float = LEVEL, shape: list[Row] | None = None) -> dict[str, Any]:
     """Return the content of ``calibration.json``.
 
     Parameters
@@ -115,6 +152,8 @@ def calibrate(rows: list[Row], films: str, level: float = LEVEL) -> dict[str, An
         Which films these are, a phrase for people.
     level
         Coverage wanted.
+    shape
+        Films the scale is taken from instead; their errors may be smaller than new films will have.
 
     Raises
     ------
@@ -124,10 +163,10 @@ def calibrate(rows: list[Row], films: str, level: float = LEVEL) -> dict[str, An
     sample = Sample.make(rows)
     if len(sample.ages) < LEAST_FILMS:
         raise DataError(f"Intervals need at least {LEAST_FILMS} films with an age; there are {len(sample.ages)}.")
-    factor, knots = sample.quantile(level), np.array(KNOTS_MONTHS)
+    scale = Scale(Sample.make(shape), SHAPE_BANDWIDTH_MONTHS) if shape else None
+    fitted, knots = Widths.fit(sample, level, scale), np.array(KNOTS_MONTHS)
     widths = {
-        sex.value: [round(float(w), 2) for w in factor * sample.scale(knots, np.full(len(knots), sex is Sex.MALE))]
-        for sex in Sex
+        sex.value: [round(float(w), 2) for w in fitted.at(knots, np.full(len(knots), sex is Sex.MALE))] for sex in Sex
     }
     return {
         "level": level,
@@ -135,11 +174,14 @@ def calibrate(rows: list[Row], films: str, level: float = LEVEL) -> dict[str, An
         "half_widths_months": widths,
         "split": films,
         "films": len(sample.ages),
-        "cross_validated_coverage": cross_validated_coverage(rows, level),
+        "shape_films": len(scale.films.ages) if scale else 0,
+        "cross_validated_coverage": cross_validated_coverage(rows, level, scale),
     }
 
 
-def cross_validated_coverage(rows: list[Row], level: float = LEVEL, seed: int = 2026) -> dict[str, float]:
+def cross_validated_coverage(
+    rows: list[Row], level: float = LEVEL, shape: Scale | None = None, seed: int = 2026
+) -> dict[str, float]:
     """Return the coverage on films the intervals were not made from, overall and per age group of the reference."""
     read = [row for row in rows if row.estimate_months is not None]
     sample, generator = Sample.make(read), np.random.default_rng(seed)
@@ -147,8 +189,8 @@ def cross_validated_coverage(rows: list[Row], level: float = LEVEL, seed: int = 
     for _ in range(REPEATS):
         fold = generator.permutation(len(read)) % FOLDS
         for place in range(FOLDS):
-            held, kept = fold == place, sample.part(fold != place)
-            half = kept.quantile(level) * kept.scale(sample.ages[held], sample.male[held])
+            held = fold == place
+            half = Widths.fit(sample.part(~held), level, shape).at(sample.ages[held], sample.male[held])
             hits[held] += sample.errors[held] <= half
     coverage = {"all": float(hits.mean() / REPEATS)}
     for group in AGE_GROUPS_YEARS:
@@ -175,11 +217,11 @@ def write_calibration(path: Path, table: dict[str, Any]) -> None:
     path.write_text(json.dumps({k: v for k, v in before.items() if k not in _OWN} | table, indent=2) + "\n")
 
 
-def _read_rows(arguments: argparse.Namespace, path: Path) -> tuple[list[Row], str]:
+def _read_rows(arguments: argparse.Namespace, path: Path) -> tuple[list[Row], str, list[Row] | None]:
     if arguments.rows:
         tables = {file: read_json(file) for file in arguments.rows}
         parts = ", ".join(str(table.get("part", file.stem)) for file, table in tables.items())
-        return [row for file, table in tables.items() for row in rows_of(table, file.name)], f"films of {parts}"
+        return [row for file, table in tables.items() for row in rows_of(table, file.name)], f"films of {parts}", None
     if not path.exists():  # the engine wants one to start; its widths play no part in the estimates
         path.parent.mkdir(parents=True, exist_ok=True)
         wide = {"level": LEVEL, "ages_months": [0.0], "split": "none", "half_widths_months": {"M": [240], "F": [240]}}
@@ -190,7 +232,11 @@ def _read_rows(arguments: argparse.Namespace, path: Path) -> tuple[list[Row], st
         aspects = {rsna_id: a.aspect for rsna_id, a in read_annotations(arguments.data).items()}
         films += load_small(arguments.data, ["annotation-test"], aspects=aspects)
         words = "validation and annotation-test parts of training/split.csv"
-    return read_films(engine, films), f"{words} (the epoch was also chosen on the validation part)"
+    words = f"{words} (the epoch was also chosen on the validation part)"
+    shape = read_films(engine, load_half(arguments.data, ["train"])) if arguments.shape else None
+    if shape:
+        words += "; their shape over ages: train part"
+    return read_films(engine, films), words, shape
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -198,6 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="boneage-node calibrate", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="the data folder; its validation part is read")
     parser.add_argument("--small", action="store_true", help="add the held-out films at 100 x 100 pixels")
+    parser.add_argument("--shape", action="store_true", help="take the widths' shape over ages from the train part")
     parser.add_argument("--rows", type=Path, nargs="+", help="take the rows of these evaluations' JSON instead")
     parser.add_argument("--method", default=DEFAULT_METHOD, help=f"whose bundle gets them (default {DEFAULT_METHOD})")
     parser.add_argument("--out", type=Path, help="write here instead of into the bundle")
@@ -208,8 +255,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     path = bundles_folder() / arguments.method / "configs" / "calibration.json"
     try:
-        rows, films = _read_rows(arguments, path)
-        table = calibrate(rows, films)
+        rows, films, shape = _read_rows(arguments, path)
+        table = calibrate(rows, films, shape=shape)
     except (TrainingError, InferenceError) as error:
         _log.error("%s: %s", error.code, error)
         return 2 if isinstance(error, TrainingError) else 1
