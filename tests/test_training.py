@@ -111,12 +111,18 @@ def test_a_mirrored_turned_film_is_prepared_as_the_same_hand():
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_fingers_are_numbered_by_geometry(tmp_path, mirrored):
-    """Given 21 boxes without finger numbers, when they are read, then every box gets the name of its bone."""
+@pytest.mark.parametrize("swapped", [False, True])
+def test_fingers_are_numbered_by_geometry(tmp_path, mirrored, swapped):
+    """Given 21 boxes without finger numbers, when they are read, then every box gets the name of its bone.
+
+    That holds also where a reader took the ulna for the first metacarpal and this one for the ulna.
+    """
     folder = tmp_path / "annotations"
     folder.mkdir()
     labels = {"radius": "Radius", "ulna": "Ulna", "MC1": "MCPFirst", "MC": "MCP", "PP": "ProximalPhalanx",
               "MP": "MiddlePhalanx", "DP": "DistalPhalanx"}  # fmt: skip
+    if swapped:
+        labels["ulna"], labels["MC1"] = labels["MC1"], labels["ulna"]
     points = dict(zip(POINT_NAMES, template_points() * 1000, strict=True))
     if mirrored:
         points = {name: np.array([1000 - x, y]) for name, (x, y) in points.items()}

@@ -113,6 +113,10 @@ def add_rus_boxes(annotation: Annotation, boxes: Mapping[str, list[Box]]) -> Non
     stretch = np.array((annotation.aspect, 1.0))  # angles are those of the film, not of a square
     named = {"radius": boxes["Radius"][0], "ulna": boxes["Ulna"][0], "MC1": boxes["MCPFirst"][0]}
     radius, ulna, thumb = (np.array(named[name][0]) * stretch for name in ("radius", "ulna", "MC1"))
+    fingers = np.mean([centre for centre, _ in boxes["DistalPhalanx"]], axis=0) * stretch
+    if (ulna - thumb) @ (fingers - radius) > 0:  # no ulna ends nearer to the finger tips: the two names were swapped
+        named["ulna"], named["MC1"], ulna, thumb = named["MC1"], named["ulna"], thumb, ulna
+        _log.info("film %d: ulna and first metacarpal were named the wrong way round", annotation.rsna_id)
     wrist = (radius + ulna) / 2
     start = thumb - wrist + 0.8 * (radius - ulna)  # past the thumb's side of the thumb
     for label, names in _FINGERS.items():
