@@ -44,12 +44,20 @@ LANGUAGE = _dcm("121049", "Language of Content Item and Descendants")
 ENGLISH = Code("en", "RFC5646", "English")
 LANGUAGES: dict[str, Code] = {"en": ENGLISH, "zh": Code("zh", "RFC5646", "Chinese")}
 
+UNPAIRED_PARTS: frozenset[str] = frozenset({
+    "ABDOMEN", "ABDOMENPELVIS", "BLADDER", "BRAIN", "CHEST", "CHESTABDOMEN", "CHESTABDPELVIS", "COCCYX", "CSPINE",
+    "CTSPINE", "FACE", "HEAD", "HEADNECK", "HEART", "JAW", "LIVER", "LSPINE", "LSSPINE", "MAXILLA", "MEDIASTINUM",
+    "NECK", "NECKCHEST", "NOSE", "PANCREAS", "PELVIS", "PROSTATE", "SKULL", "SPINE", "SPLEEN", "SSPINE", "STERNUM",
+    "STOMACH", "TLSPINE", "TONGUE", "TSPINE", "UTERUS", "WHOLEBODY",
+})  # fmt: skip
+"""Terms of Body Part Examined (0018,0015) that have no side, of PS3.16 table L-1."""
+
 # The key object selection, TID 2010.
 OF_INTEREST = _dcm("113000", "Of Interest")
 KEY_OBJECT_DESCRIPTION = _dcm("113012", "Key Object Description")
 
 # The text report, TID 2000.
-DIAGNOSTIC_IMAGING_REPORT = Code("18748-4", "LN", "Diagnostic imaging study")
+DIAGNOSTIC_IMAGING_REPORT = Code("18748-4", "LN", "Diagnostic Imaging Report")
 FINDINGS = _dcm("121070", "Findings")
 CONCLUSIONS = _dcm("121076", "Conclusions")
 

@@ -11,7 +11,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
 
 from inference.anatomy import ROI_NAMES
-from inference.finding import Box, Finding
+from inference.finding import Box, Estimate, Finding, Laterality
 from reports import wording
 from reports.document import begin, image_reference, sealed, written_date, written_time
 from reports.errors import UnplaceableFinding
@@ -54,7 +54,9 @@ def compose_gsps(
     if area is None:
         raise UnplaceableFinding("The header does not say how large the image is.")
     document = begin(GrayscaleSoftcopyPresentationStateStorage, source, finding, identity, SERIES_DESCRIPTION)
-    document.Modality, document.Laterality = "PR", ""
+    document.Modality, document.Laterality = "PR", _side(finding)
+    # General Series and SOP Common have no such times; this object has its own (PS3.3 C.11.10).
+    del document.ContentDate, document.ContentTime
     document.PresentationCreationDate = written_date(identity.created_at)
     document.PresentationCreationTime = written_time(identity.created_at)
     document.ContentLabel, document.ContentCreatorName = LABEL.replace(" ", "_"), ""
@@ -70,6 +72,12 @@ def compose_gsps(
     inverse = text_of(source, "PhotometricInterpretation") == "MONOCHROME1"
     document.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
     return sealed(document, identity)
+
+
+def _side(finding: Finding) -> str:
+    """Return Laterality (0020,0060) of the hand that was read, empty where nobody knows (PS3.3 C.7.3.1, type 2C)."""
+    side = finding.laterality if isinstance(finding, Estimate) else Laterality.UNKNOWN
+    return "" if side is Laterality.UNKNOWN else side.value
 
 
 def _displayed(source: Dataset, area: Box) -> Dataset:

@@ -158,7 +158,7 @@ def _put_anatomy(document: Dataset, source: Dataset, finding: Finding) -> None:
         document.BodyPartExamined = part
     if side in {Laterality.LEFT.value, Laterality.RIGHT.value, "B"}:
         document.ImageLaterality = side
-    else:
+    elif part not in codes.UNPAIRED_PARTS:
         document.Laterality = ""  # type 2C: required of a paired part where the image itself does not say it
 
 

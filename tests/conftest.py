@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,16 +14,26 @@ import pytest
 import structlog
 from hypothesis import settings
 
+from conformance.judges import PIXELMED_JAR
 from conformance.postgresql import Cluster, run_postgresql
 
 IN_CI = os.environ.get("CI") == "true"
 
 PROGRAMS = {
-    "dcmtk": ("echoscu", "storescu", "dcmsend", "dsrdump"),
+    "dcmtk": ("echoscu", "storescu", "dcmsend", "dsrdump", "dsr2html", "dcmpschk", "dcm2pdf"),
     "dicom3tools": ("dciodvfy", "dcsrdump"),
     "orthanc": ("Orthanc",),
     "postgresql": ("initdb", "postgres"),
+    "pixelmed": ("java", str(PIXELMED_JAR)),
+    "dcmqi": ("tid1500reader",),
+    "dcmjs": ("node", "dcmjs"),
 }
+ELSEWHERE = {
+    "tid1500reader": Path(sys.executable).parent / "tid1500reader",  # a package of the tests' own environment
+    "dcmjs": Path(__file__).parents[1] / ".ci" / "npm" / "node_modules" / "dcmjs",  # where .ci/run installs it
+    str(PIXELMED_JAR): PIXELMED_JAR,
+}
+"""Programs, and packages of programs, that are not looked for on the PATH."""
 POSTGRESQL_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # Debian keeps them off the PATH
 
 settings.register_profile("here", deadline=None)
@@ -32,6 +43,8 @@ settings.load_profile("ci" if IN_CI else "here")
 
 def find_program(program: str) -> str | None:
     """Return where a program lies, also Debian's PostgreSQL ones; never pynetdicom's namesakes in an environment."""
+    if program in ELSEWHERE:
+        return str(ELSEWHERE[program]) if ELSEWHERE[program].exists() else None
     folders = os.environ.get("PATH", "").split(os.pathsep)
     outside = [folder for folder in folders if not (Path(folder).parent / "pyvenv.cfg").is_file()]
     return shutil.which(program, path=os.pathsep.join([*outside, "/usr/sbin", *map(str, POSTGRESQL_BINARIES[-1:])]))
