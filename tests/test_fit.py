@@ -109,6 +109,20 @@ def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(tmp_path):
     assert curves[0] == curves[1]
 
 
+def test_a_phase_that_does_not_choose_hands_on_its_last_epoch(tmp_path):
+    """Given a first epoch that scores best, when the best is chosen it is that one, else it is the last."""
+
+    def rising(_):
+        return float(len(read_curve(folder)))
+
+    folder = tmp_path / "chosen"
+    chosen = run_tiny(folder, validate=rising)
+    folder = tmp_path / "last"
+    last = run_tiny(folder, validate=rising, choose=False)
+    assert not same(chosen, last)
+    assert same(last, run_tiny(tmp_path / "unscored"))
+
+
 def test_a_killed_process_loses_at_most_one_epoch(tmp_path):
     """Given SIGKILL in the middle of the third epoch, when it is run again, then the first two are kept."""
     child = start_child(

@@ -177,9 +177,9 @@ class _Training:
         self.best = state["best"]
         return int(state["epoch"]) + 1
 
-    def result(self) -> nn.Module:
-        """Return the average, the best epoch's where epochs were scored."""
-        if self.best is not None:
+    def result(self, *, choose: bool) -> nn.Module:
+        """Return the average; with ``choose``, the best epoch's where epochs were scored."""
+        if choose and self.best is not None:
             self.average.module.load_state_dict(self.best[1])
         return self.average.module.eval()
 
@@ -269,13 +269,14 @@ def fit(
     folder: Path,
     *,
     validate: Callable[[nn.Module], float] | None = None,
+    choose: bool = True,
     machine: Machine = ALONE,
     seed: int = 2026,
     workers: int = 0,
     deadline: float | None = None,
     after: Callable[[Progress], None] | None = None,
 ) -> nn.Module:
-    """Train a net and return its moving average, the best epoch by ``validate`` if that is given.
+    """Train a net and return its moving average: with ``validate`` and ``choose``, the best epoch's, else the last one's.
 
     Parameters
     ----------
@@ -292,6 +293,8 @@ def fit(
         resumed from. Of several processes, the leading one writes, and all must see the folder.
     validate
         Scores the averaged net, which lies on the machine's device, after each epoch, lower is better.
+    choose
+        Return the best epoch by ``validate``, else the last one.
     machine
         This process's device and place among the processes of the run.
     seed
@@ -334,7 +337,7 @@ def fit(
                     after(done)
             longest = max(longest, time.monotonic() - started)
     machine.agree(True)  # the last checkpoint is written
-    return training.result()
+    return training.result(choose=choose)
 
 
 def _tell(done: Progress, schedule: Schedule, best: tuple[float, Any] | None) -> None:

@@ -16,7 +16,7 @@ from training.maturity import maturity_loss
 DENSITY_SPREAD_MONTHS = 6.0
 """Standard deviation of the label's distribution over monthly bins: about two readers' disagreement."""
 _MEAN_WEIGHT = 1 / 6
-_SEX_WEIGHT = 1.0
+_SEX_WEIGHT = 3.0
 
 
 def absolute_loss(predicted: Prediction, batch: AgeBatch) -> Tensor:

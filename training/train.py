@@ -148,6 +148,7 @@ class Job:
         place: int = 0,
         folder: Path | None = None,
         validate: Callable[[nn.Module], float] | None = None,
+        choose: bool = True,
     ) -> nn.Module:
         """Train a net for one stretch of a recipe, the run's ``place``-th; see :func:`training.fit.fit`."""
         return fit(
@@ -157,6 +158,7 @@ class Job:
             stretch.schedule(half_precision=self.half_precision),
             folder or self.run,
             validate=validate,
+            choose=choose,
             machine=self.machine,
             seed=self.seed + place,
             workers=self.workers,
@@ -265,7 +267,10 @@ class AgeFilms:
 
 
 def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
-    """Train an age method phase by phase; of each, the epoch with the best validation MAE is kept."""
+    """Train an age method phase by phase; of the last one, the epoch with the best validation MAE is kept.
+
+    An earlier phase hands on its last epoch: what a method learns besides the age is not in that score.
+    """
     net = job.start.apply(recipe.target, open_method(recipe.target, recipe.method).make_net())
     loss, device = LOSSES[recipe.loss], job.machine.device
     reference = np.array([film.reading.age_months for film in films.validation])
@@ -284,6 +289,7 @@ def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
             phase,
             place=place,
             folder=job.run / phase.name,
+            choose=place == len(recipe.phases) - 1,
             validate=lambda averaged, method=method: float(  # type: ignore[misc]
                 np.abs(estimate(OnDevice(averaged, device), films.validation, method) - reference).mean()
             ),
