@@ -276,7 +276,7 @@ def fit(
     deadline: float | None = None,
     after: Callable[[Progress], None] | None = None,
 ) -> nn.Module:
-    """Train a net and return its moving average: with ``validate`` and ``choose``, the best epoch's, else the last one's.
+    """Train a net and return its moving average: with ``validate`` and ``choose`` the best epoch's, else the last's.
 
     Parameters
     ----------
