@@ -146,7 +146,7 @@ def _metadata(name: str, folder: Path | None) -> dict[str, Any]:
 
 def _misfits(name: str, bundle: Bundle, recorded: dict[str, str]) -> Iterator[str]:
     try:
-        makers = _nets(name, bundle.config)
+        makers = _nets(name, bundle.config, recorded)
     except (BundleError, KeyError, TypeError, ValueError, AttributeError) as error:
         yield f"inference.json does not open method {name!r} ({error}); export the bundle again."
         return
@@ -160,13 +160,21 @@ def _misfits(name: str, bundle: Bundle, recorded: dict[str, str]) -> Iterator[st
                 yield f"{file} does not fit the network that inference.json describes; export the bundle again."
 
 
-def _nets(name: str, config: dict[str, Any]) -> dict[str, Callable[[], nn.Module]]:
+def _nets(name: str, config: dict[str, Any], recorded: dict[str, str]) -> dict[str, Callable[[], nn.Module]]:
     """Return the maker of each weight file's network."""
     if name == DETECTOR:
         from inference.detector import make_finder, make_landmark_net
 
         return {"finder.safetensors": make_finder, "landmarks.safetensors": make_landmark_net}
-    return {"model.safetensors": open_method(name, config).make_net}
+    from inference.global_local import REGIONS_FILE, GlobalLocalMethod
+
+    method = open_method(name, config)
+    if not isinstance(method, GlobalLocalMethod):
+        return {"model.safetensors": method.make_net}
+    nets: dict[str, Callable[[], nn.Module]] = {"model.safetensors": method.make_fusion_net}
+    if method.localiser == "paper" or REGIONS_FILE in recorded:
+        nets[REGIONS_FILE] = method.make_detector
+    return nets
 
 
 def _wrong_intervals(bundle: Bundle) -> Iterator[str]:

@@ -17,10 +17,18 @@ Decisions where the paper is silent or contradicts itself:
 * The ablation of Table 4 takes a pathway away: what is left goes through its own four stages and straight into the last
   two convolutions, which then see half the channels. Equalisation is a switch of its own.
 * ``width`` scales every convolution (1.0 is the paper's 121 million parameters); the dense layer keeps its 512 units.
+
+``localiser`` says where the hand and the ROIs come from: "paper" is the paper's one-stage detector
+(:mod:`inference.yolo`), with weights of its own in the bundle; "shared", the default, is this project's landmark
+detector (``dicom_node/decisions/0003-own-detector-before-yolov5.md`` says why). With "paper" the film is seen as it
+lies, equalised, in a square of 640 pixels, of which the detector sees ``detector_side``; patches are the boxes grown to
+squares, a region that is not found is grey, and the hand's histogram flattens the grey values once more, as in
+training. ``extras`` of the prediction then: ``boxes`` (N, 18, 4) in pixels of that square, ``box_scores`` (N, 18).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -29,15 +37,18 @@ import torch
 from torch import Tensor, nn
 
 from inference.errors import BundleError
-from inference.method import Prediction
+from inference.method import WEIGHTS, Prediction
 from inference.pose import Pose
-from inference.preparation import prepare
+from inference.preparation import equalisation_table, fit_film, prepare
+from inference.roi_align import grow_to_squares, roi_align
+from inference.yolo import RegionNet, Regions, hand_bounds, locate_regions
 
 Grey = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float64]
 
 Paths = Literal["both", "global", "local"]
 """Which pathways a network has; the paper's has both."""
+Localiser = Literal["shared", "paper"]
 
 GLOBAL_SIDE = 224
 """Side of the global input in pixels."""
@@ -45,6 +56,11 @@ LOCAL_SIDE = 64
 """Side of each ROI patch in pixels."""
 LOCAL_CHANNELS = 18
 """Number of ROI patches."""
+
+REGIONS_FILE = "regions.safetensors"
+"""The paper's detector in the bundle."""
+FILM_SIDE = 640
+"""Side of the square that holds the whole film for the paper's localiser, in pixels."""
 
 _MEAN_MONTHS = 126.0
 _UNIT_MONTHS = 42.0
@@ -155,34 +171,138 @@ class GlobalLocalNet(nn.Module):
         return Prediction(self.age(hidden).float().squeeze(1) * _UNIT_MONTHS + _MEAN_MONTHS)
 
 
+class LocatingNet(GlobalLocalNet):
+    """The fusion network with the paper's detector before it: from a whole film to the age.
+
+    Parameters
+    ----------
+    width, paths
+        As :class:`GlobalLocalNet`.
+    detector
+        The detector, and the side of its input in pixels.
+    equalise
+        Flatten the hand's histogram.
+    """
+
+    def __init__(self, width: float, paths: Paths, detector: RegionNet, detector_side: int, *, equalise: bool) -> None:
+        super().__init__(width, paths=paths)
+        self.detector, self.detector_side, self.equalise = detector, detector_side, equalise
+
+    def locate(self, film: Tensor) -> Regions:
+        """Find the left hand's regions in films (N, 1, 640, 640) of -1..1, in their pixels."""
+        side, own = film.shape[-1], self.detector_side
+        small = nn.functional.interpolate(film, size=(own, own), mode="bilinear", antialias=True)
+        found = locate_regions(self.detector, small)
+        return Regions(found.boxes * (side / own), found.scores)
+
+    def cut(self, film: Tensor, found: Regions) -> tuple[Tensor, Tensor]:
+        """Return the hands (N, 1, 224, 224) and the patches (N, 18, 64, 64); what was not found is grey."""
+        bounds = hand_bounds(found, film.shape[-1])
+        whole = roi_align(film, bounds[:, None], stride=1, side=GLOBAL_SIDE)[:, 0]
+        patches = roi_align(film, grow_to_squares(found.boxes), stride=1, side=LOCAL_SIDE, samples=1)[:, :, 0]
+        if self.equalise:
+            whole, patches = _equalised(whole, patches)
+        return whole, patches * (found.scores > 0)[..., None, None]
+
+    def forward(self, *inputs: Tensor) -> Prediction:
+        """Return ages in months for ``film`` (N, 1, 640, 640), float32 of -1..1, and ``male`` (N,), +1 or -1.
+
+        Boxes and scores are among the extras; gradients reach the fusion network only.
+        """
+        film, male = inputs
+        with torch.no_grad():
+            found = self.locate(film)
+            whole, patches = self.cut(film, found)
+        images = {"both": (whole, patches), "global": (whole,), "local": (patches,)}[self.paths]
+        predicted = super().forward(*images, male)
+        return predicted._replace(extras={"boxes": found.boxes, "box_scores": found.scores})
+
+
+def _equalised(whole: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Carry hands (N, 1, H, W) and patches (N, 18, h, w) of -1..1 through each hand's own table."""
+    grey = [((images.cpu().numpy() + 1) * 127.5).clip(0, 255).round().astype(np.uint8) for images in (whole, patches)]
+    tables = [equalisation_table(hand) for hand in grey[0]]
+    made = [np.stack([table[one] for table, one in zip(tables, images, strict=True)]) for images in grey]
+    flat = [torch.from_numpy(images.astype(np.float32) / 127.5 - 1).to(whole.device) for images in made]
+    return flat[0], flat[1]
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorForm:
+    """The paper's detector: its width and depth multiples and the side of its input in pixels."""
+
+    width: float = 0.5
+    depth: float = 0.33
+    side: int = 320
+
+
 class GlobalLocalMethod:
-    """The method with its network's width, and the parts that an ablation takes away."""
+    """The method with its network's width, the parts that an ablation takes away, and where it takes the ROIs from."""
 
     name = "global-local"
 
-    def __init__(self, width: float, *, equalise: bool = True, paths: Paths = "both") -> None:
+    def __init__(
+        self,
+        width: float,
+        *,
+        equalise: bool = True,
+        paths: Paths = "both",
+        localiser: Localiser = "shared",
+        detector: DetectorForm | None = None,
+    ) -> None:
         self.width, self.equalise, self.paths = width, equalise, paths
+        self.localiser, self.detector = localiser, detector or DetectorForm()
+        self.weight_files = WEIGHTS if localiser == "shared" else WEIGHTS | {REGIONS_FILE: "detector."}
 
-    def make_net(self) -> GlobalLocalNet:
-        """Return the network with fresh weights."""
+    def make_detector(self) -> RegionNet:
+        """Return the paper's detector with fresh weights."""
+        return RegionNet(self.detector.width, self.detector.depth)
+
+    def make_fusion_net(self) -> GlobalLocalNet:
+        """Return the fusion network alone with fresh weights."""
         return GlobalLocalNet(self.width, paths=self.paths)
 
+    def make_net(self) -> GlobalLocalNet:
+        """Return the network with fresh weights, the detector before it with the paper's localiser."""
+        if self.localiser == "shared":
+            return self.make_fusion_net()
+        return LocatingNet(self.width, self.paths, self.make_detector(), self.detector.side, equalise=self.equalise)
+
     def prepare(self, film: Grey, pose: Pose, centres: Float) -> tuple[Grey, ...]:
-        """Return the whole hand (224, 224) and the 18 patches (18, 64, 64), equalised; without a pathway, the other."""
+        """Return the whole hand (224, 224) and the 18 patches (18, 64, 64), equalised; without a pathway, the other.
+
+        For the paper's localiser the whole film (640, 640), equalised.
+        """
+        if self.localiser == "paper":
+            return (square_film(film)[0],)
         hand = prepare(film, pose, centres, side=GLOBAL_SIDE, patch_side=LOCAL_SIDE, equalise=self.equalise)
         inputs = {"both": (hand.whole, hand.patches), "global": (hand.whole,), "local": (hand.patches,)}
         return inputs[self.paths]
 
 
+def square_film(film: Grey) -> tuple[Grey, float]:
+    """Equalise a film and fit it into the square of 640 pixels that the paper's localiser sees; also its scale."""
+    return fit_film(equalisation_table(film)[film], FILM_SIDE)
+
+
 def open_method(config: dict[str, Any]) -> GlobalLocalMethod:
-    """Read ``width``, and for the ablation ``equalise`` (true) and ``paths`` ("both", "global" or "local").
+    """Read ``width``; ``localiser`` ("shared" or "paper"), ``detector_width``, ``detector_depth``, ``detector_side``.
+
+    For the ablation ``equalise`` (true) and ``paths`` ("both", "global" or "local").
 
     Raises
     ------
     BundleError
-        If ``paths`` is something else.
+        If ``paths`` or ``localiser`` is something else.
     """
-    paths = config.get("paths", "both")
-    if paths not in get_args(Paths):
-        raise BundleError(f"paths = {paths!r} is not known; global-local has {', '.join(get_args(Paths))}.")
-    return GlobalLocalMethod(float(config["width"]), equalise=bool(config.get("equalise", True)), paths=paths)
+    for key, known in (("paths", get_args(Paths)), ("localiser", get_args(Localiser))):
+        if config.get(key, known[0]) not in known:
+            raise BundleError(f"{key} = {config[key]!r} is not known; global-local has {', '.join(known)}.")
+    own = {key: config[f"detector_{key}"] for key in ("width", "depth", "side") if f"detector_{key}" in config}
+    return GlobalLocalMethod(
+        float(config["width"]),
+        equalise=bool(config.get("equalise", True)),
+        paths=config.get("paths", "both"),
+        localiser=config.get("localiser", "shared"),
+        detector=DetectorForm(**own),
+    )

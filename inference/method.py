@@ -37,6 +37,10 @@ class Prediction(NamedTuple):
     """Shape (N, 13, 15): probabilities of the maturity stages of ``inference.anatomy.RUS_NAMES``, derived, not read."""
 
 
+WEIGHTS = {"model.safetensors": ""}
+"""The one weight file of most methods, with the prefix of its names in the network's state."""
+
+
 class AgeMethod(Protocol):
     """One method with the configuration of its bundle.
 
@@ -72,6 +76,15 @@ _MODULES = {
 
 DEFAULT_METHOD = "house"
 """What the node, the demo and the commands use unless told otherwise."""
+
+
+def weight_files_of(method: AgeMethod) -> dict[str, str]:
+    """Return the bundle's files that fill a method's network, each with the prefix of its names in the state.
+
+    WEIGHTS, unless the method has ``weight_files`` of its own.
+    """
+    files: dict[str, str] = getattr(method, "weight_files", WEIGHTS)
+    return files
 
 
 def method_names() -> tuple[str, ...]:

@@ -35,7 +35,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -49,8 +48,8 @@ from inference.maturity import BONES, MaturityNet
 from inference.method import Prediction
 from inference.palm import PalmNet, keep_palm
 from inference.pose import Pose
-from inference.preparation import prepare
-from inference.roi_align import roi_align
+from inference.preparation import fit_film, prepare
+from inference.roi_align import grow_to_squares, roi_align
 from inference.rus_chn import STAGE_COUNTS, Maturity
 
 Grey = npt.NDArray[np.uint8]
@@ -134,15 +133,8 @@ class FourStageNet(PreciseNet):
         """Return ages and stages, boxes and their scores among the extras; gradients reach stage 3 only."""
         with torch.no_grad():
             palm, boxes, scores = self.locate(film)
-            patches = roi_align(palm, _square(boxes), stride=1, side=self.side, samples=1)[:, :, 0]
+            patches = roi_align(palm, grow_to_squares(boxes), stride=1, side=self.side, samples=1)[:, :, 0]
         return super().forward(patches, male)._replace(extras={"boxes": boxes, "box_scores": scores})
-
-
-def _square(boxes: Tensor) -> Tensor:
-    """Grow boxes (..., 4) to squares around their middles."""
-    middles = (boxes[..., :2] + boxes[..., 2:]) / 2
-    halves = (boxes[..., 2:] - boxes[..., :2]).amax(-1, keepdim=True).clamp(min=2) / 2
-    return torch.cat([middles - halves, middles + halves], dim=-1)
 
 
 class PreciseMethod:
@@ -162,18 +154,8 @@ class PreciseMethod:
     def prepare(self, film: Grey, pose: Pose, centres: Float) -> tuple[Grey]:
         """Return 13 equalised patches (13, side, side), or the whole film (512, 512) for the paper's localiser."""
         if self.localiser == "paper":
-            return (fit_film(film)[0],)
+            return (fit_film(film, FILM_SIDE)[0],)
         return (prepare(film, pose, centres, patch_side=self.side).patches[:BONES],)
-
-
-def fit_film(film: Grey) -> tuple[Grey, float]:
-    """Fit a film into a square of 512 pixels, at its top left, black beside it; return it with its scale."""
-    rows, columns = film.shape
-    scale = FILM_SIDE / max(rows, columns)
-    extent = (max(1, round(columns * scale)), max(1, round(rows * scale)))
-    square = np.zeros((FILM_SIDE, FILM_SIDE), dtype=np.uint8)
-    square[: extent[1], : extent[0]] = cv2.resize(film, extent, interpolation=cv2.INTER_AREA)
-    return square, scale
 
 
 def open_method(config: dict[str, Any]) -> PreciseMethod:

@@ -147,6 +147,16 @@ def prepare(
     return PreparedHand(np.asarray(cv2.LUT(whole, table), dtype=np.uint8), table[np.stack(patches)])
 
 
+def fit_film(film: Grey, side: int) -> tuple[Grey, float]:
+    """Fit a film into a square, at its top left, black beside it; return it with its scale."""
+    rows, columns = film.shape
+    scale = side / max(rows, columns)
+    extent = (max(1, round(columns * scale)), max(1, round(rows * scale)))
+    square = np.zeros((side, side), dtype=np.uint8)
+    square[: extent[1], : extent[0]] = cv2.resize(film, extent, interpolation=cv2.INTER_AREA)
+    return square, scale
+
+
 def to_units(grey: Grey) -> npt.NDArray[np.float32]:
     """Scale 0..255 to -1..1, float32."""
     return grey.astype(np.float32) / 127.5 - 1

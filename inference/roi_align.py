@@ -44,3 +44,10 @@ def roi_align(maps: Tensor, boxes: Tensor, stride: int, side: int = 7, samples: 
     )
     pooled = avg_pool2d(sampled, samples).reshape(count, channels, regions, side, side)
     return pooled.transpose(1, 2)
+
+
+def grow_to_squares(boxes: Tensor) -> Tensor:
+    """Grow boxes (..., 4) to squares around their middles, at least two pixels wide."""
+    middles = (boxes[..., :2] + boxes[..., 2:]) / 2
+    halves = (boxes[..., 2:] - boxes[..., :2]).amax(-1, keepdim=True).clamp(min=2) / 2
+    return torch.cat([middles - halves, middles + halves], dim=-1)

@@ -18,7 +18,7 @@ from inference.eligibility import weigh
 from inference.engine import LocatedHand, Reading, SexedHand
 from inference.errors import BundleError
 from inference.finding import Sex
-from inference.method import Prediction, open_method
+from inference.method import Prediction, open_method, weight_files_of
 from inference.preparation import roi_centres, to_units
 
 Grey = npt.NDArray[np.uint8]
@@ -66,8 +66,18 @@ class OnDevice(nn.Module):
         return placed.contiguous(memory_format=self.layout) if placed.ndim == 4 else placed
 
 
-def load_net(net: nn.Module, bundle: Bundle, file: str, device: torch.device, form: Form = "eager") -> nn.Module:
+def load_net(
+    net: nn.Module,
+    bundle: Bundle,
+    file: str,
+    device: torch.device,
+    form: Form = "eager",
+    *,
+    more: dict[str, str] | None = None,
+) -> nn.Module:
     """Fill a net with a bundle's weights.
+
+    ``more`` are further files, each with the prefix of its names in the net's state.
 
     Raises
     ------
@@ -75,7 +85,10 @@ def load_net(net: nn.Module, bundle: Bundle, file: str, device: torch.device, fo
         If the weights do not fit the net.
     """
     try:
-        net.load_state_dict(bundle.read_weights(file))
+        weights = bundle.read_weights(file)
+        for other, prefix in (more or {}).items():
+            weights |= {f"{prefix}{key}": value for key, value in bundle.read_weights(other).items()}
+        net.load_state_dict(weights)
     except RuntimeError as error:
         raise BundleError(
             f"{file} does not fit the network that the bundle describes; install the package again."
@@ -108,7 +121,8 @@ class TorchAgeNetwork:
 
     def __init__(self, name: str, bundle: Bundle, device: torch.device, form: Form = "eager") -> None:
         self._method = open_method(name, bundle.config)
-        self._net = load_net(self._method.make_net(), bundle, "model.safetensors", device, form)
+        first, *others = weight_files_of(self._method).items()
+        self._net = load_net(self._method.make_net(), bundle, first[0], device, form, more=dict(others))
 
     def read(self, hands: Sequence[SexedHand]) -> list[Reading]:
         """Return one reading a hand, computed in one batch; see :class:`inference.engine.AgeNetwork`."""

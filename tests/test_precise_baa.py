@@ -20,8 +20,8 @@ from inference.maturity import BoneAttention, MaturityNet
 from inference.method import Prediction, open_method
 from inference.palm import PalmNet, clean_mask, keep_palm
 from inference.pose import Pose, template_points
-from inference.precise_baa import PreciseNet, fit_film, read_profile
-from inference.preparation import roi_centres
+from inference.precise_baa import FILM_SIDE, PreciseNet, read_profile
+from inference.preparation import fit_film, roi_centres
 from inference.recursive_pyramid import AtrousPooling, FeaturePyramid, RecursivePyramid, SwitchableAtrousConv
 from inference.rus_chn import STAGE_COUNTS, TOP_SCORE, Maturity, curve_knots, source, stage_scores
 from inference.torch_backend import TorchAgeNetwork
@@ -364,7 +364,7 @@ def test_detector_and_palm_net_learn_and_gradients_reach_every_part():
     """Given one film, when both nets step on it, their losses fall; the atrous weights move from the second step on."""
     torch.manual_seed(6)
     film = phantom()
-    square, scale = fit_film(film.pixels)
+    square, scale = fit_film(film.pixels, FILM_SIDE)
     image = torch.from_numpy(square[::2, ::2].copy())[None, None] / 127.5 - 1
     centres = torch.from_numpy(film.centres[:13]).float()[None] * scale / 2
     boxes = torch.cat([centres - 14, centres + 14], dim=-1)
@@ -415,7 +415,7 @@ def test_both_localisers_answer_with_ages_and_stages():
 
 
 def test_a_film_is_fitted_without_changing_its_shape():
-    square, scale = fit_film(np.full((400, 200), 90, dtype=np.uint8))
+    square, scale = fit_film(np.full((400, 200), 90, dtype=np.uint8), FILM_SIDE)
     assert scale == 512 / 400
     assert (square[:, :256] == 90).all()
     assert (square[:, 256:] == 0).all()
@@ -424,7 +424,7 @@ def test_a_film_is_fitted_without_changing_its_shape():
 def test_the_node_gets_the_profile_beside_the_age(monkeypatch):
     """Given a bundle of precise-baa, when the node's network reads a hand, then age and stages come out together."""
     config = {"side": 32, "growth": 4}
-    monkeypatch.setattr(torch_backend, "load_net", lambda net, *_: net.eval())
+    monkeypatch.setattr(torch_backend, "load_net", lambda net, *_, **__: net.eval())
     network = TorchAgeNetwork("precise-baa", SimpleNamespace(config=config), torch.device("cpu"))
     film = phantom()
     points = film.pose.to_film(template_points())

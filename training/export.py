@@ -1,7 +1,7 @@
 """``boneage-node export``: write MONAI bundles from runs: weights as half-precision safetensors, hashes, metadata.
 
-``export detector [--finder RUN] [--landmarks RUN]`` and ``export age --run RUN`` write into the package's
-``inference/bundles``; model cards are written by hand and stay.
+``export detector [--finder RUN] [--landmarks RUN]``, ``export age --run RUN``, ``export regions --run RUN`` write into
+the package's ``inference/bundles``; model cards are written by hand and stay.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import torch
 from safetensors.torch import save_file
 
 from inference.bundle import DETECTOR, bundles_folder, file_sha256
+from inference.global_local import REGIONS_FILE
 from training.errors import RunError, TrainingError
-from training.recipe import Recipe
+from training.recipe import Recipe, RegionRecipe
 from training.run import read_about, read_run
 
 VERSION = "0.1.0"
+_DETECTOR_KEYS = ("detector_width", "detector_depth", "detector_side")
 
 _TERMS = (
     "Trained on the RSNA Pediatric Bone Age Challenge 2017 films (Halabi et al., Radiology 2018;290:498-503): "
@@ -112,11 +114,52 @@ def export_age(run: Path) -> Path:
     recipe = Recipe.model_validate(about["recipe"])
     folder = bundles_folder() / recipe.target
     save_weights(read_run(run), folder / "models" / "model.safetensors")
-    title = f"Bone age, {recipe.target}"
+    _describe(folder, recipe.method | _own_detector(folder), about)
+    return folder
+
+
+def _describe(folder: Path, method: dict[str, Any], about: dict[str, Any] | None) -> None:
+    name = folder.name
     # What MONAI's ConfigParser instantiates; the node itself opens the method by its name.
-    network = {"_target_": "inference.method.make_net", "name": recipe.target, "config": recipe.method}
-    config = recipe.method | {"network_def": network}
-    write_metadata(folder, title, _DESCRIPTIONS[recipe.target], config, origin=about)
+    network = {"_target_": "inference.method.make_net", "name": name, "config": method}
+    write_metadata(folder, f"Bone age, {name}", _DESCRIPTIONS[name], method | {"network_def": network}, origin=about)
+
+
+def _own_detector(folder: Path) -> dict[str, Any]:
+    """Return what a bundle's configuration says of the method's own detector, if it has one's weights."""
+    if not (folder / "models" / REGIONS_FILE).is_file():
+        return {}
+    config = json.loads((folder / "configs" / "inference.json").read_text())
+    return {key: config[key] for key in ("localiser", *_DETECTOR_KEYS) if key in config}
+
+
+def export_regions(run: Path, *, use: bool) -> Path:
+    """Write global-local's own detector into its bundle, which must be there, and return its folder.
+
+    Parameters
+    ----------
+    run
+        Of the recipe ``regions``.
+    use
+        Have the method take hand and regions from it (``localiser = "paper"``); intervals must be calibrated anew then.
+
+    Raises
+    ------
+    RunError
+        If the run trained something else, has no weights yet, or there is no bundle.
+    """
+    about = read_about(run)
+    if about.get("target") != "regions":
+        raise RunError(f"{run} trained {about.get('target')}, not regions; export it with export age or detector.")
+    folder = bundles_folder() / "global-local"
+    path = folder / "configs" / "inference.json"
+    if not path.is_file():
+        raise RunError("global-local has no bundle here; train and export it first.")
+    recipe = RegionRecipe.model_validate(about["recipe"])
+    save_weights(read_run(run), folder / "models" / REGIONS_FILE)
+    method = {key: value for key, value in json.loads(path.read_text()).items() if key != "network_def"}
+    own = dict(zip(_DETECTOR_KEYS, (recipe.width, recipe.depth, recipe.side), strict=True))
+    _describe(folder, method | own | {"localiser": "paper" if use else "shared"}, None)
     return folder
 
 
@@ -129,10 +172,15 @@ def main(argv: list[str] | None = None) -> int:
     detector.add_argument("--landmarks", type=Path, metavar="RUN")
     ages = kinds.add_parser("age", help="an age method")
     ages.add_argument("--run", type=Path, required=True)
+    regions = kinds.add_parser("regions", help="global-local's own detector, beside its weights")
+    regions.add_argument("--run", type=Path, required=True)
+    regions.add_argument("--use", action="store_true", help="have the method read with it (then calibrate anew)")
     arguments = parser.parse_args(argv)
     try:
         if arguments.kind == "detector":
             folder = export_detector(arguments.finder, arguments.landmarks)
+        elif arguments.kind == "regions":
+            folder = export_regions(arguments.run, use=arguments.use)
         else:
             folder = export_age(arguments.run)
     except TrainingError as error:

@@ -14,8 +14,8 @@ from training.errors import RecipeError
 from training.fit import Schedule
 from training.losses import LOSSES
 
-DETECTORS = ("finder", "landmarks")
-"""The detector's nets; all other recipes are age methods'."""
+DETECTORS = ("finder", "landmarks", "regions")
+"""The shared detector's nets and global-local's own; all other recipes are age methods'."""
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -64,6 +64,16 @@ class DetectorRecipe(Stretch):
     target: Literal["finder", "landmarks"]
 
 
+class RegionRecipe(Stretch):
+    """How to train global-local's own detector (``inference.yolo``)."""
+
+    target: Literal["regions"]
+    width: float = Field(gt=0)
+    depth: float = Field(gt=0)
+    side: int = Field(gt=0, multiple_of=32)
+    """Of its square input in pixels."""
+
+
 class Recipe(BaseModel):
     """How to train one age method."""
 
@@ -92,6 +102,12 @@ class Recipe(BaseModel):
         return name
 
 
+AnyRecipe = Recipe | DetectorRecipe | RegionRecipe
+_KINDS: dict[object, type[AnyRecipe]] = {
+    "finder": DetectorRecipe, "landmarks": DetectorRecipe, "regions": RegionRecipe
+}  # fmt: skip
+
+
 def _shipped() -> dict[str, Path]:
     folder = Path(str(resources.files("training").joinpath("recipes")))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
@@ -102,7 +118,7 @@ def shipped_recipes() -> dict[str, Path]:
     return {name: path for name, path in _shipped().items() if name not in DETECTORS}
 
 
-def open_recipe(name_or_path: str) -> Recipe | DetectorRecipe:
+def open_recipe(name_or_path: str) -> AnyRecipe:
     """Read a shipped recipe by its name, or a file.
 
     Raises
@@ -114,7 +130,7 @@ def open_recipe(name_or_path: str) -> Recipe | DetectorRecipe:
     path = shipped.get(name_or_path, Path(name_or_path))
     try:
         content = tomllib.loads(path.read_text())
-        return (DetectorRecipe if content.get("target") in DETECTORS else Recipe).model_validate(content)
+        return _KINDS.get(content.get("target"), Recipe).model_validate(content)
     except OSError as error:
         raise RecipeError(f"There is no recipe {name_or_path!r}; shipped are {', '.join(shipped)}.") from error
     except (tomllib.TOMLDecodeError, ValidationError) as error:

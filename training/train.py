@@ -24,6 +24,7 @@ from inference.detector import make_finder, make_landmark_net
 from inference.efficientnet_lite import read_imagenet
 from inference.method import open_method
 from inference.torch_backend import OnDevice, load_net
+from inference.yolo import RegionNet
 from training.ages import LocatedFilm, Pool, age_batches, estimate, locate, read_located, write_located
 from training.annotations import Annotation, read_annotations
 from training.detector import (
@@ -40,7 +41,17 @@ from training.losses import LOSSES
 from training.machine import ALONE, DEVICES, Machine, is_leading, join
 from training.prefetch import Draw
 from training.radiographs import Grey, Radiograph, load_half, load_negatives, load_small, read_split
-from training.recipe import DETECTORS, DetectorRecipe, Recipe, Stretch, open_recipe, shipped_recipes
+from training.recipe import (
+    DETECTORS,
+    AnyRecipe,
+    DetectorRecipe,
+    Recipe,
+    RegionRecipe,
+    Stretch,
+    open_recipe,
+    shipped_recipes,
+)
+from training.regions import is_boxed, region_batches, region_loss
 from training.run import begin_run, best_score, data_sha256, finish_run, read_run
 from training.summary import write_summary
 
@@ -184,6 +195,11 @@ class DetectorFilms:
         """Read the annotated films, the sharp ones thrice, and the negatives that are for training."""
         return DetectorFilms(_detector_films(data), load_negatives(data)[:TRAIN_NEGATIVES])
 
+    @staticmethod
+    def load_boxed(data: Path) -> DetectorFilms:
+        """Read the annotated films that have boxes of all 13 bones, the sharp ones thrice."""
+        return DetectorFilms([film for film in _detector_films(data) if is_boxed(film)], [])
+
     def sha256(self) -> str:
         """Return the hash of films, points and negatives."""
         films = ((b"film", film.pixels, film.points) for film in self.annotated)
@@ -205,6 +221,19 @@ def train_detector(recipe: DetectorRecipe, films: DetectorFilms, job: Job) -> nn
         net,
         lambda seed: next(landmark_batches(films.annotated, size, seed)),
         lambda forward, b: landmark_loss(forward(b[0]), b[1], b[2]),
+        recipe,
+    )
+
+
+def train_regions(recipe: RegionRecipe, films: DetectorFilms, job: Job) -> nn.Module:
+    """Train global-local's own detector."""
+    size = job.machine.share(recipe.batch)
+    net = RegionNet(recipe.width, recipe.depth)
+    anchors = net.anchors.to(job.machine.device)
+    return job.fit(
+        job.start.apply(recipe.target, net),
+        lambda seed: next(region_batches(films.annotated, recipe.side, size, seed)),
+        lambda forward, batch: region_loss(forward(batch.film), anchors, batch.boxes),
         recipe,
     )
 
@@ -351,10 +380,10 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _changed(recipe: Recipe | DetectorRecipe, arguments: argparse.Namespace) -> Recipe | DetectorRecipe:
+def _changed(recipe: AnyRecipe, arguments: argparse.Namespace) -> AnyRecipe:
     changes = {"epochs": arguments.epochs, "peak_learning_rate": arguments.learning_rate}
     wanted = {key: value for key, value in changes.items() if value}
-    if isinstance(recipe, DetectorRecipe):
+    if not isinstance(recipe, Recipe):
         return recipe.model_copy(update=wanted)
     return recipe.model_copy(update={"phases": tuple(p.model_copy(update=wanted) for p in recipe.phases)})
 
@@ -373,14 +402,18 @@ def make_job(arguments: argparse.Namespace, machine: Machine, start: Start) -> J
     )
 
 
-def carry_out(recipe: Recipe | DetectorRecipe, films: AgeFilms | DetectorFilms, job: Job) -> None:
+def carry_out(recipe: AnyRecipe, films: AgeFilms | DetectorFilms, job: Job) -> None:
     """Train what a recipe says into the run's folder: ``run.json`` first, ``final.pt`` last."""
     if job.machine.leads:
         begin_run(job.run, _about(recipe, films, job))
     torch.manual_seed(job.seed)
-    if isinstance(recipe, DetectorRecipe):
+    if not isinstance(recipe, Recipe):
         assert isinstance(films, DetectorFilms)
-        net = train_detector(recipe, films, job)
+        net = (
+            train_regions(recipe, films, job)
+            if isinstance(recipe, RegionRecipe)
+            else train_detector(recipe, films, job)
+        )
     else:
         assert isinstance(films, AgeFilms)
         net = train_age(recipe, films, job)
@@ -389,7 +422,7 @@ def carry_out(recipe: Recipe | DetectorRecipe, films: AgeFilms | DetectorFilms, 
         write_summary(job.run)
 
 
-def _about(recipe: Recipe | DetectorRecipe, films: AgeFilms | DetectorFilms, job: Job) -> dict[str, Any]:
+def _about(recipe: AnyRecipe, films: AgeFilms | DetectorFilms, job: Job) -> dict[str, Any]:
     return {
         "target": recipe.target,
         "recipe": recipe.model_dump(mode="json"),
@@ -412,7 +445,9 @@ def _train(arguments: argparse.Namespace) -> None:
     with join(arguments.device, deterministic=arguments.deterministic) as machine:
         job = make_job(arguments, machine, Start(arguments.init, arguments.imagenet))
         films: AgeFilms | DetectorFilms
-        if isinstance(recipe, DetectorRecipe):
+        if isinstance(recipe, RegionRecipe):
+            films = DetectorFilms.load_boxed(arguments.data)
+        elif isinstance(recipe, DetectorRecipe):
             films = DetectorFilms.load(arguments.data)
         else:
             films = AgeFilms.load(arguments.data, arguments.run.parent / "located", machine)
