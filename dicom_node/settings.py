@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 from dicom_node.errors import SettingsError
-from inference.bundle import list_methods
+from inference.bundle import SEPARATOR, canonical_name, list_methods
 from inference.method import DEFAULT_METHOD
 from reports.identity import Kind
 
@@ -51,10 +51,19 @@ def _check_ae_title(title: str) -> str:
 
 
 def _check_method(name: str) -> str:
-    """Return the name of a method that can read films here: the package implements more than it has weights of."""
-    if name not in list_methods():
-        raise ValueError(f"There are no weights of this method here; use one of: {', '.join(list_methods())}.")
-    return name
+    """Return the name of a method that can read films here: the package implements more than it has weights of.
+
+    Several names with ``+`` between them are an ensemble; they come back sorted.
+    """
+    members = [name] if name in list_methods() else name.split(SEPARATOR)
+    if not set(members) <= set(list_methods()):
+        raise ValueError(
+            f"There are no weights of this method here; use one of: {', '.join(list_methods())}, or several, with "
+            f"{SEPARATOR} between them."
+        )
+    if len(set(members)) < len(members):
+        raise ValueError("An ensemble names a method twice; name each once.")
+    return name if members == [name] else canonical_name(name)
 
 
 DeliveredKind = Literal["sr", "sc", "text", "gsps", "pdf", "kos"]

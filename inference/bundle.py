@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 DETECTOR = "hand-detector"
 """The bundle that finds hands and ROIs for every method."""
+SEPARATOR = "+"
+"""Between the members' names of an ensemble that has no bundle of its own, see ``inference.named_ensemble``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Bundle:
     folder: Path
     metadata: dict[str, Any]
     config: dict[str, Any]
+    tables: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Files of ``configs`` that lie nowhere, by name: what an ensemble by name has instead of a folder."""
 
     @property
     def version(self) -> str:
@@ -49,6 +53,8 @@ class Bundle:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read another file of ``configs``."""
+        if name in self.tables:
+            return dict(self.tables[name])
         content: dict[str, Any] = json.loads((self.folder / "configs" / name).read_text())
         return content
 
@@ -71,8 +77,13 @@ def list_methods(folder: Path | None = None) -> list[str]:
     return sorted(path.parents[1].name for path in found if path.parents[1].name != DETECTOR)
 
 
+def canonical_name(name: str) -> str:
+    """Return the one name of an ensemble by name, its members sorted; any other name as it is."""
+    return SEPARATOR.join(sorted(name.split(SEPARATOR)))
+
+
 def open_bundle(name: str, folder: Path | None = None) -> Bundle:
-    """Open a bundle and check its weight files.
+    """Open a bundle and check its weight files; for ``a+b``, the ensemble of both.
 
     Raises
     ------
@@ -81,6 +92,10 @@ def open_bundle(name: str, folder: Path | None = None) -> Bundle:
     """
     root = (folder or bundles_folder()) / name
     metadata_path = root / "configs" / "metadata.json"
+    if SEPARATOR in name and not metadata_path.is_file():
+        from inference.named_ensemble import open_named  # it opens the members by this function
+
+        return open_named(name, folder)
     if not metadata_path.is_file():
         installed = ", ".join(list_methods(folder)) or "none"
         if name in method_names():

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
-from inference.bundle import DETECTOR, open_bundle
+from inference.bundle import DETECTOR, canonical_name, open_bundle
 from inference.errors import FilmError
 from inference.film import Film, display_bytes, read_film, without_border
 from inference.finding import (
@@ -172,7 +172,8 @@ class Engine:
         Parameters
         ----------
         method
-            Name of a bundle, see ``inference.bundle.list_methods``, or of an ensemble's, see ``inference.ensemble``.
+            Name of a bundle, see ``inference.bundle.list_methods``, or of an ensemble's, see ``inference.ensemble``,
+            or several methods' with ``+`` between them, see ``inference.named_ensemble``.
         threads
             CPU threads torch may use.
         device
@@ -201,7 +202,7 @@ class Engine:
             TorchLocator(detector, where, form),
             network,
             Calibration.parse(calibration),
-            ModelIdentity(method, str(bundle.metadata["name"]), bundle.version, weights_sha256),
+            ModelIdentity(canonical_name(method), str(bundle.metadata["name"]), bundle.version, weights_sha256),
             Recalibration.read(recalibration) if recalibration is not None else None,
             sex_alarm=SexAlarm.parse(calibration),
         )

@@ -4,7 +4,8 @@ Such a bundle has no weights of its own. Its ``metadata.json`` holds, beside nam
 ``"members": {"global-local": 0.4, "house": 0.6}`` (positive weights, taken relative to their sum) and an empty
 ``weights_sha256``; its ``calibration.json`` holds its own intervals, since a mean errs less than its members do. The
 hash in its identity is over the members' names, weights and hashes, so a report names exactly what made it. It is
-chosen by its name, like any method. ``python -m training.ensemble`` writes one.
+chosen by its name, like any method. ``python -m training.ensemble`` writes one. Ensembles of equal weights need none:
+``inference.named_ensemble``.
 
 Stages of bones are not averaged: an ensemble gives none. Its own estimate of the sex is the mean of the log odds of
 those members that give one.

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from inference.bundle import list_methods
+from inference.bundle import SEPARATOR, list_methods
 from inference.errors import InferenceError
 from training.errors import DataError, TrainingError
 from training.evaluation.ages import age_figures
@@ -248,7 +248,7 @@ def _gather(arguments: argparse.Namespace) -> tuple[list[Contestant], str]:
     for what in arguments.what:
         if what in kept:
             contestants.append(kept[what][0])
-        elif what in list_methods():
+        elif set(what.split(SEPARATOR)) <= set(list_methods()):
             contestants.append(from_bundle(what, films, computing))
         else:
             contestants.append(from_run(Path(what), films, computing))
@@ -267,7 +267,12 @@ def _distinct(contestants: list[Contestant]) -> list[Contestant]:
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = argparse.ArgumentParser(prog="boneage-node compare", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", nargs="+", metavar="WHAT", help="a method, a run's folder, or an evaluation's JSON")
+    parser.add_argument(
+        "what",
+        nargs="+",
+        metavar="WHAT",
+        help="a method, several with + between them, a run's folder, or an evaluation's JSON",
+    )
     parser.add_argument("--data", type=Path, help="the data folder, for methods and runs")
     parser.add_argument(
         "--part", default="test", choices=("train", "validation", "test"), help="part of the split (default test)"

@@ -1,0 +1,84 @@
+"""Ensembles by name alone: ``house+global-local`` is the mean of both methods' ages, every member with the same weight.
+
+Wherever a method is named, such a name can stand: in ``interpret.method`` and ``interpret.shadow``, in ``boneage-node
+evaluate``, ``compare`` and ``calibrate``. Nothing needs to be written first; other weights need a bundle
+(``inference.ensemble``). The order of the members changes nothing.
+
+Intervals: its own where ``boneage-node calibrate --method house+global-local`` has written them. Until then the widest
+member's half-width at each age and sex stands in, and the version ends in ``-uncalibrated``. The rule is cautious: the
+mean is never further off than the member that is furthest off, and its mean squared error is at most the mean of theirs
+(convexity); but no coverage was measured. An alarm for a wrong sex is given only where one was calibrated for the mean.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from inference.bundle import SEPARATOR, Bundle, bundles_folder, canonical_name, open_bundle
+from inference.errors import BundleError
+from inference.finding import Sex
+from inference.intervals import Calibration
+
+_KNOTS_MONTHS = tuple(float(age) for age in range(0, 241, 6))
+
+
+def open_named(name: str, folder: Path | None = None) -> Bundle:
+    """Return the bundle that the name of an ensemble stands for.
+
+    Raises
+    ------
+    BundleError
+        If a member has no bundle, is named twice, is an ensemble itself, or has no intervals.
+    """
+    name = canonical_name(name)
+    members = {member: open_bundle(member, folder) for member in name.split(SEPARATOR)}
+    if len(members) <= name.count(SEPARATOR):
+        raise BundleError(f"Ensemble {name!r} names a member twice; name each method once.")
+    for member, bundle in members.items():
+        if "members" in bundle.metadata:
+            raise BundleError(f"Ensemble {name!r} has the ensemble {member!r} as a member; name its methods instead.")
+    own = _own_intervals(name, folder or bundles_folder())
+    metadata = {
+        "name": f"Bone age, mean of {' and '.join(members)}",
+        "version": "+".join(bundle.version for bundle in members.values()) + ("" if own else "-uncalibrated"),
+        "members": dict.fromkeys(members, 1.0),
+        "weights_sha256": {},
+    }
+    tables = {"calibration.json": own or widest(members)}
+    return Bundle((folder or bundles_folder()) / name, metadata, {}, tables)
+
+
+def _own_intervals(name: str, root: Path) -> dict[str, Any] | None:
+    """Return what was calibrated for these members, in whatever order they were named then."""
+    for path in sorted(root.glob(f"*{SEPARATOR}*/configs/calibration.json")):
+        if canonical_name(path.parents[1].name) == name:
+            table: dict[str, Any] = json.loads(path.read_text())
+            if table.get("split") != "none":  # what a calibration that was broken off leaves
+                return table
+    return None
+
+
+def widest(members: dict[str, Bundle]) -> dict[str, Any]:
+    """Return intervals as wide, at each age and sex, as the widest member's.
+
+    Raises
+    ------
+    BundleError
+        If a member has no intervals, or they are not all of one level.
+    """
+    try:
+        tables = [Calibration.parse(bundle.read_json("calibration.json")) for bundle in members.values()]
+    except FileNotFoundError as error:
+        raise BundleError("A member has no intervals; calibrate it, or the ensemble itself.") from error
+    levels = {table.level for table in tables}
+    if len(levels) > 1:
+        raise BundleError(f"The members' intervals are of several levels, {sorted(levels)}; calibrate the ensemble.")
+    widths = {sex.value: [max(table.half_width(age, sex) for table in tables) for age in _KNOTS_MONTHS] for sex in Sex}
+    return {
+        "level": levels.pop(),
+        "ages_months": list(_KNOTS_MONTHS),
+        "half_widths_months": widths,
+        "split": f"not calibrated: the widest of {', '.join(members)}",
+    }
