@@ -7,25 +7,27 @@ large), reports as text, the pictures as JPEG. The same command makes the same f
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime
 from importlib import resources
 from pathlib import Path
 
 from PIL import Image
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, FileDataset, dcmread
 
 from inference.engine import Engine
 from inference.film import display_bytes, read_film
 from inference.finding import Estimate, Finding
 from reports.clinic import Assessment, Prior, assess
 from reports.document import encoded
-from reports.identity import DocumentIdentity, Kind, device_uid, document_uids
+from reports.header import film_size
+from reports.identity import KINDS, DocumentIdentity, Kind, device_uid, document_uids
 from reports.key_objects import Capture
 from reports.kinds import Choices, compose
 from reports.overlay import Extras, draw_overlay
 from reports.phrases import Language
 from reports.read_back import children
-from reports.secondary_capture import film_size, patient_line
+from reports.secondary_capture import patient_line
 
 MADE_AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
 WRITTEN: tuple[Kind, ...] = ("sr", "text", "gsps", "pdf", "kos")
@@ -44,7 +46,7 @@ def identify(film: Dataset, finding: Finding, kind: Kind) -> DocumentIdentity:
     return DocumentIdentity(
         sop_instance_uid=sop_uid,
         series_instance_uid=series_uid,
-        series_number=9001 + WRITTEN.index(kind),
+        series_number=9001 + KINDS.index(kind),
         instance_number=1,
         created_at=MADE_AT,
         device_uid=device_uid("examples"),
@@ -71,20 +73,33 @@ def _value(item: Dataset) -> str:
     return f" = {item.TextValue}" if item.ValueType == "TEXT" else ""
 
 
+def compose_case(
+    film: Dataset, finding: Finding, kinds: Iterable[Kind] = WRITTEN, language: Language = "en"
+) -> Iterator[tuple[Kind, FileDataset]]:
+    """Compose documents of one finding, each as it is asked for."""
+    display = display_bytes(read_film(film))
+    capture = Capture(*document_uids(film.SOPInstanceUID, finding.model, "sc", 1))
+    choices = Choices(assessment=_assess(finding), language=language, name_patient=True, capture=capture)
+    for kind in kinds:
+        identity = identify(film, finding, kind)
+        yield kind, compose(kind, film, finding, identity, display=lambda: display, choices=choices)
+
+
 def write_case(folder: Path, name: str, film: Dataset, finding: Finding, language: Language) -> None:
     """Write all documents of one finding."""
-    assessment = _assess(finding)
-    display = display_bytes(read_film(film))
-    picture = draw_overlay(display, finding, film_size(film), Extras(assessment, language, patient_line(film)))
+    extras = Extras(_assess(finding), language, patient_line(film))
+    picture = draw_overlay(display_bytes(read_film(film)), finding, film_size(film), extras)
     Image.fromarray(picture).save(folder / f"{name}-sc.jpg", quality=82)
-    capture = Capture(*document_uids(film.SOPInstanceUID, finding.model, "sc", 1))
-    choices = Choices(assessment=assessment, language=language, name_patient=True, capture=capture)
-    for kind in WRITTEN:
-        identity = identify(film, finding, kind)
-        document = compose(kind, film, finding, identity, display=lambda: display, choices=choices)
+    for kind, document in compose_case(film, finding, language=language):
         (folder / f"{name}-{kind}.dcm").write_bytes(encoded(document))
         if kind in {"sr", "text", "kos"}:
             (folder / f"{name}-{kind}.txt").write_text("\n".join(tree(document)) + "\n", encoding="utf-8")
+
+
+def read_sample(name: str) -> Dataset:
+    """Read one of the films that the node ships."""
+    with resources.as_file(resources.files("dicom_node").joinpath("samples", name)) as path:
+        return dcmread(path)
 
 
 def _assess(finding: Finding) -> Assessment | None:
@@ -104,8 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     engine = Engine.load()
     for name, sample, sex, language in CASES:
-        with resources.as_file(resources.files("dicom_node").joinpath("samples", sample)) as path:
-            film = dcmread(path)
+        film = read_sample(sample)
         if sex is not None:
             film.PatientSex = sex
         write_case(folder, name, film, engine.interpret(film), language)

@@ -106,6 +106,15 @@ class Orthanc:
         self._process.stderr.close()
         self._process = None
 
+    @property
+    def http_port(self) -> int:
+        """Port of its REST interface and, with the plug-in, of DICOMweb."""
+        return self._http_port
+
+    def put(self, content: bytes) -> None:
+        """Have it store an object, a DICOM file's bytes."""
+        self._request("POST", "/instances", content)
+
     def register(self, ae_title: str, port: int, host: str = "127.0.0.1") -> None:
         """Make a node known as a modality, so that storage commitment reports find it."""
         modality = {"AET": ae_title, "Host": host, "Port": port, "AllowStorageCommitment": True}
@@ -140,7 +149,8 @@ class Orthanc:
     def _request(self, method: str, path: str, body: object = None) -> bytes:
         connection = HTTPConnection("127.0.0.1", self._http_port, timeout=REQUEST_TIMEOUT_S)
         try:
-            connection.request(method, path, None if body is None else json.dumps(body))
+            raw = body if body is None or isinstance(body, bytes) else json.dumps(body)
+            connection.request(method, path, raw)
             response = connection.getresponse()
             content = response.read()
         finally:

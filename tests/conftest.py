@@ -27,10 +27,14 @@ PROGRAMS = {
     "pixelmed": ("java", str(PIXELMED_JAR)),
     "dcmqi": ("tid1500reader",),
     "dcmjs": ("node", "dcmjs"),
+    "chromium": ("chromium", "chromedriver"),
+    "ohif": ("ohif", "orthanc-dicomweb"),
 }
 ELSEWHERE = {
     "tid1500reader": Path(sys.executable).parent / "tid1500reader",  # a package of the tests' own environment
     "dcmjs": Path(__file__).parents[1] / ".ci" / "npm" / "node_modules" / "dcmjs",  # where .ci/run installs it
+    "ohif": Path(__file__).parents[1] / ".ci" / "npm" / "ohif" / "package" / "dist" / "index.html",
+    "orthanc-dicomweb": Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so"),
     str(PIXELMED_JAR): PIXELMED_JAR,
 }
 """Programs, and packages of programs, that are not looked for on the PATH."""
