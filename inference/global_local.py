@@ -41,7 +41,7 @@ from inference.method import WEIGHTS, Prediction
 from inference.pose import Pose
 from inference.preparation import equalisation_table, fit_film, prepare
 from inference.roi_align import grow_to_squares, roi_align
-from inference.yolo import RegionNet, Regions, hand_bounds, locate_regions
+from inference.yolo import RegionNet, Regions, hand_bounds, locate_in_square
 
 Grey = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float64]
@@ -190,10 +190,7 @@ class LocatingNet(GlobalLocalNet):
 
     def locate(self, film: Tensor) -> Regions:
         """Find the left hand's regions in films (N, 1, 640, 640) of -1..1, in their pixels."""
-        side, own = film.shape[-1], self.detector_side
-        small = nn.functional.interpolate(film, size=(own, own), mode="bilinear", antialias=True)
-        found = locate_regions(self.detector, small)
-        return Regions(found.boxes * (side / own), found.scores)
+        return locate_in_square(self.detector, film, self.detector_side)
 
     def cut(self, film: Tensor, found: Regions) -> tuple[Tensor, Tensor]:
         """Return the hands (N, 1, 224, 224) and the patches (N, 18, 64, 64); what was not found is grey."""

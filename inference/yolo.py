@@ -310,6 +310,13 @@ def locate_regions(net: RegionNet, film: Tensor) -> Regions:
     return Regions(places, sure)
 
 
+def locate_in_square(net: RegionNet, film: Tensor, side: int) -> Regions:
+    """Find the left hand's regions in square films (N, 1, S, S), in their pixels; the net sees them at ``side``."""
+    small = nn.functional.interpolate(film, size=(side, side), mode="bilinear", antialias=True)
+    found = locate_regions(net, small)
+    return Regions(found.boxes * (film.shape[-1] / side), found.scores)
+
+
 def hand_bounds(found: Regions, side: int, margin: float = HAND_MARGIN) -> Tensor:
     """Return what each film's regions span, ``margin`` pixels more, within its side: (N, 4).
 

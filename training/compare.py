@@ -35,6 +35,7 @@ from training.evaluation.contestants import (
 )
 from training.evaluation.drawing import COLOURS, Plot
 from training.evaluation.figures import clean
+from training.evaluation.own_rois import boxed_films
 from training.evaluation.page import decimal, figure, figures, page, paragraph, percent, section, table
 from training.evaluation.report import cumulative_plot, short_names
 from training.radiographs import load_half, read_split
@@ -100,6 +101,7 @@ def compare(contestants: list[Contestant], part: str) -> dict[str, Any]:
             "config": one.config,
             "cost": one.cost,
             **age_figures(one.rows),
+            "rois": one.rois,
             "gain_over_first": gain(one, kept[0]),
             "paper": paper_of(one.method, one.config),
         }
@@ -112,9 +114,15 @@ def compare(contestants: list[Contestant], part: str) -> dict[str, Any]:
 
 
 _HEAD = (
-    "", "MAE", "95 %", "RMSE", "bias", "within 12 m", "coverage", "width", "refused", "ms a film", "M parameters", "MB",
-    "better than the first by",
+    "", "MAE", "95 %", "RMSE", "bias", "within 12 m", "coverage", "width", "refused", "ms, CPU", "ms, CUDA",
+    "M parameters", "MB", "better than the first by",
 )  # fmt: skip
+
+
+def milliseconds(one: dict[str, Any]) -> tuple[float | None, float | None]:
+    """Return a contestant's time a film on the CPU and on CUDA, None where it was not measured."""
+    measured, cost = one["milliseconds_median"], one["cost"]
+    return (None, measured) if cost["device"] == "cuda" else (measured, cost.get("cuda_milliseconds"))
 
 
 def summary_rows(comparison: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -127,7 +135,7 @@ def summary_rows(comparison: dict[str, Any]) -> list[tuple[str, ...]]:
             decimal(total["rmse_months"], 2), decimal(one["bland_altman"]["all"]["total"]["bias_months"]),
             percent(one["within_months"]["12"]), percent(one["coverage_90"]),
             decimal(one["intervals"]["all"]["width_months"]), str(sum(one["refused"].values())),
-            decimal(one["milliseconds_median"], 0), decimal(one["cost"]["parameters"] / 1e6),
+            *(decimal(value, 0) for value in milliseconds(one)), decimal(one["cost"]["parameters"] / 1e6),
             decimal(one["cost"]["megabytes"]),
             f"{decimal(better['months'], 2)} ± {decimal(better['reach_months'], 2)}" if better else _DASH,
         ))  # fmt: skip
@@ -137,7 +145,7 @@ def summary_rows(comparison: dict[str, Any]) -> list[tuple[str, ...]]:
             rows.append((
                 f"  paper: {paper['source']}", decimal(paper["mae_months"], 2), _DASH,
                 decimal(paper.get("rmse_months"), 2), _DASH, percent(paper.get("within_months", {}).get("12")),
-                *[_DASH] * 4, decimal(parameters and parameters / 1e6), _DASH, _DASH,
+                *[_DASH] * 5, decimal(parameters and parameters / 1e6), _DASH, _DASH,
             ))  # fmt: skip
     return rows
 
@@ -153,6 +161,42 @@ def group_rows(comparison: dict[str, Any], sex: str) -> list[tuple[str, ...]]:
             renamed = {"(16, 19]": "(16, 18]"}
             own = [theirs.get(renamed.get(group, group)) for group in list(one["table_3"])[:-1]]
             rows.append(("  paper", *(decimal(value) for value in own), decimal(one["paper"]["mae_months"])))
+    return rows
+
+
+_ROI_HEAD = (
+    "", "regions by", "films", "precision", "recall", "F1", "AP", "AP50", "AP75", "median centre error", "within 3 %",
+)  # fmt: skip
+
+
+def roi_rows(comparison: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return how well regions are found: what each contestant reads with first, its paper below it.
+
+    A detector of its own that it does not read with is told as well; films are those with boxes, not those read.
+    """
+    rows: list[tuple[str, ...]] = []
+    for one in comparison["contestants"]:
+        rois = one.get("rois") or {}
+        kinds = ("own", "shared") if rois.get("detector") == "own" else ("shared", "own")
+        for kind in kinds:
+            found = rois.get(kind)
+            if found is None:
+                continue
+            words = "its own detector" if kind == "own" else "shared detector"
+            unused = "" if kind == rois.get("detector", "shared") else ", not used"
+            rows.append((
+                one["label"], words + unused, str(found["films"]),
+                *(percent(found[key], 1) for key in ("precision", "recall", "f1")),
+                *(decimal(found[key], 3) for key in ("ap", "ap50", "ap75")),
+                percent(found["centre_median"], 2), percent(found["within_3_percent"], 1),
+            ))  # fmt: skip
+        theirs = (one["paper"] or {}).get("roi")
+        if theirs and rows:
+            rows.append((
+                "  paper", theirs["data"], _DASH,
+                *(percent(theirs.get(key), 1) for key in ("precision", "recall", "f1")),
+                *(decimal(theirs.get(key), 3) for key in ("ap", "ap50", "ap75")), _DASH, _DASH,
+            ))  # fmt: skip
     return rows
 
 
@@ -192,9 +236,10 @@ def comparison_page(comparison: dict[str, Any]) -> str:
                 paragraph(
                     "The last column pairs films: it is the mean gain in absolute error with its 95 % interval; where "
                     "that holds 0, the difference may be chance. Milliseconds are the median of a whole reading, "
-                    "detection included, on the machine that measured."
+                    "detection included, on the machine that measured; on CUDA where it has one."
                 ),
             ),
+            *_roi_section(comparison),
             section("The papers' data", *map(paragraph, data_differences(comparison) or ["No paper describes these."])),
             section(
                 "By age and sex",
@@ -208,6 +253,18 @@ def comparison_page(comparison: dict[str, Any]) -> str:
             ),
         ],
     )
+
+
+def _roi_section(comparison: dict[str, Any]) -> list[str]:
+    rows = roi_rows(comparison)
+    if not rows:
+        return []
+    note = paragraph(
+        "Against boxes that people drew around the 13 RUS bones, on films no training saw; IoU 0.5 for precision, "
+        "recall and F1. Methods without a detector of their own read with the shared one. The regions of ala-net bear "
+        "no names: they count as one class, against squares of its side around the bones."
+    )
+    return [section("Regions of interest", table("As found on films with boxes", _ROI_HEAD, rows), note)]
 
 
 def _group_plot(ones: Sequence[dict[str, Any]], groups: list[str], colours: list[str]) -> Plot:
@@ -239,19 +296,19 @@ def _gather(arguments: argparse.Namespace) -> tuple[list[Contestant], str]:
     parts, to_read = {part for _, part in kept.values()}, [what for what in arguments.what if what not in kept]
     if len(parts) > 1 or (parts and to_read and parts != {arguments.part}):
         raise DataError(f"The evaluations are of the parts {sorted(parts)}; compare one part, here {arguments.part!r}.")
-    films = []
+    films, boxed = [], []
     if to_read:
         if arguments.data is None:
             raise DataError("Methods and runs read films here; give the data folder with --data.")
-        films = load_half(arguments.data, [arguments.part])
+        films, boxed = load_half(arguments.data, [arguments.part]), boxed_films(arguments.data, arguments.part)
     computing, contestants = Computing(arguments.threads, arguments.device), []
     for what in arguments.what:
         if what in kept:
             contestants.append(kept[what][0])
         elif set(what.split(SEPARATOR)) <= set(list_methods()):
-            contestants.append(from_bundle(what, films, computing))
+            contestants.append(from_bundle(what, films, computing, boxed=boxed))
         else:
-            contestants.append(from_run(Path(what), films, computing))
+            contestants.append(from_run(Path(what), films, computing, boxed))
     return _distinct(contestants), parts.pop() if parts else arguments.part
 
 
@@ -299,6 +356,9 @@ def main(argv: list[str] | None = None) -> int:
     for sex in ("total", "male", "female"):
         print(f"\nMAE / RMSE in months by age, {sex}")  # noqa: T201 - a command's answer
         print_table(("", *comparison["contestants"][0]["table_3"]), group_rows(comparison, sex))
+    if regions := roi_rows(comparison):
+        print("\nRegions of the 13 RUS bones, against boxes people drew")  # noqa: T201
+        print_table(_ROI_HEAD, regions)
     print("\n" + "\n".join(data_differences(comparison)))  # noqa: T201
     if arguments.json:
         arguments.json.write_text(json.dumps(comparison, indent=1, allow_nan=False) + "\n")

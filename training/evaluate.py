@@ -33,6 +33,7 @@ from training.evaluation.acceptance import Threshold, read_thresholds
 from training.evaluation.ages import AGE_GROUPS_YEARS, Errors, coverage, errors_of, table_3
 from training.evaluation.changes import changed_rois, compare_case
 from training.evaluation.figures import SCHEMA, assemble, clean
+from training.evaluation.own_rois import boxed_films, detector_of, own_roi_figures
 from training.evaluation.reading import (
     Case,
     Row,
@@ -118,12 +119,16 @@ def print_figures(figures: dict[str, Any]) -> None:
                 f"{total['bias_months']:+5.1f} ({total['limit_low_months']:+.1f} to {total['limit_high_months']:+.1f})"
             )
             say(f"  {group:9s} {limits:26s} {interval['coverage']:6.1%} {interval['width_months']:6.1f}")
-    for name, found in ((figures["roi"] or {}) | (figures.get("roi_changed") or {})).items():
+    own = {"by the method's own detector": figures.get("own_roi")}
+    for name, found in ((figures["roi"] or {}) | own | (figures.get("roi_changed") or {})).items():
         if found:
             say(f"\nROIs, {name}, {found['films']} films of 13 bones")
             keys = [key for key, value in found.items() if not isinstance(value, dict)]
             say("  " + ", ".join(f"{key} {found[key]:.4g}" for key in keys if found[key] is not None))
-    hidden = {"table_3", "rows", "roi", "roi_changed", "bland_altman", "intervals", "cumulative_accuracy", "acceptance"}
+    hidden = {
+        "table_3", "rows", "roi", "own_roi", "roi_changed", "bland_altman", "intervals", "cumulative_accuracy",
+        "acceptance",
+    }  # fmt: skip
     say("")
     for key, value in figures.items():
         if key not in hidden:
@@ -206,7 +211,8 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], Pictures]:
     site = read_table(arguments.films, arguments.readings) if arguments.films else []
     chosen = {"threads": arguments.threads, "device": arguments.device}
     engine = Engine.load(arguments.method, recalibration=arguments.recalibration, **chosen)
-    also = {"cost": cost(arguments.method, **chosen), "config": open_bundle(arguments.method).config}
+    bundle = open_bundle(arguments.method)
+    also = {"cost": cost(arguments.method, **chosen), "config": bundle.config, "detector": detector_of(bundle)}
     if site:
         by_line = {film.reading.rsna_id: film for film in site}
         figures = evaluate_site(engine, site, **also)
@@ -214,6 +220,7 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], Pictures]:
             picture(read_site_film(engine, by_line[row.rsna_id]).case)
             for row in furthest(rows_of(figures, "figures"), count)
         ]
+    also["own_roi"] = clean(own_roi_figures(arguments.method, boxed_films(arguments.data, arguments.part), **chosen))
     cases, figures = evaluate(engine, arguments.data, arguments.part, changed=arguments.changed, **also)
     by_id = {case.row.rsna_id: case for case in cases}
     return figures, lambda count: [picture(by_id[row.rsna_id]) for row in furthest([c.row for c in cases], count)]

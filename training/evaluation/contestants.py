@@ -5,19 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from inference.bundle import open_bundle
+import numpy as np
+import torch
+
+from inference.bundle import Bundle, open_bundle
 from inference.engine import Engine
 from training.errors import DataError, RunError
-from training.evaluation.reading import Row, cost, read_films, read_json, rows_of
+from training.evaluation.own_rois import BoxedFilm, detector_of, own_roi_figures
+from training.evaluation.reading import Row, cost, interpret, read_films, read_json, rows_of
+from training.evaluation.rois import compare_rois, roi_figures
 from training.export import save_weights, write_metadata
 from training.radiographs import Radiograph
 from training.run import read_about, read_run
 
 _log = logging.getLogger(__name__)
+
+_TIMED = 20
+"""Films read on CUDA for its time, where the comparison itself runs on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,9 @@ class Contestant:
     config: dict[str, Any]  # the method's configuration: tells an ablation from the full method
     rows: list[Row]
     cost: dict[str, Any]  # parameters, megabytes, threads, device
+    rois: dict[str, Any] = field(default_factory=dict)
+    """Figures of regions, as an evaluation has them: ``shared`` and, where the method has one, its ``own`` detector's;
+    ``detector`` says which of both it reads with."""
 
     def on(self, films: set[int]) -> Contestant:
         """Return the contestant with its rows of these films only."""
@@ -55,22 +66,53 @@ def from_evaluation(path: Path) -> tuple[Contestant, str]:
         table = read_json(path)
         rows = rows_of(table, path.name)
         label = f"{table['model']['method']} ({path.stem})"
-        made = Contestant(label, str(table["model"]["method"]), table.get("config", {}), rows, table["cost"])
+        rois = {"detector": table.get("detector"), "shared": (table.get("roi") or {}).get("all")}
+        rois["own"] = table.get("own_roi")
+        made = Contestant(label, str(table["model"]["method"]), table.get("config", {}), rows, table["cost"], rois)
         return made, str(table["part"])
     except (KeyError, TypeError) as error:
         raise DataError(f"{path.name} is no evaluation; write it with boneage-node evaluate --json.") from error
 
 
-def from_bundle(name: str, films: list[Radiograph], computing: Computing, folder: Path | None = None) -> Contestant:
-    """Read films with a bundle's method."""
+def from_bundle(
+    name: str,
+    films: list[Radiograph],
+    computing: Computing,
+    folder: Path | None = None,
+    boxed: list[BoxedFilm] | None = None,
+) -> Contestant:
+    """Read films with a bundle's method; regions are judged on the boxed ones."""
     engine = Engine.load(name, threads=computing.threads, device=computing.device, folder=folder)
     _log.info("%s reads %d films", name, len(films))
     rows = read_films(engine, films)
     costs = cost(name, threads=computing.threads, device=computing.device, folder=folder)
-    return Contestant(name, name, open_bundle(name, folder).config, rows, costs)
+    if costs["device"] == "cpu" and torch.cuda.is_available():
+        costs["cuda_milliseconds"] = _milliseconds_on_cuda(name, films, computing, folder)
+    bundle = open_bundle(name, folder)
+    return Contestant(name, name, bundle.config, rows, costs, _rois(engine, bundle, computing, folder, boxed or []))
 
 
-def from_run(run: Path, films: list[Radiograph], computing: Computing) -> Contestant:
+def _milliseconds_on_cuda(
+    name: str, films: list[Radiograph], computing: Computing, folder: Path | None
+) -> float | None:
+    """Return the median time of a film on CUDA, over the first of them; the very first only warms up."""
+    engine = Engine.load(name, threads=computing.threads, device="cuda", folder=folder)
+    times = [row.milliseconds for row in read_films(engine, films[: _TIMED + 1])][1:]
+    return float(np.median([one for one in times if one is not None])) if times else None
+
+
+def _rois(
+    engine: Engine, bundle: Bundle, computing: Computing, folder: Path | None, boxed: list[BoxedFilm]
+) -> dict[str, Any]:
+    shared = [compare_rois(one.film, interpret(engine, one.film).rois, one.annotation) for one in boxed]
+    name, threads, device = bundle.folder.name, computing.threads, computing.device
+    own = own_roi_figures(name, boxed, threads=threads, device=device, folder=folder)
+    return {"detector": detector_of(bundle), "shared": roi_figures(shared), "own": own}
+
+
+def from_run(
+    run: Path, films: list[Radiograph], computing: Computing, boxed: list[BoxedFilm] | None = None
+) -> Contestant:
     """Read films with a run's weights, as the bundle that an export would make; a run has no intervals yet.
 
     Raises
@@ -88,7 +130,7 @@ def from_run(run: Path, films: list[Radiograph], computing: Computing) -> Contes
         write_metadata(folder, run.name, "A run.", recipe["method"])
         none = {"level": 0.9, "ages_months": [0], "half_widths_months": {"M": [1], "F": [1]}, "split": "none"}
         (folder / "configs" / "calibration.json").write_text(json.dumps(none))
-        read = from_bundle(target, films, computing, Path(made))
+        read = from_bundle(target, films, computing, Path(made), boxed)
     return replace(read, label=run.name, rows=[replace(row, low_months=None, high_months=None) for row in read.rows])
 
 

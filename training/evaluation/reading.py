@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from inference.bundle import DETECTOR, open_bundle
 from inference.engine import Engine
@@ -113,7 +114,7 @@ def cost(method: str, *, threads: int, device: str, folder: Path | None = None) 
         "parameters": sum(parameter.numel() for net in nets for parameter in net.parameters()),
         "megabytes": round(sum(file.stat().st_size for file in files) / 1e6, 2),
         "threads": threads,
-        "device": device,
+        "device": "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu",
     }
 
 

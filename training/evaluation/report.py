@@ -298,6 +298,8 @@ def _rois(found: Figures) -> str:
     parts = {"all": "all films", "sharp": "half resolution", "small": "100 x 100 pixels"}
     known = {parts[key]: value for key, value in found["roi"].items() if value}
     changed = {name: value for name, value in (found.get("roi_changed") or {}).items() if value}
+    if found.get("own_roi"):
+        changed["all films, the method's own detector"] = found["own_roi"]
     rows = [
         (
             name, str(part["films"]), percent(part["precision"], 1), percent(part["recall"], 1), percent(part["f1"], 1),

@@ -8,6 +8,7 @@ differ between readers (the data folder's README): centres are what the age meth
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from inference.anatomy import BOX_NAMES, POINT_NAMES, RUS_NAMES
+from inference.finding import Roi
 from inference.preparation import hand_length
 from training.annotations import Annotation
 from training.evaluation.reading import Case
+from training.radiographs import Radiograph
 
 Float = npt.NDArray[np.float64]
 
@@ -53,15 +56,28 @@ def iou(one: tuple[float, float, float, float], other: tuple[float, float, float
     return common / (sum(areas) - common)
 
 
+def is_complete(annotation: Annotation) -> bool:
+    """Tell whether all 21 boxes are annotated."""
+    return all(name in annotation.points and name in annotation.sizes for name in BOX_NAMES)
+
+
 def compare_film(case: Case, annotation: Annotation) -> FilmRois | None:
     """Set a film's found beside its annotated boxes; None where not all boxes are annotated."""
-    if not all(name in annotation.points and name in annotation.sizes for name in BOX_NAMES):
-        return None
-    extent = np.array([case.film.pixels.shape[1], case.film.pixels.shape[0]], dtype=np.float64)
+    return compare_rois(case.film, case.finding.rois, annotation) if is_complete(annotation) else None
+
+
+def is_sharp(film: Radiograph) -> bool:
+    """Tell whether a film is one at half resolution, not one at 100 x 100 pixels."""
+    return film.reading.part not in {"annotation-test", "pretrain"}
+
+
+def compare_rois(film: Radiograph, rois: Iterable[Roi], annotation: Annotation) -> FilmRois:
+    """Set regions found in a film, in its pixels, beside its complete annotation."""
+    extent = np.array([film.pixels.shape[1], film.pixels.shape[0]], dtype=np.float64)
     centres = annotation.array().astype(np.float64) * extent
     halves = annotation.size_array().astype(np.float64) * extent / 2
     length = float(hand_length(centres))
-    found = {roi.name: roi for roi in case.finding.rois}
+    found = {roi.name: roi for roi in rois}
     count = len(RUS_NAMES)
     ious, scores, distances = np.zeros(count), np.zeros(count), np.full(count, np.inf)
     for place, name in enumerate(RUS_NAMES):
@@ -73,7 +89,7 @@ def compare_film(case: Case, annotation: Annotation) -> FilmRois | None:
         scores[place] = found[name].score
         distances[place] = np.hypot(*(np.array(box.centre) - centre)) / length
     known = np.array([name in found for name in RUS_NAMES])
-    return FilmRois(case.film.reading.part not in {"annotation-test", "pretrain"}, ious, scores, distances, known)
+    return FilmRois(is_sharp(film), ious, scores, distances, known)
 
 
 def average_precision(scores: Float, hits: npt.NDArray[np.bool_], truths: int) -> float:
@@ -91,16 +107,18 @@ def average_precision(scores: Float, hits: npt.NDArray[np.bool_], truths: int) -
     return float(np.append(precision, 0.0)[np.minimum(places, len(precision))].mean())
 
 
-def average_precisions(films: list[FilmRois]) -> dict[str, float]:
-    """Return ``ap`` (0.50:0.95), ``ap50`` and ``ap75``, means over the 13 bones."""
+def average_precisions(films: list[FilmRois], *, one_class: bool = False) -> dict[str, float]:
+    """Return ``ap`` (0.50:0.95), ``ap50`` and ``ap75``, means over the 13 bones.
+
+    With ``one_class`` all regions count as one class, as for a detector that does not tell them apart.
+    """
+    found, ious, scores = (np.stack([getattr(film, key) for film in films]) for key in ("found", "ious", "scores"))
+    if one_class:
+        found, ious, scores = found.reshape(-1, 1), ious.reshape(-1, 1), scores.reshape(-1, 1)
     by_threshold = {
         threshold: np.mean([
-            average_precision(
-                np.array([film.scores[bone] for film in films if film.found[bone]]),
-                np.array([film.ious[bone] >= threshold for film in films if film.found[bone]], dtype=bool),
-                len(films),
-            )
-            for bone in range(len(RUS_NAMES))
+            average_precision(scores[known, bone], ious[known, bone] >= threshold, len(known))
+            for bone, known in enumerate(found.T)
         ])
         for threshold in AP_THRESHOLDS
     }  # fmt: skip
@@ -124,8 +142,11 @@ def _figures(found: npt.NDArray[np.bool_], ious: Float, distances: Float) -> dic
     return {"boxes": found.size} | boxes | {"centre_median": float(np.median(distances))} | near
 
 
-def roi_figures(films: list[FilmRois]) -> dict[str, Any] | None:
-    """Return the figures of one set of films, over all bones and for each; None without films."""
+def roi_figures(films: list[FilmRois], *, one_class: bool = False) -> dict[str, Any] | None:
+    """Return the figures of one set of films, over all bones and for each; None without films.
+
+    ``one_class`` is that of :func:`average_precisions`.
+    """
     if not films:
         return None
     found, ious, distances = (
@@ -134,7 +155,7 @@ def roi_figures(films: list[FilmRois]) -> dict[str, Any] | None:
     return {
         "films": len(films),
         **_figures(found, ious, distances),
-        **average_precisions(films),
+        **average_precisions(films, one_class=one_class),
         "films_all_13_reported": float(found.all(1).mean()),
         "films_all_13_at_iou_50": float((ious >= IOU).all(1).mean()),
         "films_all_13_within_3_percent": float((distances <= CENTRE_TOLERANCES[-1]).all(1).mean()),
