@@ -14,6 +14,14 @@ Decisions where the paper is silent or contradicts itself:
   embedded in 32 values that join the pooled feature before dense 512.
 * Dense 512 is followed by ReLU and dropout; the output is the age in units of 12 months around 10 years, so that Adam's
   step size of 0.001 suits it.
+* "The entire left-hand skeleton" is cut out upright by the shared detector and squashed into the square; the ROIs are
+  squares of a fixed share of the hand around their centres (``inference.preparation``), so that a patch's scale tells
+  size as the hand does. Which 18 ROIs: ``inference.anatomy``.
+* What is equalised, film or hand: here the hand's window, whose table also serves the patches. Markers and collimated
+  borders would otherwise take part of the grey values.
+* Softened labels: each draw of a training film moves its age by a random amount of up to 3 months.
+* Trained with AdamW and one cycle, not Adam and steps of a third; augmented as all methods are here, films of 100 x 100
+  pixels among them: ``training/recipes``.
 * The ablation of Table 4 takes a pathway away: what is left goes through its own four stages and straight into the last
   two convolutions, which then see half the channels. Equalisation is a switch of its own.
 * ``width`` scales every convolution (1.0 is the paper's 121 million parameters); the dense layer keeps its 512 units.

@@ -23,6 +23,8 @@ Decisions where the paper is silent or contradicts itself:
 * Size of the patches: not said. ``side`` sets it; 96 pixels is the default.
 * Every bone's region is the detector's best box for it, however low its score: the paper's reject rate is 0. The
   engine's own checks refuse films without a hand.
+* Three learning rates are named for each stage and one is said to be best, 0.01; here AdamW with one cycle for all
+  stages: ``training/recipes``, ``training.bones``.
 * With the paper's localiser the film is seen as it lies, 512 pixels in a square; grey values are equalised within the
   palm, and what is outside it is black.
 

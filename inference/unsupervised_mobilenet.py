@@ -22,6 +22,8 @@ Decisions where the paper is silent or contradicts itself:
   output. With two, an input and a hidden one, they are 7,606,825, so that is what was built (288 fewer here: a film is
   grey, and the first convolution takes one channel in place of three).
 * "Standardisation" uses mean 127.3 and standard deviation 41.2 months, those of the RSNA training films.
+* Where the learning rate starts, which falls by ten every 30 epochs, is not said. Here AdamW with one cycle, and
+  augmented as all methods are here: ``training/recipes``.
 
 ``localiser`` says where the hand comes from: "paper" is Algorithm 1; "shared" is this project's detector, upright and
 always a left hand, which costs milliseconds, works on films with borders, and lets training move the crop. "shared" is
