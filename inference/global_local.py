@@ -196,6 +196,12 @@ class LocatingNet(GlobalLocalNet):
         super().__init__(width, paths=paths)
         self.detector, self.detector_side, self.equalise = detector, detector_side, equalise
 
+    def train(self, mode: bool = True) -> LocatingNet:
+        """Switch the fusion network; the detector stays as it was trained."""
+        super().train(mode)
+        self.detector.eval()
+        return self
+
     def locate(self, film: Tensor) -> Regions:
         """Find the left hand's regions in films (N, 1, 640, 640) of -1..1, in their pixels."""
         return locate_in_square(self.detector, film, self.detector_side)

@@ -7,7 +7,8 @@ evaluate``, ``compare`` and ``calibrate``. Nothing needs to be written first; ot
 Intervals: its own where ``boneage-node calibrate --method house+global-local`` has written them. Until then the widest
 member's half-width at each age and sex stands in, and the version ends in ``-uncalibrated``. The rule is cautious: the
 mean is never further off than the member that is furthest off, and its mean squared error is at most the mean of theirs
-(convexity); but no coverage was measured. An alarm for a wrong sex is given only where one was calibrated for the mean.
+(convexity). It claims no coverage; ``house+ala-net`` covered 99 % of the 123 validation films where 90 % was meant. An
+alarm for a wrong sex is given only where one was calibrated for the mean.
 """
 
 from __future__ import annotations

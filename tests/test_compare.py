@@ -9,7 +9,7 @@ from dicom_node.cli import DELEGATED, build_parser
 from inference.bundle import open_bundle
 from inference.method import method_names, open_method
 from training import compare as command
-from training.compare import compare, gain, paper_of, read_papers, summary_rows
+from training.compare import compare, gain, group_rows, paper_of, read_papers, summary_rows
 from training.errors import DataError, RunError
 from training.evaluation.contestants import Computing, Contestant, common_films, from_evaluation, from_run
 from training.evaluation.reading import Row
@@ -65,6 +65,17 @@ def test_hui_in_years_is_hui_in_months():
     table_4 = [0.813, 0.68, 0.658, 0.6, 0.467, 0.444]
     rows = paper["ablation"]
     assert [row["in_house_mae_months"] for row in rows] == pytest.approx([12 * v for v in table_4], abs=0.006)
+
+
+def test_a_papers_figures_by_age_and_by_sex_stand_below_its_method():
+    """Given Hui et al., then its age groups stand beside both sexes' and its sexes' figures beside all ages'."""
+    comparison = compare([contestant("a", ERRORS, method="global-local"), contestant("b", ERRORS)], "test")
+    both, male, female = (group_rows(comparison, sex) for sex in ("total", "male", "female"))
+    assert [row[0] for row in both] == [row[0] for row in male] == ["a", "  paper", "b"]
+    assert both[1][-1] == "5.3"
+    assert both[1][2] == "3.6", "(4, 6]"
+    assert (male[1][-1], female[1][-1]) == ("5.1", "5.5")
+    assert set(male[1][1:-1]) == {"\N{EN DASH}"}
 
 
 def test_an_ablation_stands_beside_its_own_row_of_table_4():

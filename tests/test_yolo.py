@@ -5,6 +5,7 @@ Does not cover how well it finds regions (boneage-node evaluate does).
 
 import json
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -35,12 +36,12 @@ from inference.yolo import (
 )
 from training import export
 from training.detector import AnnotatedFilm
-from training.errors import RunError
+from training.errors import RecipeError, RunError
 from training.export import save_weights
-from training.recipe import RegionRecipe, open_recipe
+from training.recipe import RegionRecipe, open_recipe, read_recipe
 from training.regions import assign, complete_iou, head_loss, is_boxed, region_batches, region_loss, region_sample
 from training.run import begin_run, finish_run
-from training.train import DetectorFilms, Job, train_regions
+from training.train import AgeFilms, DetectorFilms, Job, train_age, train_regions
 
 SMALL = {"width": 0.125, "depth": 0.33}
 
@@ -343,6 +344,17 @@ def test_the_detector_is_exported_beside_the_weights_and_used_when_asked_for(bun
     loaded = load_net(method.make_net(), bundle, first[0], torch.device("cpu"), more=dict(others)).net
     own = bundle.read_weights("regions.safetensors")
     assert all(torch.equal(value, own[key]) for key, value in loaded.detector.state_dict().items())
+
+
+def test_the_age_is_trained_without_the_detector():
+    """Given a recipe with the paper's localiser, then training refuses it: the detector would be a random one."""
+    recipe = read_recipe("global-local")
+    asked = recipe.model_copy(update={"method": recipe.method | {"localiser": "paper"}})
+    with pytest.raises(RecipeError, match="recipe regions"):
+        train_age(asked, AgeFilms([], [], []), Job(Path()))
+    net = LocatingNet(0.0625, "both", RegionNet(**SMALL), 320, equalise=True).train()
+    assert net.global_stages.training
+    assert not net.detector.training
 
 
 def test_a_run_of_something_else_is_no_detector(bundles):

@@ -151,7 +151,10 @@ def summary_rows(comparison: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def group_rows(comparison: dict[str, Any], sex: str) -> list[tuple[str, ...]]:
-    """Return MAE / RMSE per age group of one sex or of both: a row a contestant, and its paper's MAE below it."""
+    """Return MAE / RMSE per age group of one sex or of both: a row a contestant, and its paper's MAE below it.
+
+    Papers tell age groups for both sexes together, if at all, and each sex for all ages.
+    """
     rows: list[tuple[str, ...]] = []
     for one in comparison["contestants"]:
         cells = [row[sex] for row in one["table_3"].values()]
@@ -161,6 +164,9 @@ def group_rows(comparison: dict[str, Any], sex: str) -> list[tuple[str, ...]]:
             renamed = {"(16, 19]": "(16, 18]"}
             own = [theirs.get(renamed.get(group, group)) for group in list(one["table_3"])[:-1]]
             rows.append(("  paper", *(decimal(value) for value in own), decimal(one["paper"]["mae_months"])))
+        elif one["paper"] and f"mae_{sex}_months" in one["paper"]:
+            blank = [_DASH] * (len(one["table_3"]) - 1)
+            rows.append(("  paper", *blank, decimal(one["paper"][f"mae_{sex}_months"])))
     return rows
 
 

@@ -35,7 +35,7 @@ from training.detector import (
     landmark_batches,
     landmark_loss,
 )
-from training.errors import DataError, RunError, TimeUp, TrainingError
+from training.errors import DataError, RecipeError, RunError, TimeUp, TrainingError
 from training.fit import Loss, fit
 from training.losses import LOSSES
 from training.machine import ALONE, DEVICES, Machine, is_leading, join
@@ -299,7 +299,17 @@ def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
     """Train an age method phase by phase; of the last one, the epoch with the best validation MAE is kept.
 
     An earlier phase hands on its last epoch: what a method learns besides the age is not in that score.
+
+    Raises
+    ------
+    RecipeError
+        If the method would read with a detector that has weights of its own: these are trained apart.
     """
+    if recipe.target == "global-local" and recipe.method.get("localiser") == "paper":
+        raise RecipeError(
+            'Train global-local with localiser = "shared"; the recipe regions trains its own detector, which '
+            "boneage-node export regions --use chooses."
+        )
     net = job.start.apply(recipe.target, open_method(recipe.target, recipe.method).make_net())
     loss, device = LOSSES[recipe.loss], job.machine.device
     reference = np.array([film.reading.age_months for film in films.validation])
