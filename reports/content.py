@@ -22,6 +22,7 @@ from inference.finding import Box
 from reports import codes
 from reports.elements import floats, sequence, sequence_value
 from reports.elements import text as _text
+from reports.header import required_uid
 from reports.wording import one_decimal
 
 CONTENT_SEQUENCE: BaseTag = Tag(0x0040A730)
@@ -104,8 +105,15 @@ def measure(name: Code, value: float, unit: Code, relation: Relation) -> Item:
 
 
 def image(source: Dataset, relation: Relation = Relation.SELECTED_FROM) -> Item:
-    """Return an IMAGE that references the source."""
-    return _referenced(str(source.SOPClassUID), str(source.SOPInstanceUID), codes.SOURCE, relation)
+    """Return an IMAGE that references the source.
+
+    Raises
+    ------
+    IncompleteSource
+        The source lacks one of both UIDs.
+    """
+    sop_class_uid, sop_instance_uid = required_uid(source, "SOPClassUID"), required_uid(source, "SOPInstanceUID")
+    return _referenced(sop_class_uid, sop_instance_uid, codes.SOURCE, relation)
 
 
 def unnamed_image(sop_class_uid: str, sop_instance_uid: str) -> Item:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import date
 from decimal import InvalidOperation
+from math import isfinite
 from typing import Any
 
 from pydicom import config
@@ -54,6 +55,9 @@ PATIENT_AND_STUDY_TYPE_3: tuple[str, ...] = (
 REQUIRED_UIDS: tuple[str, ...] = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 """Without these nothing can refer to the image."""
 
+LARGEST_SIZE = 0xFFFF
+"""Of Rows and Columns, which are US."""
+
 ENUMERATED: dict[str, frozenset[str]] = {
     "PatientSex": frozenset({"M", "F", "O"}),
     "PatientIdentityRemoved": frozenset({"YES", "NO"}),
@@ -62,6 +66,11 @@ ENUMERATED: dict[str, frozenset[str]] = {
 
 # What pydicom raises for a value it cannot convert: bad numbers, bad lengths, unknown VRs.
 _UNREADABLE = (*UNPARSABLE, InvalidOperation)
+
+TEXT: frozenset[str] = frozenset(
+    {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
+)
+"""Value representations that are text; no attribute that is carried along, in a sequence or not, has another."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
@@ -106,7 +115,7 @@ def required_uid(source: Dataset, keyword: str) -> str:
         The source has none, or something that is no UID.
     """
     uid = text_of(source, keyword)
-    if not _UID.fullmatch(uid) or len(uid) > 64:
+    if not uid:
         raise IncompleteSource(f"The image has no usable {keyword}.")
     return uid
 
@@ -124,9 +133,17 @@ def numbers_of(source: Dataset, keyword: str) -> tuple[float, ...]:
         try:
             value = source[keyword].value
             values = value if isinstance(value, MultiValue | list | tuple) else [value]
-            return tuple(float(number) for number in values)
+            numbers = tuple(float(number) for number in values)
+            return numbers if all(map(isfinite, numbers)) else ()
         except _UNREADABLE:
             return ()
+
+
+def film_size(source: Dataset) -> tuple[int, int] | None:
+    """Return (rows, columns) of the image, None where the header does not say them."""
+    rows, columns = numbers_of(source, "Rows")[:1], numbers_of(source, "Columns")[:1]
+    sized = rows and columns and all(1 <= size <= LARGEST_SIZE for size in (*rows, *columns))
+    return (int(rows[0]), int(columns[0])) if sized else None
 
 
 def items_of(source: Dataset, keyword: str) -> list[Dataset]:
@@ -155,13 +172,16 @@ def _copied(source: Dataset, keyword: str) -> DataElement | None:
     vr = dictionary_VR(tag)
     if vr == "SQ":
         return _copied_sequence(tag, value)
+    if vr not in TEXT:
+        return None
     usable = _usable(vr, keyword, _joined(value))
     # Identifiers pass unchecked, as the module says; a check here would quote them in a warning.
     return DataElement(tag, vr, usable, validation_mode=config.IGNORE)
 
 
 def _copied_sequence(tag: int, value: Any) -> DataElement | None:
-    items = [_copied_item(item) for item in value if isinstance(item, Dataset)]
+    # In another representation it has no items.
+    items = [_copied_item(item) for item in value if isinstance(item, Dataset)] if isinstance(value, Sequence) else []
     filled = [item for item in items if len(item)]
     return DataElement(tag, "SQ", Sequence(filled)) if filled else None
 
@@ -197,7 +217,7 @@ def _usable(vr: str, keyword: str, text: str) -> str:
         return clean if clean in ENUMERATED[keyword] else ""
     if keyword == "TimezoneOffsetFromUTC":
         return clean if _OFFSET.fullmatch(clean) else ""
-    return {"DA": _date, "TM": _time, "AS": _age, "DS": _number, "IS": _number, "CS": _code_string}.get(vr, str)(clean)
+    return _READ.get(vr, str)(clean)
 
 
 def _date(text: str) -> str:
@@ -228,5 +248,15 @@ def _number(text: str) -> str:
     return text.strip() if finite and len(text.strip()) <= 16 and text.isascii() and "_" not in text else ""
 
 
+def _uid(text: str) -> str:
+    return text if _UID.fullmatch(text) and len(text) <= 64 else ""
+
+
 def _code_string(text: str) -> str:
     return text if all(_CODE_STRING.fullmatch(part) for part in text.split("\\")) else ""
+
+
+_READ: dict[str, Callable[[str], str]] = {
+    "DA": _date, "TM": _time, "AS": _age, "DS": _number, "IS": _number, "CS": _code_string, "UI": _uid,
+}  # fmt: skip
+"""What is left of a text, by its value representation."""

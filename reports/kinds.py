@@ -12,12 +12,13 @@ from pydicom.dataset import Dataset, FileDataset
 from inference.finding import Finding
 from reports.clinic import Assessment
 from reports.encapsulated_pdf import compose_pdf
+from reports.header import film_size
 from reports.identity import DocumentIdentity, Kind
 from reports.key_objects import Capture, compose_kos
 from reports.overlay import Extras, draw_overlay
 from reports.phrases import Language
 from reports.presentation_state import compose_gsps
-from reports.secondary_capture import compose_sc, film_size, patient_line
+from reports.secondary_capture import compose_sc, patient_line
 from reports.structured_report import compose_sr
 from reports.text_report import compose_text_sr
 

@@ -17,7 +17,7 @@ from reports import codes, content, wording
 from reports.clinic import Assessment, SdScore
 from reports.content import Item, Relation
 from reports.errors import UnplaceableFinding
-from reports.header import numbers_of, text_of
+from reports.header import film_size, numbers_of, required_uid, text_of
 from reports.identity import DocumentIdentity, tracking_uid
 from reports.phrases import Language, translated
 
@@ -43,10 +43,8 @@ class Report:
     @property
     def image_box(self) -> Box | None:
         """The whole image, None where the header does not say how large it is."""
-        rows, columns = numbers_of(self.source, "Rows")[:1], numbers_of(self.source, "Columns")[:1]
-        if not rows or not columns or rows[0] < 1 or columns[0] < 1:
-            return None
-        return Box(0.0, 0.0, columns[0], rows[0])
+        size = film_size(self.source)
+        return None if size is None else Box(0.0, 0.0, float(size[1]), float(size[0]))
 
     def on_image(self, box: Box) -> Box | None:
         """Return the part of a box that lies on the image: SR takes a SCOORD outside it without a word."""
@@ -109,7 +107,7 @@ def _image_library(source: Dataset) -> Item:
 def _descriptors(source: Dataset) -> list[Item]:
     """TID 1602 and 1603. CR often has neither spacing nor orientation, so each is written where it is usable."""
     context = Relation.HAS_ACQ_CONTEXT
-    modality = codes.MODALITIES.get(str(source.SOPClassUID), codes.OTHER_MODALITY)
+    modality = codes.MODALITIES.get(required_uid(source, "SOPClassUID"), codes.OTHER_MODALITY)
     items = [content.code(codes.MODALITY, modality, relation=context)]
     side = _header_side(source)
     if side is not None:
@@ -148,7 +146,7 @@ def _estimate_groups(report: Report, estimate: Estimate) -> list[Item]:
     """Return the hand's group with the bone age, then one group for each region that lies on the image."""
     hand = report.on_image(estimate.hand)
     if hand is None:
-        raise UnplaceableFinding("The box of the hand does not lie on the image.")
+        raise UnplaceableFinding("The box of the hand does not lie on an image of these Rows and Columns.")
     side = estimate.laterality
     values = [
         content.code(codes.METHOD, codes.estimation_method(estimate.model.method), relation=Relation.HAS_CONCEPT_MOD),

@@ -52,7 +52,7 @@ def compose_gsps(
     report = Report(source, finding, identity)
     area = report.image_box
     if area is None:
-        raise UnplaceableFinding("The header does not say how large the image is.")
+        raise UnplaceableFinding("Rows and Columns do not say how large the image is.")
     document = begin(GrayscaleSoftcopyPresentationStateStorage, source, finding, identity, SERIES_DESCRIPTION)
     document.Modality, document.Laterality = "PR", _side(finding)
     # General Series and SOP Common have no such times; this object has its own (PS3.3 C.11.10).

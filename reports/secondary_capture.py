@@ -25,7 +25,7 @@ from reports.document import (
     written_date,
     written_time,
 )
-from reports.header import numbers_of, required_uid, text_of
+from reports.header import film_size, required_uid, text_of
 from reports.identity import DocumentIdentity
 from reports.measurement_report import patient_orientation
 from reports.overlay import Extras, draw_overlay
@@ -110,12 +110,6 @@ def patient_line(source: Dataset) -> str | None:
         dict.fromkeys(form.replace("^", " ").strip() for form in text_of(source, "PatientName").split("="))
     )
     return ", ".join(part for part in (name.strip(" /"), text_of(source, "PatientID")) if part) or None
-
-
-def film_size(source: Dataset) -> tuple[int, int] | None:
-    """Return (rows, columns) of the image, None where the header does not say them."""
-    rows, columns = numbers_of(source, "Rows")[:1], numbers_of(source, "Columns")[:1]
-    return (int(rows[0]), int(columns[0])) if rows and columns and min(*rows, *columns) >= 1 else None
 
 
 def _put_capture(document: Dataset, identity: DocumentIdentity) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from highdicom.sr import Comprehensive3DSR, ComprehensiveSR, ContainerContentItem, ImageContentItem
+from pydicom import config
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 from pydicom.sr.coding import Code
@@ -201,5 +203,7 @@ def _request(source: Dataset, attributes: Dataset) -> Dataset:
         else:
             setattr(request, keyword, "")
     if not request.AccessionNumber:
-        request.AccessionNumber = text_of(source, "AccessionNumber")
+        # Unchecked, as identifiers are: a check would quote one that is too long in a warning.
+        number = text_of(source, "AccessionNumber")
+        request["AccessionNumber"] = DataElement("AccessionNumber", "SH", number, validation_mode=config.IGNORE)
     return request

@@ -69,7 +69,7 @@ def _identity(document: Dataset, source: Dataset, _finding: Finding) -> None:
     for keyword in REQUIRED_UIDS:
         _require(bool(document.get(keyword)), "identity", f"{keyword} is missing")
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
-        _require(document.get(keyword) != source.get(keyword), "identity", f"{keyword} is the image's own")
+        _require(document.get(keyword) != text_of(source, keyword), "identity", f"{keyword} is the image's own")
 
 
 def _patient_and_study(document: Dataset, source: Dataset, _finding: Finding) -> None:
@@ -90,7 +90,7 @@ def _report_references(document: Dataset, source: Dataset, _finding: Finding) ->
         for series in study.ReferencedSeriesSequence
         for instance in series.ReferencedSOPSequence
     ]
-    expected = [tuple(source[keyword].value for keyword in REQUIRED_UIDS[:3])]
+    expected = [tuple(text_of(source, keyword) for keyword in REQUIRED_UIDS[:3])]
     _require(evidence == expected, "references", "the evidence is not the source image")
     images = [item for item in descendants(document) if item.get("ValueType") == "IMAGE"]
     _require(bool(images), "references", "no image is referenced")
@@ -99,8 +99,13 @@ def _report_references(document: Dataset, source: Dataset, _finding: Finding) ->
 
 def _references(item: Dataset, source: Dataset) -> bool:
     return [(r.ReferencedSOPClassUID, r.ReferencedSOPInstanceUID) for r in item.get("ReferencedSOPSequence") or ()] == [
-        (source.SOPClassUID, source.SOPInstanceUID)
+        _referenced(source)
     ]
+
+
+def _referenced(source: Dataset) -> tuple[str, str]:
+    """Return what a reference to the source image says."""
+    return text_of(source, "SOPClassUID"), text_of(source, "SOPInstanceUID")
 
 
 def _report_result(document: Dataset, _source: Dataset, finding: Finding) -> None:
@@ -173,7 +178,7 @@ def _capture_references(document: Dataset, source: Dataset, _finding: Finding) -
     _require(len(sources) == 1, "references", "there is not exactly one source image")
     item = sources[0]
     referenced = (item.get("ReferencedSOPClassUID"), item.get("ReferencedSOPInstanceUID"))
-    _require(referenced == (source.SOPClassUID, source.SOPInstanceUID), "references", "another image is referenced")
+    _require(referenced == _referenced(source), "references", "another image is referenced")
     purpose = matches(item.get("PurposeOfReferenceCodeSequence"), codes.SOURCE_OF_PROCESSING)
     _require(purpose, "references", "the purpose of the reference is missing")
 
@@ -222,7 +227,7 @@ def _marks(document: Dataset, source: Dataset, finding: Finding) -> None:
     """Require that a presentation state is about the source image, states the finding, and draws on the image."""
     images = [item for series in document.ReferencedSeriesSequence for item in series.ReferencedImageSequence]
     referenced = [(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) for item in images]
-    _require(referenced == [(source.SOPClassUID, source.SOPInstanceUID)], "references", "another image is referenced")
+    _require(referenced == [_referenced(source)], "references", "another image is referenced")
     texts = [
         str(text.UnformattedTextValue)
         for annotation in document.GraphicAnnotationSequence
@@ -245,7 +250,7 @@ def _states(text: str, finding: Finding) -> bool:
 def _page(document: Dataset, source: Dataset, _finding: Finding) -> None:
     """Require a PDF about the source image."""
     (item,) = document.SourceInstanceSequence
-    same = (item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) == (source.SOPClassUID, source.SOPInstanceUID)
+    same = (item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) == _referenced(source)
     _require(same, "references", "another image is referenced")
     is_pdf = document.EncapsulatedDocument.startswith(b"%PDF-") and document.get("BurnedInAnnotation") == "YES"
     _require(is_pdf, "form", "there is no PDF in it")
@@ -265,7 +270,11 @@ def _selection(document: Dataset, source: Dataset, finding: Finding) -> None:
         for series in study.ReferencedSeriesSequence
         for item in series.ReferencedSOPSequence
     }
-    _require(source.SOPInstanceUID in named_images and named_images == evidence, "references", "the evidence differs")
+    _require(
+        text_of(source, "SOPInstanceUID") in named_images and named_images == evidence,
+        "references",
+        "the evidence differs",
+    )
     texts = [str(item.TextValue) for item in children(document) if item.get("ValueType") == "TEXT"]
     _require(any(_states(text, finding) for text in texts), "result", "the selection does not state the finding")
 
