@@ -19,6 +19,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
+from conformance.judges import EVERY_KIND
 from reports.document import encoded
 from reports.errors import IncompleteSource
 from reports.header import (
@@ -48,6 +49,8 @@ NAMES = [
     ("GBK", "乗^乛"),
     ("\\ISO 2022 IR 87", "Yamada^Tarou=山田^太郎=やまだ^たろう"),
     ("\\ISO 2022 IR 149", "Hong^Gildong=洪^吉洞=홍^길동"),
+    ("ISO 2022 IR 13\\ISO 2022 IR 87", "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう"),
+    ("ISO_IR 101", "Černý^Łukasz"),
     ("ISO_IR 144", "Люкceмбypг"),
 ]
 
@@ -115,15 +118,18 @@ def through_a_file(ds: Dataset) -> Dataset:
 
 
 @pytest.mark.parametrize("path", CHARSET_FILES, ids=lambda path: path.stem)
-def test_names_of_every_character_set_survive(path, refusal, identify):
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_names_of_every_character_set_survive(path, kind, refusal, compose_other):
+    """Given pydicom's examples of PS3.5 annexes H to K, in ISO 2022 IR 13, 87 and 149 and GB18030 too."""
     source = dcmread(path)
+    source.Rows, source.Columns = 600, 500
     source.setdefault("StudyInstanceUID", "1.2.3.1")
     source.setdefault("SeriesInstanceUID", "1.2.3.2")
     source.setdefault("SOPClassUID", "1.2.840.10008.5.1.4.1.1.1")
     source.setdefault("SOPInstanceUID", "1.2.3.4")
     name = str(source.get("PatientName", ""))
 
-    document = dcmread(BytesIO(encoded(compose_sr(source, refusal, identify(source, "sr")))))
+    document = dcmread(BytesIO(encoded(compose_other(kind, source, refusal))))
 
     assert str(document.PatientName) == name
     assert document.SpecificCharacterSet == "ISO_IR 192"
@@ -131,19 +137,28 @@ def test_names_of_every_character_set_survive(path, refusal, identify):
 
 
 @pytest.mark.parametrize(("character_set", "name"), NAMES)
-def test_names_are_written_back_unharmed(character_set, name, dx, estimate, display, identify):
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_names_are_written_back_unharmed(character_set, name, kind, estimate, compose_other):
     encodings = {"\\ISO 2022 IR 87": "iso2022_jp", "\\ISO 2022 IR 149": None, "ISO_IR 100": "latin-1"}
-    codec = encodings.get(character_set, {"ISO_IR 192": "utf-8", "ISO_IR 144": "iso8859-5"}.get(character_set))
+    encodings |= {"ISO_IR 192": "utf-8", "ISO_IR 144": "iso8859-5", "ISO_IR 101": "iso8859-2"}
+    codec = encodings.get(character_set)
     if character_set.startswith("GB"):
         codec = character_set.lower()
-    raw = name.encode(codec) if codec else _korean(name)
-    source = parsed({**REQUIRED, **SIZED, "SpecificCharacterSet": character_set.encode(), "PatientName": raw})
+    by_hand = _japanese if "IR 13" in character_set else _korean
+    raw = name.encode(codec) if codec else by_hand(name)
+    named = dict.fromkeys(("PatientName", "ReferringPhysicianName", "StudyDescription"), raw)
+    source = parsed({**REQUIRED, **SIZED, "SpecificCharacterSet": character_set.encode(), **named})
 
-    for document in (
-        compose_sr(source, estimate, identify(source, "sr")),
-        compose_sc(source, estimate, display, identify(source, "sc")),
-    ):
-        assert str(dcmread(BytesIO(encoded(document))).PatientName) == name
+    document = dcmread(BytesIO(encoded(compose_other(kind, source, estimate))))
+
+    assert {keyword: str(document[keyword].value) for keyword in named} == dict.fromkeys(named, name)
+
+
+def _japanese(name: str) -> bytes:
+    """Return a name in ISO 2022 IR 13 and IR 87: katakana of half width, then kanji between escapes (PS3.5 H.3.2)."""
+    first, *groups = name.split("=")
+    parts = [[part.encode("iso2022_jp").replace(b"\x1b(B", b"\x1b(J") for part in group.split("^")] for group in groups]
+    return b"=".join([first.encode("shift_jis"), *(b"^".join(group) for group in parts)])
 
 
 def _korean(name: str) -> bytes:
