@@ -116,6 +116,28 @@ def test_the_cluster_net_has_two_convolutions_and_ninety_channels():
     assert net(torch.rand(1, 1, 12, 10)).shape == (1, 90, 12, 10)
 
 
+def test_algorithm_1_takes_the_papers_numbers(monkeypatch):
+    """Given a film, then 50 steps of SGD (0.1, momentum 0.9) lower 4 x similarity + 1 x continuity, p = q = 90."""
+    steps, groups, losses = [], [], []
+
+    class Watched(torch.optim.SGD):
+        def step(self, closure=None):
+            steps.append(1)
+            groups.append((self.param_groups[0]["lr"], self.param_groups[0]["momentum"]))
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "SGD", Watched)
+    monkeypatch.setattr(
+        unsupervised_mobilenet, "similarity_loss", lambda *given: losses.append(similarity_loss(*given)) or losses[-1]
+    )
+    labels = cluster(cv2.resize(phantom().pixels, (8, 10), interpolation=cv2.INTER_AREA))
+    assert len(steps) == 50
+    assert set(groups) == {(0.1, 0.9)}
+    assert (unsupervised_mobilenet.SIMILARITY_WEIGHT, unsupervised_mobilenet.CONTINUITY_WEIGHT) == (4, 1)
+    assert losses[-1] < losses[0]
+    assert labels.max() < CHANNELS == 90
+
+
 def test_clustering_separates_a_bright_hand_from_its_background():
     """Given a phantom, when its pixels are clustered, then the region found is the hand and only the hand."""
     film = cv2.resize(phantom().pixels, (26, 32), interpolation=cv2.INTER_AREA)
