@@ -41,7 +41,7 @@ from training.export import save_weights
 from training.recipe import RegionRecipe, open_recipe, read_recipe
 from training.regions import assign, complete_iou, head_loss, is_boxed, region_batches, region_loss, region_sample
 from training.run import begin_run, finish_run
-from training.train import AgeFilms, DetectorFilms, Job, train_age, train_regions
+from training.train import SHIPPED, AgeFilms, DetectorFilms, Job, Start, train_age, train_regions
 
 SMALL = {"width": 0.125, "depth": 0.33}
 
@@ -355,6 +355,18 @@ def test_the_age_is_trained_without_the_detector():
     net = LocatingNet(0.0625, "both", RegionNet(**SMALL), 320, equalise=True).train()
     assert net.global_stages.training
     assert not net.detector.training
+
+
+def test_a_detectors_run_can_start_from_the_shipped_one(bundles, monkeypatch):
+    """Given a bundle without and with a detector, then a start from what is shipped is refused, and made."""
+    root, _, regions = bundles
+    monkeypatch.setattr("training.train.open_bundle", lambda name: open_bundle(name, root))
+    with pytest.raises(RunError, match="No weights of regions"):
+        Start(SHIPPED).apply("regions", RegionNet(**SMALL))
+    assert export.main(["regions", "--run", str(regions)]) == 0
+    net = Start(SHIPPED).apply("regions", RegionNet(**SMALL))
+    shipped = open_bundle("global-local", root).read_weights("regions.safetensors")
+    assert all(torch.equal(value, shipped[key]) for key, value in net.state_dict().items())
 
 
 def test_a_run_of_something_else_is_no_detector(bundles):

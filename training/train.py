@@ -22,6 +22,7 @@ from torch import nn
 from inference.bundle import DETECTOR, open_bundle
 from inference.detector import make_finder, make_landmark_net
 from inference.efficientnet_lite import read_imagenet
+from inference.global_local import REGIONS_FILE, GlobalLocalMethod
 from inference.method import open_method
 from inference.torch_backend import OnDevice, load_net
 from inference.yolo import RegionNet
@@ -120,9 +121,11 @@ class Start:
                     f"{self.imagenet} holds no weights of {target}'s trunk; its variant or width differs."
                 ) from error
         if self.init == SHIPPED:
-            bundle = DETECTOR if target in NETS else target
-            file = f"{target}.safetensors" if target in NETS else "model.safetensors"
-            net.load_state_dict(open_bundle(bundle).read_weights(file))
+            bundle, file = _shipped_file(target)
+            try:
+                net.load_state_dict(open_bundle(bundle).read_weights(file))
+            except FileNotFoundError as error:
+                raise RunError(f"No weights of {target} are shipped; leave --init out.") from error
         elif self.init is not None:
             try:
                 net.load_state_dict(read_run(self.init))
@@ -131,6 +134,13 @@ class Start:
                     f"{self.init} holds no weights of this net; name the folder of a run of the same target."
                 ) from error
         return net
+
+
+def _shipped_file(target: str) -> tuple[str, str]:
+    """Return the bundle and the file that a target's weights are shipped in."""
+    if target == "regions":
+        return GlobalLocalMethod.name, REGIONS_FILE
+    return (DETECTOR, f"{target}.safetensors") if target in NETS else (target, "model.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
