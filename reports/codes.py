@@ -268,6 +268,15 @@ REFERENCE_METHODS: dict[str, Code] = {
 """The atlas method whose readings a method was trained to reproduce. A method that is not listed says nothing of it."""
 
 
+def reference_method(method: str) -> Code | None:
+    """Return what a method, or all methods of an ensemble by name (``house+ala-net``), were trained to reproduce.
+
+    None where that is not listed, or differs between the members.
+    """
+    found = {REFERENCE_METHODS.get(member) for member in method.split("+")}
+    return found.pop() if len(found) == 1 else None
+
+
 def estimation_method(method: str) -> Code:
     """Return the code of a method; a name that is too long is cut in the code, not in the meaning."""
     return Code(method[:16], PRIVATE_SCHEME, f"Bone age estimation by {method}"[:64])

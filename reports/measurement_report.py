@@ -374,7 +374,7 @@ def _age_numbers(estimate: Estimate) -> list[Item]:
 
 def _estimate_codes(estimate: Estimate) -> list[Item]:
     """Return the reference method, the sex used with its source, and the quality of the image."""
-    reference = codes.REFERENCE_METHODS.get(estimate.model.method)
+    reference = codes.reference_method(estimate.model.method)
     subject = estimate.subject
     sex = codes.UNKNOWN_SEX if subject.sex is None else codes.SEXES[subject.sex]
     source = content.text(codes.VALUE_SOURCE, subject.sex_source, Relation.HAS_PROPERTIES)

@@ -17,6 +17,7 @@ from inference.errors import BundleError
 from inference.finding import Estimate, Sex
 from inference.intervals import Calibration
 from inference.method import DEFAULT_METHOD
+from reports import codes
 
 SAMPLE = Path(__file__).parents[1] / "dicom_node" / "samples" / "girl-08.dcm"
 
@@ -90,6 +91,14 @@ def test_members_of_several_levels_or_that_are_ensembles_are_refused(folder):
     )
     with pytest.raises(BundleError, match="name its methods"):
         open_bundle("a+b", folder)
+
+
+@pytest.mark.parametrize(
+    ("method", "code"),
+    [("house", codes.GREULICH_PYLE), ("ala-net+house", codes.GREULICH_PYLE), ("house+precise-baa", None), ("x", None)],
+)
+def test_a_report_names_the_atlas_that_all_members_were_trained_to_reproduce(method, code):
+    assert codes.reference_method(method) == code
 
 
 def test_settings_take_an_ensemble_and_refuse_what_is_none():
