@@ -287,13 +287,18 @@ def _bone_age(report: Report, estimate: Estimate, hand: Box) -> Item:
     )
 
 
-def _uncertainty(value: float, low: float, high: float) -> list[Item]:
+def _uncertainty(value: float, low: float, high: float, unit: Code = codes.MONTH) -> list[Item]:
     """Return how far an interval reaches above and below its number (CID 225)."""
     properties = Relation.HAS_PROPERTIES
     return [
-        content.number(codes.UNCERTAINTY_ABOVE, high - value, codes.MONTH, relation=properties),
-        content.number(codes.UNCERTAINTY_BELOW, value - low, codes.MONTH, relation=properties),
+        content.number(codes.UNCERTAINTY_ABOVE, high - value, unit, relation=properties),
+        content.number(codes.UNCERTAINTY_BELOW, value - low, unit, relation=properties),
     ]
+
+
+def _give_or_take(half_width: float | None, unit: Code = codes.MONTH) -> list[Item]:
+    """Return the uncertainty of a number whose interval reaches as far up as down; nothing where it is not known."""
+    return [] if half_width is None else _uncertainty(0.0, -half_width, half_width, unit)
 
 
 def _beside_population(assessment: Assessment | None) -> list[Item]:
@@ -341,18 +346,23 @@ def _assessed_numbers(assessment: Assessment | None) -> list[Item]:
 
 
 def _course_numbers(assessment: Assessment) -> list[Item]:
-    """Return velocity, change of the SD score, and each earlier result with its date and where it was found."""
+    """Return velocity, change of the SD score, and each earlier result with its date and where it was found.
+
+    Each has its uncertainty beside it, where the intervals of all results it is made of are known.
+    """
     items: list[Item] = []
     change = assessment.course
     if change is not None:
-        since = _by(codes.VALUE_SOURCE, f"since {change.since.isoformat()}")
-        items.append(content.number(codes.VELOCITY, change.velocity, codes.MONTHS_PER_YEAR, since))
+        since, unit = _by(codes.VALUE_SOURCE, f"since {change.since.isoformat()}"), codes.MONTHS_PER_YEAR
+        around = _give_or_take(change.velocity_half_width, unit)
+        items.append(content.number(codes.VELOCITY, change.velocity, unit, *around, since))
         if change.sd_change is not None:
-            since = _by(codes.VALUE_SOURCE, f"since {change.since.isoformat()}")
-            items.append(content.number(codes.SD_CHANGE, change.sd_change, codes.NO_UNITS, since))
+            around = _give_or_take(change.sd_change_half_width, codes.NO_UNITS)
+            items.append(content.number(codes.SD_CHANGE, change.sd_change, codes.NO_UNITS, *around, since))
     for prior in assessment.track:
         where = _by(codes.VALUE_SOURCE, f"{prior.at.isoformat()}, {prior.source}")
-        items.append(content.number(codes.EARLIER_RESULT, prior.bone_age_months, codes.MONTH, where))
+        around = _give_or_take(prior.half_width_months)
+        items.append(content.number(codes.EARLIER_RESULT, prior.bone_age_months, codes.MONTH, *around, where))
     return items
 
 

@@ -258,7 +258,12 @@ def course(change: Course, language: Language = "en") -> str:
     if change.sd_change is not None:
         moved = signed(change.sd_change) + _give_or_take(change.sd_change_half_width)
         text += _either(language, f", SD score {moved}", f"，SDS 变化 {moved}")
-    return text
+    if change.velocity_half_width is None:
+        why = _either(
+            language, "uncertainty not known: the earlier result has no interval", "既往结果无区间，不确定度不明"
+        )
+        return text + f" ({why})"
+    return text + _either(language, " (90 % intervals)", " (90 % 区间)")
 
 
 def _give_or_take(half_width: float | None) -> str:

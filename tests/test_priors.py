@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import (
@@ -19,6 +20,10 @@ from pynetdicom.sop_class import (
 )
 
 from conformance.department import Department, film
+from conformance.films import make_film
+from conformance.nodes import Journal, make_settings, run_node, send
+from conformance.stand_in import StandIn
+from dicom_node.archive import Archive
 from dicom_node.priors import Seeker
 from dicom_node.settings import ArchivePeer, ComposeSettings, DeliverSettings, NodeSettings
 from dicom_node.store import ResultRow, open_store
@@ -52,7 +57,7 @@ def test_a_second_film_shows_the_first_and_the_velocity(department: Department) 
     report = department.read(film("1.2.2", "20250101", 125.0))
     assert earlier_ages(report) == [110.0]
     assert velocity(report) == pytest.approx(15.0, abs=0.06)
-    assert "Since 2024-01-01: +15.0 (+/- 17.0) months of bone age a year" in said(report)
+    assert "Since 2024-01-01: +15.0 (+/- 17.0) months of bone age a year, SD score" in said(report)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +78,29 @@ def test_a_clash_stops_the_comparison_and_is_said(department: Department, clash:
     report = department.read(film("1.2.2", "20250101", 125.0))
     assert earlier_ages(report) == []
     assert "another birth date or sex" in said(report)
+
+
+@pytest.mark.parametrize("clash", [{"PatientBirthDate": "20130101"}, {"PatientSex": "M"}], ids=["birth-date", "sex"])
+def test_a_clash_is_said_in_what_an_archive_gets(tmp_path: Path, clash: dict[str, str]) -> None:
+    """Given a node and an archive, when two films of one PatientID clash, then the second report compares nothing."""
+    first = make_film(StudyDate="20220917", AcquisitionDate="20220917", **clash)
+    second, third = make_film(), make_film(AcquisitionDate="20251001", PatientID="ANOTHER")
+    with (
+        Journal().listening() as journal,
+        Archive(tmp_path / "archive") as archive,
+        run_node(make_settings(tmp_path / "node", {"pacs": archive.address}), StandIn()) as node,
+    ):
+        for count, one in enumerate((first, second, third), 1):
+            assert send(node.address, [one]) == [0x0000]
+            journal.wait_for("committed", count=2 * count)
+        held = [dcmread(item.path) for item in archive.objects()]
+    reports = {str(ds.StudyInstanceUID): ds for ds in held if ds.SOPClassUID == Comprehensive3DSRStorage}
+    alone, clashing, other = (reports[str(one.StudyInstanceUID)] for one in (first, second, third))
+    assert "Check whose they are." in said(clashing)
+    assert earlier_ages(clashing) == []
+    assert velocity(clashing) is None
+    assert "Since" not in said(clashing)
+    assert all("Check whose they are." not in said(one) for one in (alone, other))
 
 
 def test_without_an_id_nothing_is_compared(department: Department) -> None:

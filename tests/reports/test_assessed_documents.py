@@ -10,7 +10,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from inference.anatomy import RUS_NAMES
-from reports import codes
+from reports import codes, lettering, wording
 from reports.overlay import Extras, draw_overlay
 from reports.read_back import (
     _months,
@@ -24,6 +24,7 @@ from reports.read_back import (
 )
 from reports.secondary_capture import compose_sc, patient_line
 from reports.structured_report import compose_sr
+from reports.text_report import compose_text_sr
 from reports.verify import verify
 
 
@@ -56,6 +57,69 @@ def test_the_first_five_numbers_are_what_a_viewer_shows(dx, full, identify):
     assert found["EARLIER-RESULT"] == 116.0
     assert found["VELOCITY"] == pytest.approx(assessment.course.velocity, abs=0.06)
     assert {"RUS-SCORE", "RUS-AGE"} <= set(found)
+
+
+def spans(item) -> list[tuple[str, float, str]]:
+    """Return an item's uncertainties: which way, how far, in which unit."""
+    return [
+        (
+            "above" if name is codes.UNCERTAINTY_ABOVE else "below",
+            float(child.MeasuredValueSequence[0].FloatingPointValue),
+            child.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue,
+        )
+        for name in (codes.UNCERTAINTY_ABOVE, codes.UNCERTAINTY_BELOW)
+        for child in named(item, name)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "unit"),
+    [(codes.VELOCITY, "velocity_half_width", "mo/a"), (codes.SD_CHANGE, "sd_change_half_width", "1")],
+)
+def test_what_changed_has_its_uncertainty_beside_it(dx, full, identify, name, field, unit):
+    """Given intervals of both results, then the report has the uncertainty both make together, as a number."""
+    finding, assessment = full
+    document = compose_sr(dx, finding, identify(dx, "sr"), assessment=assessment)
+    (item,) = named(next(measurement_groups(document)), name)
+    half = getattr(assessment.course, field)
+    assert half > 0
+    assert spans(item) == [("above", pytest.approx(half), unit), ("below", pytest.approx(half), unit)]
+
+
+def test_an_earlier_result_keeps_its_own_interval(dx, full, identify):
+    finding, assessment = full
+    document = compose_sr(dx, finding, identify(dx, "sr"), assessment=assessment)
+    (item,) = named(next(measurement_groups(document)), codes.EARLIER_RESULT)
+    assert spans(item) == [("above", 12.0, "mo"), ("below", 12.0, "mo")]
+
+
+def test_an_uncertainty_that_is_not_known_is_said_and_not_written_as_a_number(dx, full, identify):
+    finding, assessment = full
+    blind = replace(assessment.course, velocity_half_width=None, sd_change_half_width=None)
+    track = tuple(replace(prior, half_width_months=None) for prior in assessment.track)
+    document = compose_sr(dx, finding, identify(dx, "sr"), assessment=replace(assessment, course=blind, track=track))
+    group = next(measurement_groups(document))
+    for name in (codes.VELOCITY, codes.SD_CHANGE, codes.EARLIER_RESULT):
+        assert [spans(item) for item in named(group, name)] == [[]]
+    assert any("uncertainty not known" in text for text in texts(document))
+    assert "不确定度不明" in wording.course(blind, "zh")
+
+
+def test_every_document_says_the_course_with_its_uncertainty(dx, full, film, identify, monkeypatch):
+    """Given both intervals, then report, text report and picture say the same sentence, of both changes."""
+    finding, assessment = full
+    course = assessment.course
+    sentence = (
+        f"Since 2024-10-01: +{course.velocity:.1f} (+/- {course.velocity_half_width:.1f}) months of bone age a year, "
+        f"SD score +{course.sd_change:.1f} (+/- {course.sd_change_half_width:.1f}) (90 % intervals)"
+    )
+    assert sentence in texts(compose_sr(dx, finding, identify(dx, "sr"), assessment=assessment))
+    assert sentence in texts(compose_text_sr(dx, finding, identify(dx, "text"), assessment=assessment))
+    drawn: list[str] = []
+    wrapped = lettering.wrapped
+    monkeypatch.setattr(lettering, "wrapped", lambda text, *rest: drawn.append(text) or wrapped(text, *rest))
+    compose_sc(dx, finding, film, identify(dx, "sc"), assessment=assessment)
+    assert sentence in drawn
 
 
 def test_the_bone_age_stands_beside_its_population(dx, full, identify):
