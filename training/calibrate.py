@@ -232,7 +232,7 @@ def _read_rows(arguments: argparse.Namespace, path: Path) -> tuple[list[Row], st
         aspects = {rsna_id: a.aspect for rsna_id, a in read_annotations(arguments.data).items()}
         films += load_small(arguments.data, ["annotation-test"], aspects=aspects)
         words = "validation and annotation-test parts of training/split.csv"
-    words = f"{words} (the epoch was also chosen on the validation part)"
+    words = f"{words} (a recipe that chooses its epoch chose it on the validation part)"
     shape = read_films(engine, load_half(arguments.data, ["train"])) if arguments.shape else None
     if shape:
         words += "; their shape over ages: train part"

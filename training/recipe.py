@@ -85,6 +85,9 @@ class Recipe(BaseModel):
     """One of ``training.losses.LOSSES``."""
     method: dict[str, Any]
     """The method's configuration, as it goes into the bundle's ``inference.json``."""
+    choose_epoch: bool = True
+    """Whether the last phase's best epoch by validation MAE is kept, else its last: intervals from the validation part
+    are honest where nothing was chosen on it."""
     phases: tuple[Phase, ...] = Field(min_length=1)
 
     @field_validator("target")

@@ -306,9 +306,10 @@ class AgeFilms:
 
 
 def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
-    """Train an age method phase by phase; of the last one, the epoch with the best validation MAE is kept.
+    """Train an age method phase by phase.
 
-    An earlier phase hands on its last epoch: what a method learns besides the age is not in that score.
+    An earlier phase hands on its last epoch, since what a method learns besides the age is not in the validation MAE.
+    Of the last phase, the epoch with the best one is kept if the recipe chooses, else the last, too.
 
     Raises
     ------
@@ -338,7 +339,7 @@ def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
             phase,
             place=place,
             folder=job.run / phase.name,
-            choose=place == len(recipe.phases) - 1,
+            choose=recipe.choose_epoch and place == len(recipe.phases) - 1,
             validate=lambda averaged, method=method: float(  # type: ignore[misc]
                 np.abs(estimate(OnDevice(averaged, device), films.validation, method) - reference).mean()
             ),
