@@ -16,7 +16,7 @@ from dicom_node.compose import Composer
 from dicom_node.interpret import Reader
 from dicom_node.settings import ComposeSettings, NodeSettings
 from dicom_node.store import Document, FindingRow, Instance, Revision, Series, Store, Study, now
-from inference.finding import Box, Estimate, Laterality, ModelIdentity
+from inference.finding import Box, Estimate, Finding, Laterality, ModelIdentity, Refusal, RefusalCode
 from inference.subject import read_subject
 
 
@@ -25,21 +25,23 @@ class Model:
 
     identity = ModelIdentity("house", "House", "1", "ab" * 32)
 
-    def interpret(self, ds: Dataset) -> Estimate:
-        """Return the bone age in Patient Comments."""
-        age = float(ds.PatientComments)
+    def interpret(self, ds: Dataset) -> Finding:
+        """Return the bone age in Patient Comments; a refusal where there is none."""
         subject, hand = read_subject(ds), Box(2.0, 2.0, 30.0, 30.0)
+        if not ds.get("PatientComments"):
+            return Refusal(RefusalCode.POOR_IMAGE, "Too dark.", "Send another.", subject, model=self.identity)
+        age = float(ds.PatientComments)
         return Estimate(age, age - 12, age + 12, 0.9, subject, Laterality.LEFT, hand, (), 1, 0.9, (), self.identity)
 
 
-def film(study: str, on: str, bone_age: float, **header: str) -> Dataset:
-    """Return a film of one study, acquired on a day (YYYYMMDD), whose bone age is given in months."""
+def film(study: str, on: str, bone_age: float | None, **header: str) -> Dataset:
+    """Return a film of one study, acquired on a day (YYYYMMDD), whose bone age is given in months; None: refused."""
     ds = Dataset()
     ds.SOPClassUID, ds.SOPInstanceUID = ComputedRadiographyImageStorage, f"{study}.1.1"
     ds.StudyInstanceUID, ds.SeriesInstanceUID = study, f"{study}.1"
     ds.Modality, ds.PatientID, ds.IssuerOfPatientID = "CR", "P1", "HOSPITAL"
     ds.PatientBirthDate, ds.PatientSex, ds.StudyDate = "20140101", "M", on
-    ds.PatientComments = str(bone_age)
+    ds.PatientComments = "" if bone_age is None else str(bone_age)
     ds.Rows = ds.Columns = 32
     ds.BitsAllocated = ds.BitsStored = 16
     ds.HighBit, ds.PixelRepresentation, ds.SamplesPerPixel = 15, 0, 1

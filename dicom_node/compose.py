@@ -147,7 +147,8 @@ class Composer:
                 created_at=now(),
             )
             of_finding = sa.select(Document).where(Document.finding_id == row.id, Document.kind == kind)
-            found = earlier(session, row) if self._settings.priors else Priors()
+            settings = self._settings
+            found = earlier(session, row, years=settings.priors_years) if settings.priors else Priors()
             document = session.scalars(of_finding).one()
             before = _predecessor(session, document, instance, revision)
             return _Task(document, kind, row, instance, revision, found, before, _capture(session, row))

@@ -34,8 +34,14 @@ def _seeker(store: Store, settings: Settings) -> Seeker | None:
     compose = settings.compose
     for archive in settings.archives:
         if compose.priors and archive.name == compose.priors_from:
-            spool_dir, timeouts = settings.spool_dir, settings.deliver
-            return Seeker(store, spool_dir=spool_dir, archive=archive, node=settings.node, timeouts=timeouts)
+            return Seeker(
+                store,
+                spool_dir=settings.spool_dir,
+                archive=archive,
+                node=settings.node,
+                timeouts=settings.deliver,
+                years=compose.priors_years,
+            )
     return None
 
 

@@ -8,6 +8,8 @@ ID differ, one of them belongs to another child, and nothing is compared.
 from __future__ import annotations
 
 import hashlib
+from datetime import date, timedelta
+from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,38 +20,43 @@ from sqlalchemy.orm import Session, aliased
 
 from dicom_node.errors import DeliveryError
 from dicom_node.events import record
-from dicom_node.query import fetch_reports
+from dicom_node.query import Wanted, fetch_reports
 from dicom_node.revisions import lock_revision
 from dicom_node.settings import ArchivePeer, DeliverSettings, NodeSettings
 from dicom_node.sources import read_source
 from dicom_node.store import (
     UID_LENGTH,
+    ArchivePriorRow,
     ArchiveResultRow,
-    Event,
     FindingRow,
     Instance,
+    PriorsAskedRow,
     ResultRow,
     Revision,
     Store,
     Study,
     insert_if_absent,
+    now,
 )
 from inference.finding import Estimate
 from inference.subject import acquisition_date
 from reports.clinic import Prior
 from reports.codes import PRIVATE_SCHEME
 from reports.header import items_of, text_of
-from reports.read_back import read_result
+from reports.read_back import read_image, read_refusal, read_result
 from reports.verify import MALFORMED
 
 log = structlog.get_logger(__name__)
 
+DAYS_PER_YEAR = 365.2425
 THIS_NODE, ARCHIVE = "this node", "archive"
 UNASKED_EVENT = "priors-unasked"
 UNASKED = "Earlier results could not be asked of the archive."
 CLASH = (
     "Earlier results under this PatientID have another birth date or sex: nothing is compared. Check whose they are."
 )
+
+_Known = ResultRow | ArchiveResultRow
 
 
 class Priors(NamedTuple):
@@ -89,23 +96,48 @@ def enter(session: Session, finding: FindingRow, study_id: int, ds: Dataset, est
     )
 
 
-def earlier(session: Session, finding: FindingRow) -> Priors:
-    """Return the results of the same patient in other studies, acquired before: of each study its latest revision's."""
+def earlier(session: Session, finding: FindingRow, *, years: float) -> Priors:
+    """Return the results of the same patient in other studies, acquired before: of each study its latest.
+
+    The same for a finding whenever it is asked: what was read, and what an archive was asked, after it does not count.
+
+    Parameters
+    ----------
+    years
+        How far back.
+    """
     own = session.scalars(sa.select(ResultRow).where(ResultRow.finding_id == finding.id)).one_or_none()
     if own is None:
         return Priors()
+    since = earliest_day(own.acquired_on, years)
+    latest: dict[str, _Known] = {row.study_instance_uid: row for row in _of_archive(session, finding, own, since)}
+    latest.update(_of_this_node(session, finding, own, since))  # nearer than a copy of it
+    notes = () if _was_answered(session, finding) else (UNASKED,)
+    if any(_clash(own, row) for row in latest.values()):
+        return Priors(notes=(CLASH, *notes))
+    found = sorted(latest.values(), key=lambda row: (row.acquired_on, row.id))
+    return Priors(tuple(prior for prior in map(_prior, found) if prior is not None), notes)
+
+
+def earliest_day(on: date, years: float) -> date:
+    """Return the day so many years before another."""
+    return on - timedelta(days=min(ceil(years * DAYS_PER_YEAR), (on - date.min).days))
+
+
+def _of_this_node(session: Session, finding: FindingRow, own: ResultRow, since: date) -> dict[str, _Known]:
+    """Return what this node read, by study. A film that was read again, be it to a refusal, counts as read last."""
     again = aliased(FindingRow)
     rows = session.execute(
-        sa.select(ResultRow, Revision.number, Study.study_instance_uid)
+        sa.select(Study.study_instance_uid, ResultRow)
         .join(FindingRow, FindingRow.id == ResultRow.finding_id)
         .join(Revision, Revision.id == FindingRow.revision_id)
         .join(Study, Study.id == ResultRow.study_id)
         .where(
             ResultRow.patient_key == own.patient_key,
             ResultRow.study_id != own.study_id,
-            ResultRow.acquired_on < own.acquired_on,
-            FindingRow.interpreted_at <= finding.interpreted_at,  # so that composing again says the same
-            ~sa.exists().where(  # a film that was read again, be it to a refusal, counts as it was read last
+            ResultRow.acquired_on.between(since, own.acquired_on - timedelta(days=1)),
+            FindingRow.interpreted_at <= finding.interpreted_at,
+            ~sa.exists().where(
                 again.instance_id == FindingRow.instance_id,
                 again.id > FindingRow.id,
                 again.interpreted_at <= finding.interpreted_at,
@@ -113,32 +145,45 @@ def earlier(session: Session, finding: FindingRow) -> Priors:
         )
         .order_by(ResultRow.acquired_on, Revision.number, ResultRow.id)
     ).all()
-    latest: dict[str, ResultRow | ArchiveResultRow] = {}
-    query = sa.select(ArchiveResultRow).where(
-        ArchiveResultRow.patient_key == own.patient_key, ArchiveResultRow.acquired_on < own.acquired_on
+    return {uid: row for uid, row in rows}  # noqa: C416 - dict() of rows has no type
+
+
+def _of_archive(session: Session, finding: FindingRow, own: ResultRow, since: date) -> list[ArchiveResultRow]:
+    """Return what an archive had when it was asked for this finding, in the order it was written.
+
+    Of each image the latest counts, be it a refusal; of an image that this node has read itself, none.
+    """
+    rows = session.scalars(
+        sa.select(ArchiveResultRow)
+        .join(ArchivePriorRow, ArchivePriorRow.archive_result_id == ArchiveResultRow.id)
+        .where(
+            ArchivePriorRow.finding_id == finding.id,
+            ArchiveResultRow.acquired_on.between(since, own.acquired_on - timedelta(days=1)),
+            ~sa.exists().where(
+                Instance.sop_instance_uid == ArchiveResultRow.image_uid,
+                FindingRow.instance_id == Instance.id,
+                FindingRow.interpreted_at <= finding.interpreted_at,
+            ),
+        )
+        .order_by(ArchiveResultRow.written_at, ArchiveResultRow.id)
     )
-    for kept in session.scalars(query.order_by(ArchiveResultRow.written_at, ArchiveResultRow.id)):
-        latest[kept.study_instance_uid] = kept
-    latest.update((uid, row) for row, _number, uid in rows)  # what this node made is nearer than a copy of it
-    notes = (UNASKED,) if _was_unasked(session, finding) else ()
-    if any(_clash(own, row) for row in latest.values()):
-        return Priors(notes=(CLASH, *notes))
-    found = sorted(latest.values(), key=lambda row: (row.acquired_on, row.id))
-    return Priors(tuple(_prior(row) for row in found), notes)
+    by_image = {row.image_uid or row.sop_instance_uid: row for row in rows}
+    comparable = [row for row in by_image.values() if row.bone_age_months is not None]
+    return sorted(comparable, key=lambda row: (row.written_at, row.id))
 
 
-def _prior(row: ResultRow | ArchiveResultRow) -> Prior:
+def _prior(row: _Known) -> Prior | None:
+    age, bone_age = row.chronological_age_months, row.bone_age_months
+    if age is None or bone_age is None:
+        return None
     source = THIS_NODE if isinstance(row, ResultRow) else ARCHIVE
-    ages = (row.chronological_age_months, row.bone_age_months)
-    return Prior(row.acquired_on, *ages, row.half_width_months, source)
+    return Prior(row.acquired_on, age, bone_age, row.half_width_months, source)
 
 
-def _was_unasked(session: Session, finding: FindingRow) -> bool:
-    number, study_id = session.execute(
-        sa.select(Revision.number, Revision.study_id).where(Revision.id == finding.revision_id)
-    ).one()
-    query = sa.select(Event.id).where(Event.kind == UNASKED_EVENT, Event.study_id == study_id, Event.revision == number)
-    return session.scalars(query.limit(1)).one_or_none() is not None
+def _was_answered(session: Session, finding: FindingRow) -> bool:
+    """Tell whether the archive answered; True where none was asked."""
+    asked = sa.select(PriorsAskedRow.answered).where(PriorsAskedRow.finding_id == finding.id)
+    return session.scalars(asked).one_or_none() is not False
 
 
 class Seeker:
@@ -154,56 +199,83 @@ class Seeker:
         Whom to ask.
     node, timeouts
         As whom, and how long to wait.
+    years
+        How far back.
     """
 
     def __init__(
-        self, store: Store, *, spool_dir: Path, archive: ArchivePeer, node: NodeSettings, timeouts: DeliverSettings
+        self,
+        store: Store,
+        *,
+        spool_dir: Path,
+        archive: ArchivePeer,
+        node: NodeSettings,
+        timeouts: DeliverSettings,
+        years: float,
     ) -> None:
         self._store = store
         self._spool_dir = spool_dir
         self._archive = archive
         self._node = node
         self._timeouts = timeouts
+        self._years = years
 
     def seek(self, finding_id: int) -> None:
         """Keep what the archive has of the patient of one finding. An archive that cannot be asked stops nothing.
 
+        It is asked once for each finding, so that all its documents, also those composed again, say the same.
+
         Raises
         ------
+        SpoolFileMissing
+            The film is not in the spool.
         StoreError
             The database failed.
         """
         with self._store.reading() as session:
             finding = session.get_one(FindingRow, finding_id)
-            own = session.scalars(sa.select(ResultRow.id).where(ResultRow.finding_id == finding_id)).one_or_none()
+            own = session.scalars(sa.select(ResultRow).where(ResultRow.finding_id == finding_id)).one_or_none()
+            asked = sa.select(PriorsAskedRow.id).where(PriorsAskedRow.finding_id == finding_id)
+            if own is None or session.scalars(asked).one_or_none() is not None:
+                return  # nothing that could be compared, or done
             instance = session.get_one(Instance, finding.instance_id)
-            revision_id = finding.revision_id
-        if own is None:  # nothing that could be compared
-            return
         source = read_source(self._spool_dir, instance)
+        reports, problem = self._ask(source, own)
+        with self._store.session() as session:
+            answered = problem is None
+            if not insert_if_absent(session, PriorsAskedRow, finding_id=finding_id, answered=answered, asked_at=now()):
+                return  # another node was quicker
+            for report in reports:
+                if _is_ours(report) and patient_key(report) == own.patient_key:
+                    _keep(session, report)
+            _freeze(session, finding_id, own.patient_key)
+            if problem is not None:
+                self._tell(session, finding.revision_id, problem)
+
+    def _ask(self, source: Dataset, own: ResultRow) -> tuple[list[Dataset], DeliveryError | None]:
+        wanted = Wanted(
+            patient_id=text_of(source, "PatientID"),
+            not_of_study=str(source.StudyInstanceUID),
+            since=earliest_day(own.acquired_on, self._years),
+            before=own.acquired_on,
+        )
         try:
-            reports = fetch_reports(
-                self._archive, self._node, self._timeouts, text_of(source, "PatientID"), str(source.StudyInstanceUID)
-            )
+            return fetch_reports(self._archive, self._node, self._timeouts, wanted), None
         except DeliveryError as error:
             log.warning("priors.unasked", peer=self._archive.name, code=error.code)
-            with self._store.session() as session:
-                study, revision = lock_revision(session, revision_id)
-                record(
-                    session,
-                    self._node.id,
-                    UNASKED_EVENT,
-                    study,
-                    revision=revision.number,
-                    peer=self._archive.name,
-                    detail=error.code,
-                )
-            return
-        key = patient_key(source)
-        with self._store.session() as session:
-            for report in reports:
-                if _is_ours(report) and patient_key(report) == key:
-                    _keep(session, report)
+            return [], error
+
+    def _tell(self, session: Session, revision_id: int, problem: DeliveryError) -> None:
+        study, revision = lock_revision(session, revision_id)
+        number, peer, code = revision.number, self._archive.name, problem.code
+        record(session, self._node.id, UNASKED_EVENT, study, revision=number, peer=peer, detail=code)
+
+
+def _freeze(session: Session, finding_id: int, key: str) -> None:
+    """Note what is known of a patient from the archive by now, as what one finding is compared with."""
+    ids = sa.select(ArchiveResultRow.id).where(ArchiveResultRow.patient_key == key).order_by(ArchiveResultRow.id)
+    for result_id in session.scalars(ids).all():
+        insert_if_absent(session, ArchivePriorRow, finding_id=finding_id, archive_result_id=result_id)
 
 
 def _is_ours(report: Dataset) -> bool:
@@ -213,11 +285,11 @@ def _is_ours(report: Dataset) -> bool:
 
 
 def _keep(session: Session, report: Dataset) -> None:
-    """Keep a report's bone age, unless it has none, or no age or date to compare it by."""
+    """Keep what a report says of a bone age; without ages where it is a refusal, or has nothing to compare it by."""
     dated = Dataset()
     dated.StudyDate = text_of(report, "StudyDate")  # its content is as old as the report, not as the film
     try:
-        result = read_result(report)
+        result, refusal, image = read_result(report), read_refusal(report), read_image(report)
     except MALFORMED as error:  # what an archive sends is not ours to mend, and must not stop this study
         log.warning("priors.unreadable", kind=type(error).__name__)
         return
@@ -225,26 +297,28 @@ def _keep(session: Session, report: Dataset) -> None:
     uids = [text_of(report, keyword) for keyword in ("SOPInstanceUID", "StudyInstanceUID")]
     if not all(0 < len(uid) <= UID_LENGTH for uid in uids):
         return
-    if result is None or result.chronological_age_months is None or on is None or key is None:
+    if (result is None and refusal is None) or on is None or key is None:
         return
+    comparable = result if result is not None and result.chronological_age_months is not None else None
     birth, sex = text_of(report, "PatientBirthDate"), text_of(report, "PatientSex")
     insert_if_absent(
         session,
         ArchiveResultRow,
         sop_instance_uid=uids[0],
         study_instance_uid=uids[1],
+        image_uid=image if image is not None and len(image) <= UID_LENGTH else None,
         patient_key=key,
         birth_key=_hash(birth) if birth else None,
         sex=sex if sex in {"M", "F"} else None,
         acquired_on=on,
         written_at=(text_of(report, "ContentDate") + text_of(report, "ContentTime"))[:32],
-        chronological_age_months=result.chronological_age_months,
-        bone_age_months=result.bone_age_months,
-        half_width_months=result.half_width_months,
+        chronological_age_months=comparable.chronological_age_months if comparable else None,
+        bone_age_months=comparable.bone_age_months if comparable else None,
+        half_width_months=comparable.half_width_months if comparable else None,
     )
 
 
-def _clash(one: ResultRow, other: ResultRow | ArchiveResultRow) -> bool:
+def _clash(one: ResultRow, other: _Known) -> bool:
     pairs = ((one.birth_key, other.birth_key), (one.sex, other.sex))
     return any(a is not None and b is not None and a != b for a, b in pairs)
 

@@ -7,9 +7,12 @@ or is another maker's, is passed over.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from pydicom import Dataset
+from pydicom.valuerep import DA
 from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import (
     Comprehensive3DSRStorage,
@@ -31,19 +34,38 @@ _ASKED_OF_STUDY = ("StudyInstanceUID", "StudyDate", "PatientID", "IssuerOfPatien
 _ASKED_OF_SERIES = ("SeriesInstanceUID", "Modality", "SeriesDescription")
 
 
-def fetch_reports(
-    archive: ArchivePeer, node: NodeSettings, timeouts: DeliverSettings, patient_id: str, not_of_study: str
-) -> list[Dataset]:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Whose earlier studies are asked for. Who the PatientID's issuer is, is to be compared in what comes back."""
+
+    patient_id: str  # verbatim
+    not_of_study: str  # the present one
+    since: date
+    before: date
+
+    def holds(self, study: Dataset) -> bool:
+        """Tell whether an answer is of such a study; one without a date may be."""
+        uid, on = str(study.get("StudyInstanceUID", "")), _day(study)
+        is_other = bool(uid) and uid != self.not_of_study and str(study.get("PatientID", "")) == self.patient_id
+        return is_other and (on is None or self.since <= on < self.before)
+
+
+def _day(study: Dataset) -> date | None:
+    try:
+        return DA(study.get("StudyDate") or None)
+    except ValueError:  # no date
+        return None
+
+
+def fetch_reports(archive: ArchivePeer, node: NodeSettings, timeouts: DeliverSettings, wanted: Wanted) -> list[Dataset]:
     """Return the bone-age reports an archive has of a patient in other studies.
 
     Parameters
     ----------
     archive, node, timeouts
         Whom to ask, as whom, and how long to wait.
-    patient_id
-        PatientID, verbatim. Who its issuer is, the caller compares in what comes back.
-    not_of_study
-        The present study.
+    wanted
+        Of whom, and of which time.
 
     Raises
     ------
@@ -75,7 +97,7 @@ def fetch_reports(
     if not assoc.is_established:
         raise PeerUnreachable("The archive cannot be asked for earlier results: there is no association.")
     try:
-        for study, series in list(_report_series(assoc, patient_id, not_of_study)):
+        for study, series in list(_report_series(assoc, wanted)):
             _get(assoc, study, series)
     except (RuntimeError, ValueError) as error:
         # Without an accepted context, or when the association is gone.
@@ -86,13 +108,11 @@ def fetch_reports(
     return received
 
 
-def _report_series(assoc: Any, patient_id: str, not_of_study: str) -> Iterator[tuple[str, str]]:
-    """Yield (study, series) of what may be our reports."""
-    studies = _find(assoc, "STUDY", _ASKED_OF_STUDY, PatientID=patient_id)
-    for study in studies[:MOST_STUDIES]:
-        uid = str(study.get("StudyInstanceUID", ""))
-        if not uid or uid == not_of_study or str(study.get("PatientID", "")) != patient_id:
-            continue
+def _report_series(assoc: Any, wanted: Wanted) -> Iterator[tuple[str, str]]:
+    """Yield (study, series) of what may be our reports, of the latest studies first."""
+    studies = filter(wanted.holds, _find(assoc, "STUDY", _ASKED_OF_STUDY, PatientID=wanted.patient_id))
+    for study in sorted(studies, key=lambda study: _day(study) or date.min, reverse=True)[:MOST_STUDIES]:
+        uid = str(study.StudyInstanceUID)
         for series in _find(assoc, "SERIES", _ASKED_OF_SERIES, StudyInstanceUID=uid, Modality="SR"):
             described = str(series.get("SeriesDescription", ""))
             if series.get("SeriesInstanceUID") and (not described or described.startswith(DESCRIPTION)):

@@ -153,6 +153,7 @@ class ComposeSettings(_Section):
     normal_sd: Annotated[float, Field(gt=0, le=4)] = 2.0  # from so many SD on a bone age is called advanced or delayed
     adult_height: bool = True  # predict it where PatientSize (0010,1020) is there
     priors: bool = True  # compare with earlier results of the same patient
+    priors_years: Annotated[float, Field(gt=0, le=100)] = 25.0  # how far back; more than anybody grows
     priors_from: Name | None = None  # the archive that is asked for them too, by its name
 
     @model_validator(mode="after")

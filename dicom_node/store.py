@@ -174,21 +174,45 @@ class ResultRow(Base):
 
 
 class ArchiveResultRow(Base):
-    """A bone age out of a report that an archive had of the same patient; see dicom_node.priors."""
+    """A bone age out of a report that an archive had of the same patient; see dicom_node.priors.
+
+    Without ages it is a refusal, or has nothing to be compared by: it only says that an earlier report is outdated.
+    """
 
     __tablename__ = "archive_results"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     sop_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH), unique=True)
     study_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
+    image_uid: Mapped[str | None] = mapped_column(String(UID_LENGTH))  # of the film that was read
     patient_key: Mapped[str] = mapped_column(String(64), index=True)
     birth_key: Mapped[str | None] = mapped_column(String(64))
     sex: Mapped[str | None] = mapped_column(String(1))
     acquired_on: Mapped[date]
-    written_at: Mapped[str] = mapped_column(String(32))  # content date and time: of one study the latest counts
-    chronological_age_months: Mapped[float]
-    bone_age_months: Mapped[float]
+    written_at: Mapped[str] = mapped_column(String(32))  # content date and time: of one image the latest counts
+    chronological_age_months: Mapped[float | None]
+    bone_age_months: Mapped[float | None]
     half_width_months: Mapped[float | None]
+
+
+class PriorsAskedRow(Base):
+    """That an archive was asked for earlier results for one finding: once, for good."""
+
+    __tablename__ = "priors_asked"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    finding_id: Mapped[int] = mapped_column(ForeignKey("findings.id"), unique=True)
+    answered: Mapped[bool]
+    asked_at: Mapped[datetime]
+
+
+class ArchivePriorRow(Base):
+    """One of the archive's results that one finding is compared with, whatever is learnt later."""
+
+    __tablename__ = "archive_priors"
+
+    finding_id: Mapped[int] = mapped_column(ForeignKey("findings.id"), primary_key=True)
+    archive_result_id: Mapped[int] = mapped_column(ForeignKey("archive_results.id"), primary_key=True)
 
 
 class ShadowRow(Base):

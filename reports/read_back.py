@@ -81,6 +81,16 @@ def read_refusal(report: Dataset) -> RefusalCode | None:
     return None
 
 
+def read_image(report: Dataset) -> str | None:
+    """Return the SOP Instance UID of the image a TID 1500 report is about; None where its image library has none."""
+    for library in named(report, codes.IMAGE_LIBRARY):
+        for item in descendants(library):
+            reference = item.get("ReferencedSOPSequence") if item.get("ValueType") == "IMAGE" else None
+            if reference and reference[0].get("ReferencedSOPInstanceUID"):
+                return str(reference[0].ReferencedSOPInstanceUID)
+    return None
+
+
 def measurement_groups(report: Dataset) -> Iterator[Dataset]:
     """Yield the measurement groups (125007, DCM) of a TID 1500 report, in order."""
     for container in named(report, codes.IMAGING_MEASUREMENTS):

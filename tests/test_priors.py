@@ -6,11 +6,12 @@ Films are headers only; a fake model reads the bone age that stands in their Pat
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from pydicom import dcmread
+from pydicom import DataElement, dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import (
@@ -24,10 +25,12 @@ from conformance.films import make_film
 from conformance.nodes import Journal, make_settings, run_node, send
 from conformance.stand_in import StandIn
 from dicom_node.archive import Archive
-from dicom_node.priors import Seeker
+from dicom_node.priors import Seeker, earliest_day
+from dicom_node.query import Wanted
 from dicom_node.settings import ArchivePeer, ComposeSettings, DeliverSettings, NodeSettings
-from dicom_node.store import ResultRow, open_store
+from dicom_node.store import Document, FindingRow, ResultRow, open_store
 from reports import codes
+from reports.document import encoded
 from reports.read_back import children, descendants, measurement_groups, named
 
 
@@ -122,6 +125,44 @@ def test_of_a_study_that_was_read_twice_the_latest_counts_once(department: Depar
     assert earlier_ages(department.read(film("1.2.2", "20250101", 125.0))) == [114.0]
 
 
+def test_a_later_refusal_of_the_same_film_takes_its_result_back(department: Department) -> None:
+    department.read(film("1.2.1", "20240101", 110.0))
+    department.read(film("1.2.1", "20240101", None))
+    report = department.read(film("1.2.2", "20250101", 125.0))
+    assert earlier_ages(report) == []
+    assert velocity(report) is None
+
+
+def test_a_refusal_after_a_report_does_not_change_it(department: Department) -> None:
+    """Given a report that names an earlier result, when that film is refused later, then composing says the same."""
+    department.read(film("1.2.1", "20240101", 110.0))
+    report = department.read(film("1.2.2", "20250101", 125.0))
+    department.read(film("1.2.1", "20240101", None))
+    assert compose_again(department, report) == encoded(report)
+
+
+def test_what_is_older_than_a_site_looks_back_does_not_count(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path / 'node.db'}")
+    department = Department(store, tmp_path, ComposeSettings(priors_years=2.0))
+    department.read(film("1.2.1", "20221231", 95.0))
+    department.read(film("1.2.2", "20230102", 98.0))
+    assert earlier_ages(department.read(film("1.2.3", "20250101", 125.0))) == [98.0]
+    store.close()
+
+
+def test_a_clash_before_the_time_looked_back_stops_nothing(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path / 'node.db'}")
+    department = Department(store, tmp_path, ComposeSettings(priors_years=2.0))
+    department.read(film("1.2.1", "20210101", 95.0, PatientSex="F"))
+    assert "another birth date or sex" not in said(department.read(film("1.2.3", "20250101", 125.0)))
+    store.close()
+
+
+def test_the_earliest_day_is_never_before_the_calendar() -> None:
+    assert earliest_day(date(2025, 1, 1), 2.0) == date(2023, 1, 1)
+    assert earliest_day(date(5, 1, 1), 25.0) == date.min
+
+
 def test_a_site_may_do_without(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path / 'node.db'}")
     department = Department(store, tmp_path, ComposeSettings(priors=False))
@@ -159,7 +200,18 @@ def test_a_height_in_the_header_becomes_an_adult_height(department: Department) 
     report = department.read(film("1.2.1", "20240101", 120.0, PatientSize="1.40"))
     (height,) = named(next(measurement_groups(report)), codes.ADULT_HEIGHT)
     assert height.MeasuredValueSequence[0].NumericValue == pytest.approx(140 / 0.784, abs=0.06)
-    assert [child.ValueType for child in children(height)] == ["TEXT", "TEXT"]
+    assert [child.ValueType for child in children(height)] == ["NUM", "NUM", "TEXT", "TEXT"]
+
+
+def compose_again(department: Department, report: Dataset) -> bytes:
+    """Lose a report's file, compose it again, and return it as it would be sent."""
+    with department.store.session() as session:
+        query = sa.select(Document).where(Document.sop_instance_uid == report.SOPInstanceUID)
+        document = session.scalars(query).one()
+    path = department.folder / "documents" / document.path
+    path.unlink()
+    department.composer.compose(document.finding_id, "sr")
+    return encoded(dcmread(path))
 
 
 # An archive that is asked.
@@ -226,6 +278,7 @@ def ask(department: Department, peer: ArchivePeer) -> None:
         archive=peer,
         node=NodeSettings(id="node-1", data_dir=department.folder),
         timeouts=DeliverSettings(connect_timeout_s=5, dimse_timeout_s=5),
+        years=25,
     )
     department.before_composing = seeker.seek
 
@@ -309,3 +362,90 @@ def test_another_makers_report_is_passed_over(department: Department, elsewhere:
     with QueryArchive([elsewhere]) as archive:
         ask(department, archive.peer)
         assert earlier_ages(department.read(film("1.2.2", "20250101", 125.0))) == []
+
+
+def write_elsewhere(folder: Path, *films: Dataset) -> list[Dataset]:
+    """Return the reports that another node made of films, one after the other."""
+    folder.mkdir()
+    store = open_store(f"sqlite:///{folder / 'node.db'}")
+    department = Department(store, folder, ComposeSettings())
+    reports = [department.read(one) for one in films]
+    store.close()
+    return reports
+
+
+def test_what_an_archive_learns_later_does_not_change_a_report(
+    department: Department, elsewhere: Dataset, tmp_path: Path
+) -> None:
+    """Given a report with an archive's result, when the archive has one more, then composing again changes no byte."""
+    (more,) = write_elsewhere(tmp_path / "more", film("1.2.9", "20240601", 117.0))
+    with QueryArchive([elsewhere]) as archive:
+        ask(department, archive.peer)
+        report = department.read(film("1.2.2", "20250101", 125.0))
+        archive.reports.append(more)
+        assert earlier_ages(department.read(film("1.2.3", "20250201", 126.0))) == [110.0, 117.0, 125.0]
+        with department.store.reading() as session:
+            finding = session.scalars(sa.select(FindingRow.id).order_by(FindingRow.id)).first()
+        department.before_composing(finding)  # the walk is walked again
+    assert earlier_ages(report) == [110.0]
+    assert compose_again(department, report) == encoded(report)
+
+
+def test_an_archive_that_comes_back_does_not_change_a_report(department: Department, elsewhere: Dataset) -> None:
+    with QueryArchive([elsewhere]) as archive:
+        ask(department, archive.peer.model_copy(update={"port": 1}))
+        report = department.read(film("1.2.2", "20250101", 125.0))
+        ask(department, archive.peer)
+        with department.store.reading() as session:
+            finding = session.scalars(sa.select(FindingRow.id)).one()
+        department.before_composing(finding)
+    assert compose_again(department, report) == encoded(report)
+    assert "could not be asked" in said(report)
+
+
+def test_a_refusal_in_the_archive_takes_the_report_before_it_back(department: Department, tmp_path: Path) -> None:
+    films = [film("1.2.1", "20240101", age) for age in (110.0, None)]
+    with QueryArchive(write_elsewhere(tmp_path / "more", *films)) as archive:
+        ask(department, archive.peer)
+        assert earlier_ages(department.read(film("1.2.2", "20250101", 125.0))) == []
+
+
+def test_a_refusal_of_another_image_takes_nothing_back(department: Department, tmp_path: Path) -> None:
+    films = [film("1.2.1", "20240101", age) for age in (110.0, None)]
+    estimate, refusal = write_elsewhere(tmp_path / "more", *films)
+    for item in descendants(refusal):
+        if item.ValueType == "IMAGE":
+            item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID = "1.2.1.1.2"
+    with QueryArchive([estimate, refusal]) as archive:
+        ask(department, archive.peer)
+        assert earlier_ages(department.read(film("1.2.2", "20250101", 125.0))) == [110.0]
+
+
+def test_a_copy_of_what_this_node_has_taken_back_does_not_count(department: Department) -> None:
+    first = department.read(film("1.2.1", "20240101", 110.0))
+    department.read(film("1.2.1", "20240101", None))
+    with QueryArchive([first]) as archive:
+        ask(department, archive.peer)
+        assert earlier_ages(department.read(film("1.2.2", "20250101", 125.0))) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "holds"),
+    [
+        ({}, True),
+        ({"StudyDate": "20230101"}, True),
+        ({"StudyDate": "20221231"}, False),
+        ({"StudyDate": "20250101"}, False),
+        ({"StudyDate": "in May"}, True),
+        ({"PatientID": "P12"}, False),
+        ({"StudyInstanceUID": "1.2.2"}, False),
+        ({"StudyInstanceUID": ""}, False),
+    ],
+)
+def test_only_earlier_studies_of_the_patient_are_asked_for(answer: dict[str, str], holds: bool) -> None:
+    study = Dataset()
+    values = {"StudyInstanceUID": "1.2.1", "PatientID": "P1", **answer}
+    for keyword, value in values.items():
+        element = DataElement(keyword, "LO", value) if keyword == "StudyDate" else None
+        setattr(study, keyword, value) if element is None else study.add(element)
+    assert Wanted("P1", "1.2.2", date(2023, 1, 1), date(2025, 1, 1)).holds(study) is holds
