@@ -14,7 +14,7 @@ from pydicom.sr.coding import Code
 
 from inference.finding import BoneStage, Box, Estimate, Finding, Laterality, ModelIdentity, Refusal, Roi, Subject
 from reports import codes, content, wording
-from reports.clinic import Assessment, SdScore
+from reports.clinic import Assessment, HeightPrediction, SdScore
 from reports.content import Item, Relation
 from reports.errors import UnplaceableFinding
 from reports.header import film_size, numbers_of, required_uid, text_of
@@ -341,8 +341,16 @@ def _assessed_numbers(assessment: Assessment | None) -> list[Item]:
         items.append(content.number(codes.RUS_AGE, age.age_months, codes.MONTH, *named))
     for prediction in assessment.heights:
         named = [_by(codes.METHOD, prediction.method), _by(codes.AUTHORITY, prediction.citation)]
-        items.append(content.number(codes.ADULT_HEIGHT, prediction.centimetres, codes.CENTIMETRE, *named))
+        around = _height_range(prediction)
+        items.append(content.number(codes.ADULT_HEIGHT, prediction.centimetres, codes.CENTIMETRE, *around, *named))
     return [*items, *_course_numbers(assessment)]
+
+
+def _height_range(prediction: HeightPrediction) -> list[Item]:
+    """Return the uncertainty of an adult height; nothing where its publication states none at this age."""
+    if prediction.low is None or prediction.high is None:
+        return []
+    return _uncertainty(prediction.centimetres, prediction.low, prediction.high, codes.CENTIMETRE)
 
 
 def _course_numbers(assessment: Assessment) -> list[Item]:

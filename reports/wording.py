@@ -218,11 +218,12 @@ def usual_range(score: SdScore, language: Language = "en") -> str:
 
 
 def verdict(assessment: Assessment, language: Language = "en") -> str | None:
-    """Return how the bone age stands to the reference, None where that cannot be told."""
+    """Return how the bone age stands to the reference, and by which rule; None where that cannot be told."""
+    rule = f"{assessment.normal_sd:g} SD"
     words = {
-        "advanced": ("Advanced for chronological age", "骨龄提前"),
-        "delayed": ("Delayed for chronological age", "骨龄落后"),
-        "normal": ("Within the normal range for chronological age", "骨龄在正常范围内"),
+        "advanced": (f"Advanced for chronological age (more than {rule})", f"骨龄提前 (超过 {rule})"),
+        "delayed": (f"Delayed for chronological age (more than {rule})", f"骨龄落后 (超过 {rule})"),
+        "normal": (f"Within the normal range for chronological age (+/- {rule})", f"骨龄在正常范围内 (±{rule})"),
     }
     return None if assessment.verdict is None else _either(language, *words[assessment.verdict])
 
@@ -230,6 +231,7 @@ def verdict(assessment: Assessment, language: Language = "en") -> str | None:
 def stage_age(age: StageAge, language: Language = "en") -> str:
     """Return the score and the age a scale gives, which were derived by the model and not read by a person."""
     years, points = years_and_months(age.age_months, language), f"{age.points:.0f}"
+    years += _either(language, " or more", "及以上") if age.is_mature else ""
     return _either(
         language,
         f"{age.method}: score {points}, age {years} (derived, not read)",
@@ -238,12 +240,14 @@ def stage_age(age: StageAge, language: Language = "en") -> str:
 
 
 def height(prediction: HeightPrediction, language: Language = "en") -> str:
-    """Return an adult height with the range its publication states."""
-    value = f"{one_decimal(prediction.centimetres)} cm"
+    """Return an adult height with the range its publication states, and the height it was predicted from."""
+    value, now = f"{one_decimal(prediction.centimetres)} cm", f"{one_decimal(prediction.from_cm)} cm"
     if prediction.low is not None and prediction.high is not None:
-        value += f" ({one_decimal(prediction.low)}-{one_decimal(prediction.high)} cm)"
+        value += f" (90 % {one_decimal(prediction.low)}-{one_decimal(prediction.high)} cm)"
     return _either(
-        language, f"Adult height by {prediction.method}: {value}", f"成年身高 ({prediction.method})：{value}"
+        language,
+        f"Adult height by {prediction.method}: {value}, from {now} now",
+        f"成年身高 ({prediction.method})：{value}，按现身高 {now} 预测",
     )
 
 

@@ -13,6 +13,7 @@ from reports.clinic.stage_ages import stage_ages
 
 OUTSIDE_REFERENCE = "The chronological age lies outside the table of {title}: no SD score."
 NO_AGE = "The chronological age is not known: no SD score."
+NO_AGE_NO_HEIGHT = "The chronological age is not known: no adult height."
 IMPLAUSIBLE_HEIGHT = "The height in the header is not plausible: no adult height."
 
 
@@ -42,12 +43,13 @@ def assess(
     track = tuple(sorted(priors, key=lambda prior: prior.at))
     if sex is None:
         return Assessment(track=track)
-    notes: list[str] = []
-    name = settings.reference
-    stages = () if estimate.profile is None else stage_ages(estimate.profile, sex)
+    name, predicts = settings.reference, settings.heights and height_cm is not None
+    stages, outside = ((), ()) if estimate.profile is None else stage_ages(estimate.profile, sex)
+    notes = list(outside)
     chart = growth_chart(sex, name)
     if age is None:
-        return Assessment(stage_ages=stages, chart=chart, track=track, notes=(NO_AGE,))
+        notes += [NO_AGE, NO_AGE_NO_HEIGHT] if predicts else [NO_AGE]
+        return Assessment(stage_ages=stages, chart=chart, track=track, notes=tuple(notes))
     score = sd_score(estimate.age_months, age, sex, name)
     if score is None:
         notes.append(OUTSIDE_REFERENCE.format(title=reference(name).title))
@@ -61,6 +63,7 @@ def assess(
         difference_months=estimate.age_months - age,
         sd=score,
         verdict=None if score is None else verdict(score, settings.normal_sd),
+        normal_sd=settings.normal_sd,
         heights=heights,
         stage_ages=stages,
         chart=chart,

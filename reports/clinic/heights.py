@@ -47,9 +47,9 @@ def bayley_pinneau(height_cm: float, bone_age_months: float, age_months: float, 
     height = height_cm / (found[0] / 100)
     error = interpolated(entry["error_inches"][SEX_KEYS[sex]], age_months)
     if error is None:
-        return HeightPrediction(BAYLEY_PINNEAU, height, None, None, entry["citation"])
+        return HeightPrediction(BAYLEY_PINNEAU, height, None, None, entry["citation"], height_cm)
     reach = NORMAL_90 * error[0] * CENTIMETRES_PER_INCH
-    return HeightPrediction(BAYLEY_PINNEAU, height, height - reach, height + reach, entry["citation"])
+    return HeightPrediction(BAYLEY_PINNEAU, height, height - reach, height + reach, entry["citation"], height_cm)
 
 
 def _category(ahead_months: float) -> str:
@@ -93,5 +93,5 @@ def rwt(
     )
     half = interpolated(entry["half_width"][SEX_KEYS[sex]], age_months)
     if half is None:
-        return HeightPrediction(RWT, height, None, None, entry["citation"])
-    return HeightPrediction(RWT, height, height - half[0], height + half[0], entry["citation"])
+        return HeightPrediction(RWT, height, None, None, entry["citation"], height_cm)
+    return HeightPrediction(RWT, height, height - half[0], height + half[0], entry["citation"], height_cm)

@@ -40,6 +40,7 @@ class HeightPrediction:
     low: float | None
     high: float | None
     citation: str
+    from_cm: float  # the height it was predicted from
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class StageAge:
     points: float
     age_months: float
     citation: str
+    is_mature: bool = False  # the scale ends here: the age is this one or any later
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class Assessment:
     difference_months: float | None = None
     sd: SdScore | None = None
     verdict: Verdict | None = None
+    normal_sd: float = 2.0  # the rule the verdict was made by
     heights: tuple[HeightPrediction, ...] = ()
     stage_ages: tuple[StageAge, ...] = ()
     chart: GrowthChart | None = None

@@ -6,27 +6,38 @@ file), so that the two TW3 ages are approximate and say so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from inference.finding import BoneProfile, Sex
 from reports.clinic.model import StageAge
-from reports.clinic.tables import SEX_KEYS, interpolated, table
+from reports.clinic.tables import SEX_KEYS, Row, interpolated, table
 
 RUS_CHN = "RUS-CHN"
 TW3_RUS = "TW3-RUS (approximate)"
 TW3_C_RUS = "TW3-C RUS (approximate)"
+MOST_POINTS = 1000.0
+"""All bones are mature: every scale ends here, with the age at which half of the children have come so far."""
+OUTSIDE_SCALE = "{method} has no age for a score of {points}: no age by it."
 
 
-def stage_ages(profile: BoneProfile, sex: Sex) -> tuple[StageAge, ...]:
-    """Return the ages of each scale whose table reaches."""
+def stage_ages(profile: BoneProfile, sex: Sex) -> tuple[tuple[StageAge, ...], tuple[str, ...]]:
+    """Return the age of each scale whose table reaches, and a sentence for each whose table does not."""
     points, entry = tw3_points(profile, sex), table("tw3")
-    ages = [StageAge(RUS_CHN, profile.points, profile.age_months, entry["rus_chn_citation"])]
-    european = interpolated(entry["age"][SEX_KEYS[sex]], points)
-    if european is not None:
-        ages.append(StageAge(TW3_RUS, points, european[0] * 12, entry["citation"]))
-    curve = [(score, age) for age, score in entry["china_05"]["age"][SEX_KEYS[sex]]]
-    chinese = interpolated(curve, points)
-    if chinese is not None:
-        ages.append(StageAge(TW3_C_RUS, points, chinese[0] * 12, entry["china_05"]["citation"]))
-    return tuple(ages)
+    china = entry["china_05"]
+    curves: tuple[tuple[str, Sequence[Row], str], ...] = (
+        (TW3_RUS, entry["age"][SEX_KEYS[sex]], entry["citation"]),
+        (TW3_C_RUS, [(score, age) for age, score in china["age"][SEX_KEYS[sex]]], china["citation"]),
+    )
+    is_mature = profile.points >= MOST_POINTS
+    ages = [StageAge(RUS_CHN, profile.points, profile.age_months, entry["rus_chn_citation"], is_mature)]
+    why_not = []
+    for method, rows, citation in curves:
+        found = interpolated(rows, points)
+        if found is None:
+            why_not.append(OUTSIDE_SCALE.format(method=method, points=round(points)))
+        else:
+            ages.append(StageAge(method, points, found[0] * 12, citation, points >= MOST_POINTS))
+    return tuple(ages), tuple(why_not)
 
 
 def tw3_points(profile: BoneProfile, sex: Sex) -> float:

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from datetime import date
 from importlib import resources
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from inference.anatomy import RUS_NAMES
 from inference.finding import BoneProfile, BoneStage, Estimate, Sex
 from inference.rus_chn import STAGE_COUNTS
+from reports import wording
 from reports.clinic import ClinicSettings, HeightPrediction, Prior, assess
 from reports.clinic.heights import bayley_pinneau, rwt
 from reports.clinic.sd_scores import growth_chart, reference, rows_of, sd_score, verdict
@@ -93,7 +95,11 @@ def test_verdicts(estimate, bone, word):
 def test_a_site_chooses_reference_and_rule(estimate):
     film = aged(estimate, bone=135, age=120)
     assert assess(film).verdict == "normal"
-    assert assess(film, settings=ClinicSettings(normal_sd=0.5)).verdict == "advanced"
+    assert wording.verdict(assess(film)) == "Within the normal range for chronological age (+/- 2 SD)"
+    strict = assess(film, settings=ClinicSettings(normal_sd=0.5))
+    assert strict.verdict == "advanced"
+    assert wording.verdict(strict) == "Advanced for chronological age (more than 0.5 SD)"
+    assert wording.verdict(strict, "zh") == "骨龄提前 (超过 0.5 SD)"
     assert assess(film, settings=ClinicSettings(reference="greulich-pyle")).sd.reference.name == "greulich-pyle"
     assert verdict(sd_score(135, 120, Sex.MALE, "greulich-pyle"), 2) == "normal"
 
@@ -181,6 +187,21 @@ def test_an_implausible_height_is_said(estimate, height):
     assert said.notes == ("The height in the header is not plausible: no adult height.",)
 
 
+def test_a_height_without_an_age_gives_none_and_says_so(estimate):
+    said = assess(aged(estimate, bone=120, age=None), height_cm=140.0)
+    assert said.heights == ()
+    assert "The chronological age is not known: no adult height." in said.notes
+
+
+def test_a_prediction_says_its_range_and_what_it_was_made_from():
+    predicted = bayley_pinneau(140.0, 120, 118, Sex.MALE)
+    low, high = f"{predicted.low:.1f}", f"{predicted.high:.1f}"
+    assert wording.height(predicted) == (
+        f"Adult height by Bayley-Pinneau: 178.6 cm (90 % {low}-{high} cm), from 140.0 cm now"
+    )
+    assert "按现身高 140.0 cm 预测" in wording.height(predicted, "zh")
+
+
 # Stages.
 
 
@@ -221,8 +242,24 @@ def test_ages_of_stages_name_their_scale(estimate):
 
 
 def test_a_score_below_a_scale_has_no_age_by_it():
-    ages = stage_ages(mature(dict.fromkeys(RUS_NAMES, 0)), Sex.MALE)
+    ages, why_not = stage_ages(mature(dict.fromkeys(RUS_NAMES, 0)), Sex.MALE)
     assert [age.method for age in ages] == ["RUS-CHN", TW3_C_RUS]
+    assert why_not == ("TW3-RUS (approximate) has no age for a score of 0: no age by it.",)
+
+
+def test_what_a_scale_does_not_reach_is_said_in_the_assessment(estimate):
+    film = replace(aged(estimate, bone=20, age=22), profile=mature(dict.fromkeys(RUS_NAMES, 0)))
+    said = assess(film)
+    assert "TW3-RUS (approximate) has no age for a score of 0: no age by it." in said.notes
+    assert "表无评分 0" in " ".join(wording.notes(said, "zh"))
+
+
+def test_a_mature_hand_has_the_scales_last_age_or_more():
+    ages, why_not = stage_ages(mature(), Sex.FEMALE)
+    assert why_not == ()
+    assert all(age.is_mature for age in ages)
+    assert wording.stage_age(ages[1]) == f"{TW3_RUS}: score 1000, age 15 y 0 mo or more (derived, not read)"
+    assert "15岁0个月及以上" in wording.stage_age(ages[1], "zh")
 
 
 # The course.
@@ -267,6 +304,47 @@ def test_interpolation_never_leaves_the_table(at):
     found = interpolated([[0, 1], [4, 3], [10, 30]], at)
     assert (found is None) == (at < 0 or at > 10)
     assert found is None or 1 <= found[0] <= 30
+
+
+@pytest.mark.parametrize("sex", ["male", "female"])
+def test_rwt_has_a_row_for_every_age_and_an_error_for_every_row(sex):
+    entry = table("rwt_1975")
+    ages = [row[0] for row in entry["rows"][sex]]
+    assert ages == [12.0 + 3 * place for place in range(len(ages))]
+    assert ages[-1] == (192 if sex == "male" else 168)
+    error_ages, halves = zip(*entry["half_width"][sex], strict=True)
+    assert (error_ages[0], error_ages[-1]) == (ages[0], ages[-1])
+    assert list(error_ages) == sorted(set(error_ages))
+    assert all(3 <= half <= 7 for half in halves)
+
+
+@pytest.mark.parametrize("sex", ["male", "female"])
+def test_the_error_of_bayley_and_pinneau_has_an_entry_every_half_year(sex):
+    ages, errors = zip(*table("bayley_pinneau")["error_inches"][sex], strict=True)
+    assert all(later - earlier == 6 for earlier, later in pairwise(ages))
+    assert all(0 < error < 3 for error in errors)
+
+
+def test_corrections_stand_beside_the_tables_and_are_in_them():
+    china = table("tw3")["china_05"]
+    (corrected,) = china["corrections"]
+    assert [corrected["age"], corrected["used"]] in china["age"][corrected["sex"]]
+    (conflict,) = table("tw3")["conflicts"]
+    assert table("tw3")["scores"][conflict["sex"]]["MC1"][1] == conflict["used"]
+    (girls_135,) = [row for row in table("rwt_1975")["rows"]["female"] if row[0] == 135]
+    assert girls_135[-1] == 64.136
+    assert any("64.136" in text for text in table("rwt_1975")["corrections"])
+    assert "697" in inference_tables()["curve_about"]
+    assert [12, 697] in inference_tables()["curve"]["female"]
+
+
+def inference_tables():
+    return json.loads(resources.files("inference").joinpath("tables/rus_chn.json").read_text(encoding="utf-8"))
+
+
+def test_every_table_says_how_far_it_is_to_be_trusted():
+    for name in ("bayley_pinneau", "skeletal_age_sd", "tw3", "rwt_1975"):
+        assert table(name)["reliability"]
 
 
 def test_every_table_names_its_publication():
