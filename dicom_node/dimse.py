@@ -45,6 +45,7 @@ class Command:
     AffectedSOPClassUID: str  # empty where absent
     AffectedSOPInstanceUID: str  # empty where absent
     EventTypeID: int | None  # N-EVENT-REPORT only
+    MoveOriginatorApplicationEntityTitle: str = ""  # C-STORE within a C-MOVE only
 
     @property
     def has_data_set(self) -> bool:
@@ -76,6 +77,7 @@ def decode_command(data: bytes | bytearray) -> Command:
         AffectedSOPClassUID=_ui(elements, 0x0002),
         AffectedSOPInstanceUID=_ui(elements, 0x1000),
         EventTypeID=_required_us(elements, 0x1002) if 0x1002 in elements else None,
+        MoveOriginatorApplicationEntityTitle=_ae(elements, 0x1030),
     )
 
 
@@ -132,6 +134,10 @@ def _required_us(elements: dict[int, bytes], element: int) -> int:
 def _ui(elements: dict[int, bytes], element: int) -> str:
     # What is no ASCII becomes question marks: it is no UID then, and is refused as such.
     return elements.get(element, b"").rstrip(b"\0 ").decode("ascii", "replace")
+
+
+def _ae(elements: dict[int, bytes], element: int) -> str:
+    return elements.get(element, b"").decode("ascii", "replace").strip("\0 ")
 
 
 def _encode(element: int, value: bytes, padding: bytes) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy import select
 
+from dicom_node.asked import Asked
 from dicom_node.cluster import Membership
 from dicom_node.commitment import Commitments
 from dicom_node.compose import Composer
@@ -16,8 +17,9 @@ from dicom_node.dispatch import Dispatcher
 from dicom_node.intake import Intake, Recorded
 from dicom_node.interpret import Interpreter, Reader
 from dicom_node.priors import Seeker
+from dicom_node.query import Asking
 from dicom_node.receive import AssociationEnd, Receiver
-from dicom_node.settings import Settings
+from dicom_node.settings import ArchivePeer, Settings
 from dicom_node.shadow import Shadows
 from dicom_node.spool import Received, Spool
 from dicom_node.store import Instance, Store, make_engine, upgrade
@@ -29,20 +31,20 @@ STOP_WITHIN_S = 30.0
 log = structlog.get_logger(__name__)
 
 
-def _seeker(store: Store, settings: Settings) -> Seeker | None:
-    """Return what asks an archive for earlier results; None where none is to be asked."""
+def _asked_archive(settings: Settings) -> ArchivePeer | None:
+    """Return the archive that is asked for earlier results; None where none is to be asked."""
     compose = settings.compose
-    for archive in settings.archives:
-        if compose.priors and archive.name == compose.priors_from:
-            return Seeker(
-                store,
-                spool_dir=settings.spool_dir,
-                archive=archive,
-                node=settings.node,
-                timeouts=settings.deliver,
-                years=compose.priors_years,
-            )
-    return None
+    wanted = [archive for archive in settings.archives if compose.priors and archive.name == compose.priors_from]
+    return wanted[0] if wanted else None
+
+
+def _seeker(store: Store, settings: Settings, asked: Asked | None) -> Seeker | None:
+    """Return what asks an archive for earlier results; None where none is to be asked."""
+    archive = _asked_archive(settings)
+    if archive is None:
+        return None
+    asking = Asking(archive, settings.node, settings.deliver, asked)
+    return Seeker(store, spool_dir=settings.spool_dir, asking=asking, years=settings.compose.priors_years)
 
 
 def _shadows(store: Store, settings: Settings) -> Shadows | None:
@@ -87,6 +89,8 @@ class Node:
             commitments=commitments,
             on_change=self._wake,
         )
+        archive = _asked_archive(settings)
+        asked = Asked(node.ae_title) if archive is not None and archive.retrieve != "get" else None
         self._street = Street(
             self.store,
             reader=Reader(self.store, settings.spool_dir, interpreter, node.id),
@@ -101,7 +105,7 @@ class Node:
             node_id=node.id,
             on_composed=self._wake,
             shadows=_shadows(self.store, settings),
-            seeker=_seeker(self.store, settings),
+            seeker=_seeker(self.store, settings, asked),
         )
         self._workflows = Workflows(
             system_database_url=system_database_url(settings),
@@ -131,6 +135,7 @@ class Node:
             self._end_association,
             commitments.take,
             archives=settings.archives,
+            asked=asked,
         )
 
     @property

@@ -20,9 +20,8 @@ from sqlalchemy.orm import Session, aliased
 
 from dicom_node.errors import DeliveryError
 from dicom_node.events import record
-from dicom_node.query import Wanted, fetch_reports
+from dicom_node.query import Asking, Wanted, fetch_reports
 from dicom_node.revisions import lock_revision
-from dicom_node.settings import ArchivePeer, DeliverSettings, NodeSettings
 from dicom_node.sources import read_source
 from dicom_node.store import (
     UID_LENGTH,
@@ -195,29 +194,16 @@ class Seeker:
         The SQL store.
     spool_dir
         Where the received files lie.
-    archive
-        Whom to ask.
-    node, timeouts
-        As whom, and how long to wait.
+    asking
+        Whom to ask, as whom, and how long to wait.
     years
         How far back.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        spool_dir: Path,
-        archive: ArchivePeer,
-        node: NodeSettings,
-        timeouts: DeliverSettings,
-        years: float,
-    ) -> None:
+    def __init__(self, store: Store, *, spool_dir: Path, asking: Asking, years: float) -> None:
         self._store = store
         self._spool_dir = spool_dir
-        self._archive = archive
-        self._node = node
-        self._timeouts = timeouts
+        self._asking = asking
         self._years = years
 
     def seek(self, finding_id: int) -> None:
@@ -260,15 +246,15 @@ class Seeker:
             before=own.acquired_on,
         )
         try:
-            return fetch_reports(self._archive, self._node, self._timeouts, wanted), None
+            return fetch_reports(self._asking, wanted), None
         except DeliveryError as error:
-            log.warning("priors.unasked", peer=self._archive.name, code=error.code)
+            log.warning("priors.unasked", peer=self._asking.archive.name, code=error.code)
             return [], error
 
     def _tell(self, session: Session, revision_id: int, problem: DeliveryError) -> None:
         study, revision = lock_revision(session, revision_id)
-        number, peer, code = revision.number, self._archive.name, problem.code
-        record(session, self._node.id, UNASKED_EVENT, study, revision=number, peer=peer, detail=code)
+        number, peer, code = revision.number, self._asking.archive.name, problem.code
+        record(session, self._asking.node.id, UNASKED_EVENT, study, revision=number, peer=peer, detail=code)
 
 
 def _freeze(session: Session, finding_id: int, key: str) -> None:

@@ -1,37 +1,45 @@
-"""Ask an archive for earlier reports of a patient: C-FIND for studies and series, C-GET for the reports themselves.
+"""Ask an archive for earlier reports of a patient: C-FIND for studies and series, C-GET or C-MOVE for the reports.
 
-Query and retrieve by the Study Root (PS3.4 C.6.2). What comes back is not trusted to fit: a report that cannot be read,
-or is another maker's, is passed over.
+Query and retrieve by the Study Root (PS3.4 C.6.2). C-GET brings objects on the same association; where an archive does
+not take it, C-MOVE has them sent to this node's own Storage SCP, which knows them by ``dicom_node.asked``. What comes
+back is not trusted to fit: a report that cannot be read, or is another maker's, is passed over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from io import BytesIO
 from typing import Any
 
-from pydicom import Dataset
+import structlog
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
 from pydicom.valuerep import DA
-from pynetdicom import AE, build_role, evt
+from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.sop_class import (
-    Comprehensive3DSRStorage,
-    ComprehensiveSRStorage,
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
 )
 
+from dicom_node.asked import REPORTS, Asked
 from dicom_node.errors import PeerUnreachable
 from dicom_node.settings import ArchivePeer, DeliverSettings, NodeSettings
 
-REPORTS = (Comprehensive3DSRStorage, ComprehensiveSRStorage)
 DESCRIPTION = "Bone age report"
 """What the Series Description of our reports begins with (reports.structured_report)."""
 MOST_STUDIES = 50
 PENDING = frozenset({0xFF00, 0xFF01})
 SUCCESS = 0x0000
+SOME_FAILED = 0xB000  # "One or more Failures or Warnings" (PS3.4 tables C.4-2 and C.4-3)
+DESTINATION_UNKNOWN = 0xA801
 _ASKED_OF_STUDY = ("StudyInstanceUID", "StudyDate", "PatientID", "IssuerOfPatientID", "ModalitiesInStudy")
 _ASKED_OF_SERIES = ("SeriesInstanceUID", "Modality", "SeriesDescription")
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,92 +65,216 @@ def _day(study: Dataset) -> date | None:
         return None
 
 
-def fetch_reports(archive: ArchivePeer, node: NodeSettings, timeouts: DeliverSettings, wanted: Wanted) -> list[Dataset]:
-    """Return the bone-age reports an archive has of a patient in other studies.
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Whom to ask, as whom, and how long to wait."""
 
-    Parameters
-    ----------
-    archive, node, timeouts
-        Whom to ask, as whom, and how long to wait.
-    wanted
-        Of whom, and of which time.
+    archive: ArchivePeer
+    node: NodeSettings
+    timeouts: DeliverSettings
+    asked: Asked | None = None  # with the node's Storage SCP behind it; None: nothing can be moved here
+
+
+def fetch_reports(asking: Asking, wanted: Wanted) -> list[Dataset]:
+    """Return the bone-age reports an archive has of a patient in other studies.
 
     Raises
     ------
     PeerUnreachable
         The archive does not answer, or breaks off.
     """
-    received: list[Dataset] = []
+    with inquire(asking, REPORTS) as inquiry:
+        return [report for series in list(_report_series(inquiry, wanted)) for report in inquiry.retrieve(series)]
+
+
+def _report_series(inquiry: Inquiry, wanted: Wanted) -> Iterator[dict[str, str]]:
+    """Yield the keys of what may be our reports, of the latest studies first."""
+    for study in inquiry.studies(wanted):
+        uid = str(study.StudyInstanceUID)
+        for series in inquiry.find("SERIES", _ASKED_OF_SERIES, StudyInstanceUID=uid, Modality="SR"):
+            described = str(series.get("SeriesDescription", ""))
+            if series.get("SeriesInstanceUID") and (not described or described.startswith(DESCRIPTION)):
+                yield {"StudyInstanceUID": uid, "SeriesInstanceUID": str(series.SeriesInstanceUID)}
+
+
+@contextmanager
+def inquire(
+    asking: Asking, sop_classes: Iterable[str], transfer_syntaxes: Sequence[str] | None = None
+) -> Iterator[Inquiry]:
+    """Open an association for questions.
+
+    Parameters
+    ----------
+    sop_classes, transfer_syntaxes
+        Of what may be retrieved; without transfer syntaxes the uncompressed ones.
+
+    Raises
+    ------
+    PeerUnreachable
+        The archive does not answer, or breaks off.
+    """
+    received: list[bytes] = []
 
     def keep(event: evt.Event) -> int:
-        document = event.dataset
-        document.file_meta = event.file_meta
-        received.append(document)
+        received.append(event.encoded_dataset())
         return SUCCESS
 
-    ae = AE(node.ae_title)
+    archive, timeouts, classes = asking.archive, asking.timeouts, list(sop_classes)
+    ae = AE(asking.node.ae_title)
     ae.connection_timeout = ae.acse_timeout = timeouts.connect_timeout_s
     ae.dimse_timeout = ae.network_timeout = timeouts.dimse_timeout_s
-    ae.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
-    ae.add_requested_context(StudyRootQueryRetrieveInformationModelGet)
-    for sop_class_uid in REPORTS:
-        ae.add_requested_context(sop_class_uid)
+    contexts = [build_context(model) for model in _models(asking)]
+    gets = archive.retrieve != "move"
+    if gets:
+        contexts += [
+            build_context(uid, None if transfer_syntaxes is None else list(transfer_syntaxes)) for uid in classes
+        ]
     assoc = ae.associate(
         archive.host,
         archive.port,
+        contexts=contexts,
         ae_title=archive.ae_title,
-        ext_neg=[build_role(sop_class_uid, scp_role=True) for sop_class_uid in REPORTS],
+        ext_neg=[build_role(uid, scp_role=True) for uid in classes] if gets else [],
         evt_handlers=[(evt.EVT_C_STORE, keep)],
     )
     if not assoc.is_established:
         raise PeerUnreachable("The archive cannot be asked for earlier results: there is no association.")
     try:
-        for study, series in list(_report_series(assoc, wanted)):
-            _get(assoc, study, series)
-    except (RuntimeError, ValueError) as error:
-        # Without an accepted context, or when the association is gone.
-        raise PeerUnreachable("The archive takes no queries from this node, or broke off.") from error
+        yield Inquiry(assoc, asking, received)
     finally:
         if assoc.is_established:
             assoc.release()
-    return received
 
 
-def _report_series(assoc: Any, wanted: Wanted) -> Iterator[tuple[str, str]]:
-    """Yield (study, series) of what may be our reports, of the latest studies first."""
-    studies = filter(wanted.holds, _find(assoc, "STUDY", _ASKED_OF_STUDY, PatientID=wanted.patient_id))
-    for study in sorted(studies, key=lambda study: _day(study) or date.min, reverse=True)[:MOST_STUDIES]:
-        uid = str(study.StudyInstanceUID)
-        for series in _find(assoc, "SERIES", _ASKED_OF_SERIES, StudyInstanceUID=uid, Modality="SR"):
-            described = str(series.get("SeriesDescription", ""))
-            if series.get("SeriesInstanceUID") and (not described or described.startswith(DESCRIPTION)):
-                yield uid, str(series.SeriesInstanceUID)
+def _models(asking: Asking) -> Iterator[str]:
+    """Yield the information models that are proposed."""
+    yield StudyRootQueryRetrieveInformationModelFind
+    if asking.archive.retrieve != "move":
+        yield StudyRootQueryRetrieveInformationModelGet
+    if asking.archive.retrieve != "get" and asking.asked is not None:
+        yield StudyRootQueryRetrieveInformationModelMove
 
 
-def _find(assoc: Any, level: str, asked: tuple[str, ...], **keys: str) -> list[Dataset]:
+class Inquiry:
+    """Questions over one association.
+
+    Parameters
+    ----------
+    assoc
+        With the archive.
+    asking
+        Whom, and as whom.
+    received
+        Grows with each object that comes over the association.
+    """
+
+    def __init__(self, assoc: Any, asking: Asking, received: list[bytes]) -> None:
+        self._assoc = assoc
+        self._asking = asking
+        self._received = received
+        self._accepted = {str(context.abstract_syntax) for context in assoc.accepted_contexts}
+
+    def studies(self, wanted: Wanted) -> list[Dataset]:
+        """Return the wanted studies, the latest first.
+
+        Raises
+        ------
+        PeerUnreachable
+            The archive does not answer, or breaks off.
+        """
+        found = filter(wanted.holds, self.find("STUDY", _ASKED_OF_STUDY, PatientID=wanted.patient_id))
+        return sorted(found, key=lambda study: _day(study) or date.min, reverse=True)[:MOST_STUDIES]
+
+    def find(self, level: str, asked: Iterable[str], **keys: str) -> list[Dataset]:
+        """Return what the archive has of a level ("STUDY", "SERIES", "IMAGE") that matches the keys.
+
+        Raises
+        ------
+        PeerUnreachable
+            The archive does not answer, or breaks off.
+        """
+        query = _query(level, {**dict.fromkeys(asked, ""), **keys})
+        found = []
+        for status, answer in self._send(self._assoc.send_c_find, query, StudyRootQueryRetrieveInformationModelFind):
+            if status in PENDING and answer is not None:
+                found.append(answer)
+            elif status not in PENDING and status != SUCCESS:
+                raise PeerUnreachable(f"The archive did not answer a query: status 0x{status:04X}.")
+        return found
+
+    def retrieve(self, keys: dict[str, str]) -> list[Dataset]:
+        """Return a series, or an object, by its UIDs: by C-GET, or by C-MOVE where that does not bring it.
+
+        Raises
+        ------
+        PeerUnreachable
+            The archive does not send it.
+        """
+        ways: list[Callable[[Dataset, str], list[bytes]]] = []
+        if StudyRootQueryRetrieveInformationModelGet in self._accepted:
+            ways.append(self._get)
+        if StudyRootQueryRetrieveInformationModelMove in self._accepted:
+            ways.append(self._move)
+        image = keys.get("SOPInstanceUID")
+        query, uid = _query("IMAGE" if image else "SERIES", keys), image or keys["SeriesInstanceUID"]
+        problem = PeerUnreachable("The archive takes neither C-GET nor C-MOVE from this node.")
+        for way in ways:
+            try:
+                return list(_read(way(query, uid)))
+            except PeerUnreachable as error:
+                problem = error
+        raise problem
+
+    def _get(self, query: Dataset, _uid: str) -> list[bytes]:
+        before = len(self._received)
+        answers = self._send(self._assoc.send_c_get, query, StudyRootQueryRetrieveInformationModelGet)
+        status = [status for status, _ in answers][-1]
+        files = self._received[before:]
+        if status != SUCCESS and not (status == SOME_FAILED and files):
+            raise PeerUnreachable(f"The archive did not send an earlier object: status 0x{status:04X}.")
+        return files
+
+    def _move(self, query: Dataset, uid: str) -> list[bytes]:
+        """Have the archive send it to our own Storage SCP, which hands it on as it comes."""
+        asked, ae_title = self._asking.asked, self._asking.node.ae_title
+        assert asked is not None  # else it was not proposed
+        with asked.waiting(self._asking.archive.ae_title, uid) as files:
+            answers = self._send(self._assoc.send_c_move, query, ae_title, StudyRootQueryRetrieveInformationModelMove)
+            status = [status for status, _ in answers][-1]
+        if status == DESTINATION_UNKNOWN:
+            raise PeerUnreachable("The archive does not know this node's AE title: enter it there (0xA801).")
+        if status != SUCCESS and not (status == SOME_FAILED and files):
+            raise PeerUnreachable(f"The archive did not move an earlier object: status 0x{status:04X}.")
+        if status == SUCCESS and not files:
+            raise PeerUnreachable(
+                "The archive moved an object that did not arrive: check the host and port it has for this node."
+            )
+        return files
+
+    def _send(self, send: Callable[..., Any], *arguments: object) -> Iterator[tuple[int, Dataset | None]]:
+        """Send a request and yield the answers' statuses with what comes with them."""
+        try:
+            for status, answer in send(*arguments):
+                if "Status" not in status:
+                    raise PeerUnreachable("The archive did not answer: timed out or aborted.")
+                yield int(status.Status), answer
+        except (RuntimeError, ValueError) as error:
+            # Without an accepted context, or when the association is gone.
+            raise PeerUnreachable("The archive takes no queries from this node, or broke off.") from error
+
+
+def _query(level: str, keys: dict[str, str]) -> Dataset:
     query = Dataset()
     query.QueryRetrieveLevel = level
-    for keyword in asked:
-        setattr(query, keyword, "")
     for keyword, value in keys.items():
         setattr(query, keyword, value)
-    found = []
-    for status, answer in assoc.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
-        if "Status" not in status:
-            raise PeerUnreachable("The archive did not answer a query: timed out or aborted.")
-        if status.Status in PENDING and answer is not None:
-            found.append(answer)
-        elif status.Status not in PENDING and status.Status != SUCCESS:
-            raise PeerUnreachable(f"The archive did not answer a query: status 0x{status.Status:04X}.")
-    return found
+    return query
 
 
-def _get(assoc: Any, study: str, series: str) -> None:
-    query = Dataset()
-    query.QueryRetrieveLevel = "SERIES"
-    query.StudyInstanceUID, query.SeriesInstanceUID = study, series
-    for status, _ in assoc.send_c_get(query, StudyRootQueryRetrieveInformationModelGet):
-        if "Status" not in status:
-            raise PeerUnreachable("The archive did not send an earlier report: timed out or aborted.")
-        if status.Status not in PENDING and status.Status != SUCCESS:
-            raise PeerUnreachable(f"The archive did not send an earlier report: status 0x{status.Status:04X}.")
+def _read(files: Iterable[bytes]) -> Iterator[Dataset]:
+    """Yield what can be read of Part 10 files."""
+    for file in files:
+        try:
+            yield dcmread(BytesIO(file))
+        except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError) as error:
+            log.warning("query.unreadable", kind=type(error).__name__)

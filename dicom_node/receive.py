@@ -24,6 +24,7 @@ from pynetdicom import AE
 from pynetdicom.dsutils import decode
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
+from dicom_node.asked import REPORTS, Asked, Sender
 from dicom_node.commitment import CommitmentReport, read_report
 from dicom_node.dimse import Command, CommandField, encode_response, is_uid
 from dicom_node.errors import (
@@ -173,6 +174,8 @@ class Receiver:
         Takes a report of storage commitment; returns the DIMSE status to answer with. May raise NodeError.
     archives
         Peers that may report commitments.
+    asked
+        What this node has asked archives to move to it; None where it asks for nothing.
     """
 
     def __init__(  # noqa: PLR0917 - one caller, and the order of the street
@@ -186,7 +189,9 @@ class Receiver:
         on_commitment: Callable[[CommitmentReport], int],
         *,
         archives: Iterable[ArchivePeer] = (),
+        asked: Asked | None = None,
     ) -> None:
+        self.asked = asked
         self.callers = Callers(settings, node, senders, archives)
         self.max_object_bytes = settings.max_object_bytes
         self.spool = spool
@@ -196,7 +201,7 @@ class Receiver:
         self._recording = threading.Lock()
         self._studies: dict[str, set[str]] = {}  # by association: what it brought
         self._acceptor = Acceptor(
-            make_ae(settings, node),
+            make_ae(settings, node, asks=asked is not None),
             self,
             host=settings.host,
             port=settings.port,
@@ -343,6 +348,7 @@ class _StoreSink:
         self._association = association
         self._context = context
         self._command = command
+        self._sender = Sender(association.calling_ae, command.MoveOriginatorApplicationEntityTitle)
         self._file: SpoolFile | None = None
         self._failure: NodeError | None = None
         if not is_uid(command.AffectedSOPInstanceUID):
@@ -374,14 +380,41 @@ class _StoreSink:
             self._file = None
 
     def _begin(self) -> SpoolFile:
-        if not self._receiver.callers.may_store(self._association.calling_ae):
-            raise CallerRefused("This calling AE title is not configured as a sender.")
-        sop_class_uid = self._command.AffectedSOPClassUID
-        if sop_class_uid != self._context.abstract_syntax or sop_class_uid not in SUPPORTED_SOP_CLASSES:
+        sop_class_uid, asked = self._command.AffectedSOPClassUID, self._receiver.asked
+        maybe_asked = asked is not None and (asked.is_asked_for(self._sender) or asked.may_be_asked_for(self._sender))
+        if not maybe_asked:
+            self._check_sent(sop_class_uid)
+        if sop_class_uid != self._context.abstract_syntax or sop_class_uid not in {*SUPPORTED_SOP_CLASSES, *REPORTS}:
             raise SOPClassRefused("Not the SOP class of the presentation context.")
         return self._receiver.spool.create(
             sop_class_uid, self._command.AffectedSOPInstanceUID, self._context.transfer_syntax
         )
+
+    def _check_sent(self, sop_class_uid: str) -> None:
+        """Refuse what nobody asked for, unless its caller may send it."""
+        if not self._receiver.callers.may_store(self._association.calling_ae):
+            raise CallerRefused("This calling AE title is not configured as a sender.")
+        if sop_class_uid not in SUPPORTED_SOP_CLASSES:
+            raise SOPClassRefused("This SOP class is taken only when the node asks for it.")
+
+    def _take_asked(self, header: Header, file: SpoolFile) -> bool:
+        """Hand an object to who asked for it; return False for one that was sent.
+
+        Raises
+        ------
+        CallerRefused
+            It says it was asked for, and nobody waits for it (any more): it must not become a study.
+        """
+        asked = self._receiver.asked
+        if asked is None:
+            return False
+        if asked.take(self._sender, (header.SeriesInstanceUID, header.SOPInstanceUID), file.content()):
+            log.info("receive.asked-for", sop_instance_uid=header.SOPInstanceUID, peer=self._sender.calling_ae)
+            return True
+        if asked.is_asked_for(self._sender):
+            raise CallerRefused("Nobody here waits for this object (any more).")
+        self._check_sent(header.SOPClassUID)
+        return False
 
     def _store(self) -> int:
         if self._failure is not None:
@@ -389,6 +422,9 @@ class _StoreSink:
         assert self._file is not None
         try:
             header = self._read_header(self._file)
+            if self._take_asked(header, self._file):
+                self.discard()
+                return SUCCESS
             size_bytes = self._file.size_bytes
             path = self._file.commit()
         except BaseException:
@@ -479,9 +515,10 @@ class _ScrapSink:
         pass
 
 
-def make_ae(settings: ReceiveSettings, node: NodeSettings) -> AE:
+def make_ae(settings: ReceiveSettings, node: NodeSettings, *, asks: bool = False) -> AE:
     """Make the Application Entity: what is negotiated, and the limits.
 
+    Reports are negotiated where the node asks archives for them.
     Storage commitment is taken in the reversed role: the caller is its SCP (PS3.4 section J.3.3, PS3.7 annex D.3.3.4).
     """
     ae = AE(node.ae_title)
@@ -493,6 +530,8 @@ def make_ae(settings: ReceiveSettings, node: NodeSettings) -> AE:
     ae.network_timeout = settings.network_timeout_s
     for sop_class_uid in SUPPORTED_SOP_CLASSES:
         ae.add_supported_context(sop_class_uid, _TRANSFER_SYNTAXES)
+    for sop_class_uid in REPORTS if asks else ():
+        ae.add_supported_context(sop_class_uid, _UNCOMPRESSED)
     ae.add_supported_context(Verification, _UNCOMPRESSED)
     ae.add_supported_context(StorageCommitmentPushModel, _UNCOMPRESSED, scu_role=False, scp_role=True)
     return ae

@@ -217,6 +217,7 @@ class ArchivePeer(_Section):
     commitment: bool = True  # False: it has no storage commitment, and nothing there is ever shown as committed
     deliver: Annotated[tuple[DeliveredKind, ...], Field(min_length=1)] = ("sr", "sc")
     sr_fallback: tuple[Literal["sr-2d", "text"], ...] = ()  # written too; sent in place of an "sr" not taken
+    retrieve: Literal["auto", "get", "move"] = "auto"  # by C-GET or C-MOVE; auto: C-MOVE where C-GET is not taken
 
     @property
     def composed(self) -> tuple[Kind, ...]:

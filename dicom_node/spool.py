@@ -110,6 +110,17 @@ class SpoolFile:
         with whole, memoryview(whole) as view, view[self._data_offset :] as data:
             yield data
 
+    def content(self) -> bytes:
+        """Return the file as written so far, File Meta included.
+
+        Raises
+        ------
+        SpoolFailed
+            The disk failed.
+        """
+        with _as_spool_error():
+            return os.pread(self._descriptor, self._data_offset + self.size_bytes, 0)
+
     def commit(self) -> Path:
         """Make the file durable under its final name: fsync, rename, fsync of the folder. Return where it lies.
 

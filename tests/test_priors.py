@@ -13,20 +13,16 @@ import pytest
 import sqlalchemy as sa
 from pydicom import DataElement, dcmread
 from pydicom.dataset import Dataset
-from pynetdicom import AE, evt
-from pynetdicom.sop_class import (
-    Comprehensive3DSRStorage,
-    StudyRootQueryRetrieveInformationModelFind,
-    StudyRootQueryRetrieveInformationModelGet,
-)
+from pynetdicom.sop_class import Comprehensive3DSRStorage
 
 from conformance.department import Department, film
 from conformance.films import make_film
 from conformance.nodes import Journal, make_settings, run_node, send
+from conformance.query_archive import QueryArchive
 from conformance.stand_in import StandIn
 from dicom_node.archive import Archive
 from dicom_node.priors import Seeker, earliest_day
-from dicom_node.query import Wanted
+from dicom_node.query import Asking, Wanted
 from dicom_node.settings import ArchivePeer, ComposeSettings, DeliverSettings, NodeSettings
 from dicom_node.store import Document, FindingRow, ResultRow, open_store
 from reports import codes
@@ -217,67 +213,16 @@ def compose_again(department: Department, report: Dataset) -> bytes:
 # An archive that is asked.
 
 
-class QueryArchive:
-    """A Study Root archive of a few reports: C-FIND and, unless told otherwise, C-GET."""
-
-    def __init__(self, reports: list[Dataset], *, gets: bool = True, fails: str = "") -> None:
-        self.reports, self.fails = reports, fails
-        self.ae = AE("ARCHIVE")
-        self.ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
-        if gets:
-            self.ae.add_supported_context(StudyRootQueryRetrieveInformationModelGet)
-        self.ae.add_supported_context(Comprehensive3DSRStorage, scu_role=True, scp_role=True)
-        handlers = [(evt.EVT_C_FIND, self._find), (evt.EVT_C_GET, self._get)]
-        self.server = self.ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-
-    def _matching(self, query: Dataset) -> list[Dataset]:
-        keys = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
-        wanted = {key: str(query.get(key, "")) for key in keys if query.get(key)}
-        return [ds for ds in self.reports if all(str(ds.get(key)) == value for key, value in wanted.items())]
-
-    def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
-        query = event.identifier
-        if self.fails == "find":
-            yield 0xA700, None
-            return
-        for ds in self._matching(query):
-            answer = Dataset()
-            for element in query:
-                setattr(answer, element.keyword, ds.get(element.keyword, ""))
-            answer.QueryRetrieveLevel = query.QueryRetrieveLevel
-            yield 0xFF00, answer
-        yield 0x0000, None
-
-    def _get(self, event: evt.Event) -> Iterator[object]:
-        found = self._matching(event.identifier)
-        yield len(found)
-        if self.fails == "get":
-            yield 0xA702, None
-            return
-        for ds in found:
-            yield 0xFF00, ds
-
-    def __enter__(self) -> QueryArchive:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.ae.shutdown()
-
-    @property
-    def peer(self) -> ArchivePeer:
-        host, port = self.server.server_address[:2]
-        return ArchivePeer(kind="archive", name="pacs", ae_title="ARCHIVE", host=host, port=port)
-
-
 def ask(department: Department, peer: ArchivePeer) -> None:
     """Seek for every finding there is, as the street does before it composes."""
     seeker = Seeker(
         department.store,
         spool_dir=department.folder,
-        archive=peer,
-        node=NodeSettings(id="node-1", data_dir=department.folder),
-        timeouts=DeliverSettings(connect_timeout_s=5, dimse_timeout_s=5),
+        asking=Asking(
+            peer,
+            NodeSettings(id="node-1", data_dir=department.folder),
+            DeliverSettings(connect_timeout_s=5, dimse_timeout_s=5),
+        ),
         years=25,
     )
     department.before_composing = seeker.seek
@@ -382,7 +327,7 @@ def test_what_an_archive_learns_later_does_not_change_a_report(
     with QueryArchive([elsewhere]) as archive:
         ask(department, archive.peer)
         report = department.read(film("1.2.2", "20250101", 125.0))
-        archive.reports.append(more)
+        archive.objects.append(more)
         assert earlier_ages(department.read(film("1.2.3", "20250201", 126.0))) == [110.0, 117.0, 125.0]
         with department.store.reading() as session:
             finding = session.scalars(sa.select(FindingRow.id).order_by(FindingRow.id)).first()
