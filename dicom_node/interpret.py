@@ -103,6 +103,16 @@ class Reader:
         finding, body = self._read(source, instance.sop_instance_uid)
         self._keep(revision_id, instance, source, finding, body)
 
+    def read_aside(self, ds: Dataset) -> tuple[Finding, str]:
+        """Read an object that belongs to no revision; return what was found, and that as JSON. Nothing is recorded.
+
+        Raises
+        ------
+        InterpretationFailed
+            The interpreter raised.
+        """
+        return self._read(ds, str(ds.get("SOPInstanceUID", "")))
+
     def _read(self, ds: Dataset, sop_instance_uid: str) -> tuple[Finding, str]:
         try:
             with self._one_at_a_time:

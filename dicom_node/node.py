@@ -38,13 +38,20 @@ def _asked_archive(settings: Settings) -> ArchivePeer | None:
     return wanted[0] if wanted else None
 
 
-def _seeker(store: Store, settings: Settings, asked: Asked | None) -> Seeker | None:
+def _seeker(store: Store, settings: Settings, asked: Asked | None, reader: Reader) -> Seeker | None:
     """Return what asks an archive for earlier results; None where none is to be asked."""
     archive = _asked_archive(settings)
     if archive is None:
         return None
     asking = Asking(archive, settings.node, settings.deliver, asked)
-    return Seeker(store, spool_dir=settings.spool_dir, asking=asking, years=settings.compose.priors_years)
+    return Seeker(
+        store,
+        spool_dir=settings.spool_dir,
+        asking=asking,
+        years=settings.compose.priors_years,
+        read=reader.read_aside,
+        films=settings.compose.priors_films,
+    )
 
 
 def _shadows(store: Store, settings: Settings) -> Shadows | None:
@@ -89,11 +96,12 @@ class Node:
             commitments=commitments,
             on_change=self._wake,
         )
+        reader = Reader(self.store, settings.spool_dir, interpreter, node.id)
         archive = _asked_archive(settings)
         asked = Asked(node.ae_title) if archive is not None and archive.retrieve != "get" else None
         self._street = Street(
             self.store,
-            reader=Reader(self.store, settings.spool_dir, interpreter, node.id),
+            reader=reader,
             composer=Composer(
                 self.store,
                 spool_dir=settings.spool_dir,
@@ -105,7 +113,7 @@ class Node:
             node_id=node.id,
             on_composed=self._wake,
             shadows=_shadows(self.store, settings),
-            seeker=_seeker(self.store, settings, asked),
+            seeker=_seeker(self.store, settings, asked, reader),
         )
         self._workflows = Workflows(
             system_database_url=system_database_url(settings),

@@ -8,10 +8,11 @@ ID differ, one of them belongs to another child, and nothing is compared.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import date, timedelta
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 import structlog
@@ -20,11 +21,13 @@ from sqlalchemy.orm import Session, aliased
 
 from dicom_node.errors import DeliveryError
 from dicom_node.events import record
+from dicom_node.older_films import Known, Read, ReadFilm, read_older_films
 from dicom_node.query import Asking, Wanted, fetch_reports
 from dicom_node.revisions import lock_revision
 from dicom_node.sources import read_source
 from dicom_node.store import (
     UID_LENGTH,
+    ArchiveFilmRow,
     ArchivePriorRow,
     ArchiveResultRow,
     FindingRow,
@@ -48,7 +51,7 @@ from reports.verify import MALFORMED
 log = structlog.get_logger(__name__)
 
 DAYS_PER_YEAR = 365.2425
-THIS_NODE, ARCHIVE = "this node", "archive"
+THIS_NODE, ARCHIVE, OLDER_FILM = "this node", "archive", "film of the archive, read by this node"
 UNASKED_EVENT = "priors-unasked"
 UNASKED = "Earlier results could not be asked of the archive."
 CLASH = (
@@ -175,14 +178,27 @@ def _prior(row: _Known) -> Prior | None:
     age, bone_age = row.chronological_age_months, row.bone_age_months
     if age is None or bone_age is None:
         return None
-    source = THIS_NODE if isinstance(row, ResultRow) else ARCHIVE
-    return Prior(row.acquired_on, age, bone_age, row.half_width_months, source)
+    return Prior(row.acquired_on, age, bone_age, row.half_width_months, _source(row))
+
+
+def _source(row: _Known) -> str:
+    if isinstance(row, ResultRow):
+        return THIS_NODE
+    return OLDER_FILM if row.image_uid == row.sop_instance_uid else ARCHIVE
 
 
 def _was_answered(session: Session, finding: FindingRow) -> bool:
     """Tell whether the archive answered; True where none was asked."""
     asked = sa.select(PriorsAskedRow.answered).where(PriorsAskedRow.finding_id == finding.id)
     return session.scalars(asked).one_or_none() is not False
+
+
+class _Heard(NamedTuple):
+    """What an archive had, and why not all of it could be asked."""
+
+    reports: Sequence[Dataset]
+    films: Sequence[ReadFilm]
+    problem: DeliveryError | None
 
 
 class Seeker:
@@ -198,13 +214,26 @@ class Seeker:
         Whom to ask, as whom, and how long to wait.
     years
         How far back.
+    read, films
+        What reads earlier films that have no result, and how many at most for one finding.
     """
 
-    def __init__(self, store: Store, *, spool_dir: Path, asking: Asking, years: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        spool_dir: Path,
+        asking: Asking,
+        years: float,
+        read: Read | None = None,
+        films: int = 0,
+    ) -> None:
         self._store = store
         self._spool_dir = spool_dir
         self._asking = asking
         self._years = years
+        self._read = read
+        self._films = films
 
     def seek(self, finding_id: int) -> None:
         """Keep what the archive has of the patient of one finding. An archive that cannot be asked stops nothing.
@@ -226,30 +255,64 @@ class Seeker:
                 return  # nothing that could be compared, or done
             instance = session.get_one(Instance, finding.instance_id)
         source = read_source(self._spool_dir, instance)
-        reports, problem = self._ask(source, own)
+        heard = self._ask(source, own)
         with self._store.session() as session:
-            answered = problem is None
+            answered = heard.problem is None
             if not insert_if_absent(session, PriorsAskedRow, finding_id=finding_id, answered=answered, asked_at=now()):
                 return  # another node was quicker
-            for report in reports:
-                if _is_ours(report) and patient_key(report) == own.patient_key:
-                    _keep(session, report)
+            for report in heard.reports:
+                _keep(session, report)
+            for film in heard.films:
+                _keep_film(session, film)
             _freeze(session, finding_id, own.patient_key)
-            if problem is not None:
-                self._tell(session, finding.revision_id, problem)
+            if heard.problem is not None:
+                self._tell(session, finding.revision_id, heard.problem)
 
-    def _ask(self, source: Dataset, own: ResultRow) -> tuple[list[Dataset], DeliveryError | None]:
+    def _ask(self, source: Dataset, own: ResultRow) -> _Heard:
         wanted = Wanted(
             patient_id=text_of(source, "PatientID"),
             not_of_study=str(source.StudyInstanceUID),
             since=earliest_day(own.acquired_on, self._years),
             before=own.acquired_on,
         )
+        reports: list[Dataset] = []
+        films: list[ReadFilm] = []
+        problem = None
         try:
-            return fetch_reports(self._asking, wanted), None
+            found = fetch_reports(self._asking, wanted)
+            reports = [one for one in found if _is_ours(one) and patient_key(one) == own.patient_key]
+            if self._films and self._read is not None:
+                known = self._known(own.patient_key, reports)
+                read = read_older_films(self._asking, wanted, known, self._read, most=self._films)
+                films = [film for film in read if patient_key(film.header) == own.patient_key]
         except DeliveryError as error:
             log.warning("priors.unasked", peer=self._asking.archive.name, code=error.code)
-            return [], error
+            problem = error
+        return _Heard(reports, films, problem)
+
+    def _known(self, key: str, reports: Sequence[Dataset]) -> Known:
+        """Return what tells studies with a result, here or in a report, and films that were read before."""
+        reported = {text_of(report, "StudyInstanceUID") for report in reports}
+        image, own = ArchiveResultRow.image_uid, ArchiveResultRow.sop_instance_uid
+
+        def has_result(uid: str) -> bool:
+            of_report = sa.select(ArchiveResultRow.id).where(
+                ArchiveResultRow.patient_key == key,
+                ArchiveResultRow.study_instance_uid == uid,
+                image.is_distinct_from(own),
+            )
+            here = sa.select(FindingRow.id).join(Instance, Instance.id == FindingRow.instance_id)
+            here = here.join(Study, Study.id == Instance.study_id).where(Study.study_instance_uid == uid)
+            return uid in reported or self._has(of_report) or self._has(here)
+
+        def was_read(uid: str) -> bool:
+            return self._has(sa.select(ArchiveFilmRow.id).where(ArchiveFilmRow.sop_instance_uid == uid))
+
+        return Known(has_result, was_read)
+
+    def _has(self, query: sa.Select[Any]) -> bool:
+        with self._store.reading() as session:
+            return session.scalars(query.limit(1)).one_or_none() is not None
 
     def _tell(self, session: Session, revision_id: int, problem: DeliveryError) -> None:
         study, revision = lock_revision(session, revision_id)
@@ -262,6 +325,45 @@ def _freeze(session: Session, finding_id: int, key: str) -> None:
     ids = sa.select(ArchiveResultRow.id).where(ArchiveResultRow.patient_key == key).order_by(ArchiveResultRow.id)
     for result_id in session.scalars(ids).all():
         insert_if_absent(session, ArchivePriorRow, finding_id=finding_id, archive_result_id=result_id)
+
+
+def _keep_film(session: Session, film: ReadFilm) -> None:
+    """Keep what was found on an earlier film, and its bone age where it can be compared."""
+    header, finding = film.header, film.finding
+    uids = [text_of(header, keyword) for keyword in ("SOPInstanceUID", "StudyInstanceUID")]
+    if not all(0 < len(uid) <= UID_LENGTH for uid in uids):
+        return
+    estimate = finding if isinstance(finding, Estimate) else None
+    is_new = insert_if_absent(
+        session,
+        ArchiveFilmRow,
+        sop_instance_uid=uids[0],
+        study_instance_uid=uids[1],
+        kind="refusal" if estimate is None else "estimate",
+        age_months=None if estimate is None else estimate.age_months,
+        refusal_code=None if isinstance(finding, Estimate) else str(finding.code),
+        body=film.body,
+        interpreted_at=now(),
+    )
+    key, on = patient_key(header), acquisition_date(header)
+    if not is_new or estimate is None or key is None or on is None or estimate.subject.age_months is None:
+        return
+    birth = text_of(header, "PatientBirthDate")
+    insert_if_absent(
+        session,
+        ArchiveResultRow,
+        sop_instance_uid=uids[0],
+        study_instance_uid=uids[1],
+        image_uid=uids[0],
+        patient_key=key,
+        birth_key=_hash(birth) if birth else None,
+        sex=None if estimate.subject.sex is None else estimate.subject.sex.value,
+        acquired_on=on,
+        written_at="",  # any report of it is newer
+        chronological_age_months=estimate.subject.age_months,
+        bone_age_months=estimate.age_months,
+        half_width_months=(estimate.interval_high_months - estimate.interval_low_months) / 2,
+    )
 
 
 def _is_ours(report: Dataset) -> bool:

@@ -36,7 +36,9 @@ PENDING = frozenset({0xFF00, 0xFF01})
 SUCCESS = 0x0000
 SOME_FAILED = 0xB000  # "One or more Failures or Warnings" (PS3.4 tables C.4-2 and C.4-3)
 DESTINATION_UNKNOWN = 0xA801
-_ASKED_OF_STUDY = ("StudyInstanceUID", "StudyDate", "PatientID", "IssuerOfPatientID", "ModalitiesInStudy")
+_ASKED_OF_STUDY = (
+    "StudyInstanceUID", "StudyDate", "StudyDescription", "PatientID", "IssuerOfPatientID", "ModalitiesInStudy",
+)  # fmt: skip
 _ASKED_OF_SERIES = ("SeriesInstanceUID", "Modality", "SeriesDescription")
 
 log = structlog.get_logger(__name__)
@@ -106,7 +108,8 @@ def inquire(
     Parameters
     ----------
     sop_classes, transfer_syntaxes
-        Of what may be retrieved; without transfer syntaxes the uncompressed ones.
+        Of what may be retrieved. With transfer syntaxes each has a context, so that nothing has to be converted;
+        without, the uncompressed ones share one.
 
     Raises
     ------
@@ -126,9 +129,8 @@ def inquire(
     contexts = [build_context(model) for model in _models(asking)]
     gets = archive.retrieve != "move"
     if gets:
-        contexts += [
-            build_context(uid, None if transfer_syntaxes is None else list(transfer_syntaxes)) for uid in classes
-        ]
+        syntaxes = [None] if transfer_syntaxes is None else list(transfer_syntaxes)
+        contexts += [build_context(uid, syntax) for uid in classes for syntax in syntaxes]
     assoc = ae.associate(
         archive.host,
         archive.port,

@@ -155,6 +155,7 @@ class ComposeSettings(_Section):
     priors: bool = True  # compare with earlier results of the same patient
     priors_years: Annotated[float, Field(gt=0, le=100)] = 25.0  # how far back; more than anybody grows
     priors_from: Name | None = None  # the archive that is asked for them too, by its name
+    priors_films: Annotated[int, Field(ge=0, le=20)] = 0  # earlier hand films read for it, at most; never sent
 
     @model_validator(mode="after")
     def _two_numbers(self) -> ComposeSettings:
@@ -260,6 +261,8 @@ class Settings(_Section):
         asked = self.compose.priors_from
         if asked is not None and asked not in {archive.name for archive in self.archives}:
             raise ValueError("compose.priors_from names no archive among the peers; write the name of one.")
+        if self.compose.priors_films and asked is None:
+            raise ValueError("compose.priors_films has no archive to ask; name one in compose.priors_from.")
         return self
 
     @property

@@ -174,9 +174,10 @@ class ResultRow(Base):
 
 
 class ArchiveResultRow(Base):
-    """A bone age out of a report that an archive had of the same patient; see dicom_node.priors.
+    """A bone age out of a report, or of a film, that an archive had of the same patient; see dicom_node.priors.
 
-    Without ages it is a refusal, or has nothing to be compared by: it only says that an earlier report is outdated.
+    Of a film read here, ``image_uid`` is the ``sop_instance_uid``. Without ages it is a refusal, or has nothing to be
+    compared by: it only says that an earlier report is outdated.
     """
 
     __tablename__ = "archive_results"
@@ -193,6 +194,21 @@ class ArchiveResultRow(Base):
     chronological_age_months: Mapped[float | None]
     bone_age_months: Mapped[float | None]
     half_width_months: Mapped[float | None]
+
+
+class ArchiveFilmRow(Base):
+    """An earlier film of an archive that was read for comparison only; see dicom_node.older_films."""
+
+    __tablename__ = "archive_films"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH), unique=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
+    kind: Mapped[str] = mapped_column(String(8))  # "estimate" or "refusal"
+    age_months: Mapped[float | None]
+    refusal_code: Mapped[str | None] = mapped_column(String(64))
+    body: Mapped[str] = mapped_column(sa.Text)
+    interpreted_at: Mapped[datetime]
 
 
 class PriorsAskedRow(Base):

@@ -124,6 +124,11 @@ def test_two_peers_of_one_name_are_refused(tmp_path: Path) -> None:
     assert any("share the name" in problem.what for problem in problems.values())
 
 
+def test_films_are_asked_of_somebody(tmp_path: Path) -> None:
+    problems = problems_of(tmp_path, '[node]\ndata_dir = "d"\n[compose]\npriors_films = 2\n')
+    assert any("priors_from" in problem.what for problem in problems.values())
+
+
 def test_a_file_that_is_missing_or_no_toml_says_so(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         load_settings(tmp_path / "absent.toml")
