@@ -9,7 +9,7 @@ themselves (pynetdicom's do), are believed while they are asked, and only under 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -72,18 +72,20 @@ class Asked:
         with self._lock:
             return any(self._fits(request, sender) for request in self._requests)
 
-    def take(self, sender: Sender, uids: tuple[str, str], file: bytes) -> bool:
+    def take(self, sender: Sender, uids: tuple[str, str], read: Callable[[], bytes]) -> bool:
         """Hand an object to who waits for it; return False where nobody does.
 
         Parameters
         ----------
         uids
             Of its series, and its own.
-        file
-            It, as a Part 10 file.
+        read
+            Returns it as a Part 10 file; not called for what nobody waits for.
         """
         with self._lock:
             waiting = [one for one in self._requests if one.uid in uids and self._fits(one, sender)]
+        if waiting:
+            file = read()
             for request in waiting:
                 request.files.append(file)
         return bool(waiting)

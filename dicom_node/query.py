@@ -63,7 +63,7 @@ class Wanted:
 def _day(study: Dataset) -> date | None:
     try:
         return DA(study.get("StudyDate") or None)
-    except ValueError:  # no date
+    except (TypeError, ValueError):  # no date, or several
         return None
 
 

@@ -408,7 +408,7 @@ class _StoreSink:
         asked = self._receiver.asked
         if asked is None:
             return False
-        if asked.take(self._sender, (header.SeriesInstanceUID, header.SOPInstanceUID), file.content()):
+        if asked.take(self._sender, (header.SeriesInstanceUID, header.SOPInstanceUID), file.content):
             log.info("receive.asked-for", sop_instance_uid=header.SOPInstanceUID, peer=self._sender.calling_ae)
             return True
         if asked.is_asked_for(self._sender):

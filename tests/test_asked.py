@@ -159,14 +159,22 @@ def test_a_node_that_asks_for_nothing_negotiates_no_reports(tmp_path: Path, repo
 
 
 def test_only_the_archive_that_is_asked_may_leave_the_originator_out() -> None:
+    """Given a series that is waited for, then nothing else is so much as read for it."""
     asked = Asked(NODE)
+    read: list[str] = []
+
+    def take(sender: Sender, series: str) -> bool:
+        return asked.take(sender, (series, "1.2.3"), lambda: read.append(series) or b"file")
+
     with asked.waiting(ARCHIVE, "1.2") as files:
-        assert not asked.take(Sender(MODALITY, ""), ("1.2", "1.2.3"), b"")
-        assert not asked.take(Sender(ARCHIVE, WORKSTATION), ("1.2", "1.2.3"), b"")
-        assert not asked.take(Sender(ARCHIVE, NODE), ("1.3", "1.2.3"), b"")
-        assert asked.take(Sender(MODALITY, NODE), ("1.2", "1.2.3"), b"file")
+        assert not take(Sender(MODALITY, ""), "1.2")
+        assert not take(Sender(ARCHIVE, WORKSTATION), "1.2")
+        assert not take(Sender(ARCHIVE, NODE), "1.3")
+        assert read == []
+        assert take(Sender(MODALITY, NODE), "1.2")
     assert files == [b"file"]
-    assert not asked.take(Sender(ARCHIVE, ""), ("1.2", "1.2.3"), b"")
+    assert not take(Sender(ARCHIVE, ""), "1.2")
+    assert read == ["1.2"]
 
 
 def earlier_ages(report: Dataset) -> list[float]:

@@ -1,6 +1,6 @@
 """The SQL store on SQLite and PostgreSQL: schema, times, transactions, failures.
 
-Not covered: migrations from older schemas (there is one schema yet); what the rows mean (test_street_*.py).
+Not covered: what the rows mean (test_street_*.py); old rows through migrations, but for what an archive had.
 """
 
 from __future__ import annotations
@@ -11,11 +11,28 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
+import dicom_node
 from dicom_node.errors import StoreError
-from dicom_node.store import Base, Event, NodeRow, Store, Study, insert_if_absent, make_engine, now, open_store, upgrade
+from dicom_node.store import (
+    ArchivePriorRow,
+    ArchiveResultRow,
+    Base,
+    Event,
+    NodeRow,
+    PriorsAskedRow,
+    Store,
+    Study,
+    insert_if_absent,
+    make_engine,
+    now,
+    open_store,
+    upgrade,
+)
 
 
 @pytest.fixture
@@ -35,21 +52,56 @@ def test_the_migrations_make_what_the_models_say(store: Store) -> None:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
-def test_migrations_can_be_taken_back(store_url: str) -> None:
-    from alembic import command
-    from alembic.config import Config
-
-    import dicom_node
-
-    engine = make_engine(store_url)
-    upgrade(engine)
+def configure(connection: sa.Connection) -> Config:
+    """Return Alembic's configuration for a connection."""
     config = Config()
     config.set_main_option("script_location", str(Path(dicom_node.__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+AT = "'2026-01-01 00:00:00'"
+BEFORE_0005 = (
+    f"INSERT INTO studies VALUES (1, '1.2', 'ready', 3, {AT}, {AT}, NULL)",
+    "INSERT INTO series VALUES (1, 1, '1.2.1', 'CR')",
+    f"INSERT INTO instances VALUES (1, 1, 1, '1.2.1.1', '1', '1', 'p', 1, {AT}, 'CR', 'a', 1)",
+    *(f"INSERT INTO revisions VALUES ({n}, 1, {n}, 'all', 'kept', 0, NULL, NULL, {AT}, {AT})" for n in (1, 2, 3)),
+    *(f"INSERT INTO findings VALUES ({n}, 1, {n}, 'estimate', 1, NULL, '', {AT})" for n in (1, 2, 3)),
+    *(f"INSERT INTO documents VALUES ({n}, {n}, {n}, 'sr', '1', '1.{n}', '1', 'p', {AT}, {AT})" for n in (1, 2)),
+    "INSERT INTO results VALUES (1, 1, 1, 'k', NULL, NULL, '2023-01-01', 100, 100, 9)",
+    "INSERT INTO results VALUES (2, 2, 1, 'k', NULL, NULL, '2025-01-01', 120, 120, 9)",
+    "INSERT INTO archive_results VALUES (1, '9', '8', 'k', NULL, NULL, '2024-01-01', '', 108, 110, NULL)",
+    f"INSERT INTO events VALUES (1, {AT}, 'n', 'priors-unasked', 1, 1, NULL, 'pacs', NULL)",
+)
+"""Three findings of one film: before an archive's result, the archive down; after it; and one not composed yet."""
+
+
+def test_migrations_can_be_taken_back(store_url: str) -> None:
+    engine = make_engine(store_url)
+    upgrade(engine)
     with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
+        command.downgrade(configure(connection), "base")
     assert set(sa.inspect(engine).get_table_names()) <= {"alembic_version"}
     upgrade(engine)
+    engine.dispose()
+
+
+def test_what_was_composed_before_keeps_what_it_was_composed_of(store_url: str) -> None:
+    """Given a store of before priors were kept by finding, then each finding has the archive's results of its time."""
+    engine = make_engine(store_url)
+    with engine.begin() as connection:
+        command.upgrade(configure(connection), "0004")
+        for statement in BEFORE_0005:
+            connection.execute(sa.text(statement))
+    upgrade(engine)
+    with Store(engine).reading() as session:
+        assert session.execute(sa.select(ArchivePriorRow.finding_id, ArchivePriorRow.archive_result_id)).all() == [
+            (2, 1)
+        ]
+        asked = session.execute(sa.select(PriorsAskedRow.finding_id, PriorsAskedRow.answered)).all()
+        assert sorted(asked) == [(1, False), (2, True)]
+        kept = session.scalars(sa.select(ArchiveResultRow)).one()
+        assert (kept.bone_age_months, kept.image_uid) == (110.0, None)
     engine.dispose()
 
 
