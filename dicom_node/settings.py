@@ -66,7 +66,7 @@ def _check_method(name: str) -> str:
     return name if members == [name] else canonical_name(name)
 
 
-DeliveredKind = Literal["sr", "sc", "text", "gsps", "pdf", "kos"]
+DeliveredKind = Literal["sr", "sc", "text", "gsps", "pdf", "kos", "sr-cornerstone"]
 AETitle = Annotated[str, AfterValidator(_check_ae_title)]
 Method = Annotated[str, AfterValidator(_check_method)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -166,7 +166,7 @@ class ComposeSettings(_Section):
 
     def series_number(self, kind: Kind) -> int:
         """Return the series number of a kind. What stands for the SR has the SR's: no archive gets both."""
-        number: int = getattr(self, f"series_number_{'sr' if kind == 'sr-2d' else kind}")
+        number: int = getattr(self, f"series_number_{'sr' if kind.startswith('sr-') else kind}")
         return number
 
 
@@ -223,7 +223,13 @@ class ArchivePeer(_Section):
     @property
     def composed(self) -> tuple[Kind, ...]:
         """What is written for it: what it is sent, and what it may be sent instead."""
-        return (*self.deliver, *self.sr_fallback) if "sr" in self.deliver else self.deliver
+        return (*self.deliver, *self.sr_fallback) if {"sr", "sr-cornerstone"} & {*self.deliver} else self.deliver
+
+    @model_validator(mode="after")
+    def _one_report(self) -> ArchivePeer:
+        if {"sr", "sr-cornerstone"} <= {*self.deliver}:
+            raise ValueError('An archive gets "sr" or "sr-cornerstone", not both: they say the same.')
+        return self
 
 
 class SenderPeer(_Section):

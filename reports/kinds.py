@@ -19,7 +19,7 @@ from reports.overlay import Extras, draw_overlay
 from reports.phrases import Language
 from reports.presentation_state import compose_gsps
 from reports.secondary_capture import compose_sc, patient_line
-from reports.structured_report import compose_sr
+from reports.structured_report import CORNERSTONE_RECTANGLE, compose_sr
 from reports.text_report import compose_text_sr
 
 Display = NDArray[np.uint8]
@@ -87,5 +87,6 @@ def compose(
         preliminary=choices.preliminary,
         assessment=assessment,
         language=language,
-        three_dimensional=kind == "sr",
+        three_dimensional=kind != "sr-2d",
+        tracking_identifier=CORNERSTONE_RECTANGLE if kind == "sr-cornerstone" else None,
     )

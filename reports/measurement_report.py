@@ -39,6 +39,8 @@ class Report:
     """What an estimate means beside references and earlier results; None where nobody asked."""
     language: Language = "en"
     """Of what is written as text. Code meanings stay English: viewers match them."""
+    tracking_identifier: str | None = None
+    """Of every group; None names each by what it shows. The tracking UIDs are the groups' own either way."""
 
     @property
     def image_box(self) -> Box | None:
@@ -232,7 +234,7 @@ def _group(report: Report, name: str, finding: Code, box: Box, values: list[Item
     context = Relation.HAS_OBS_CONTEXT
     return content.container(
         codes.MEASUREMENT_GROUP,
-        content.text(codes.TRACKING_IDENTIFIER, name, context),
+        content.text(codes.TRACKING_IDENTIFIER, report.tracking_identifier or name, context),
         content.uid_reference(codes.TRACKING_UID, tracking_uid(report.identity.sop_instance_uid, name), context),
         content.code(codes.FINDING, finding),
         *values,

@@ -34,6 +34,9 @@ REQUEST_TYPE_2: tuple[str, ...] = (
 )  # fmt: skip
 """Attributes of an item of Referenced Request Sequence (0040,A370) that may be empty, PS3.3 C.17.2."""
 
+CORNERSTONE_RECTANGLE = "Cornerstone3DTools@^0.1.0:RectangleROI"
+"""Tracking identifier by which older versions of OHIF know a rectangle; they draw nothing under another."""
+
 
 def compose_sr(
     source: Dataset,
@@ -44,6 +47,7 @@ def compose_sr(
     assessment: Assessment | None = None,
     language: Language = "en",
     three_dimensional: bool = True,
+    tracking_identifier: str | None = None,
 ) -> FileDataset:
     """Compose the Structured Report of one finding.
 
@@ -65,6 +69,8 @@ def compose_sr(
     three_dimensional
         False makes it a Comprehensive SR (PS3.3 A.35.3), for archives that take no Comprehensive 3D SR. The tree is the
         same: it has no coordinates in three dimensions.
+    tracking_identifier
+        Tracking Identifier (112039, DCM) of every group; None names each by what it shows.
 
     Returns
     -------
@@ -79,7 +85,7 @@ def compose_sr(
         An estimate's hand does not lie on its image.
     """
     about = Circumstances(source, finding, identity, preliminary, SERIES_DESCRIPTION)
-    items = measurement_report(Report(source, finding, identity, assessment, language))
+    items = measurement_report(Report(source, finding, identity, assessment, language, tracking_identifier))
     form = Comprehensive3DSR if three_dimensional else ComprehensiveSR
     return put_together(form, Root(codes.IMAGING_MEASUREMENT_REPORT, "1500"), items, about)
 
