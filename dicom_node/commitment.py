@@ -17,6 +17,7 @@ import structlog
 from pydicom import Dataset
 from sqlalchemy.orm import Session
 
+from dicom_node.dimse import is_uid
 from dicom_node.errors import CommitmentFailed, NodeError, StoreError
 from dicom_node.events import record
 from dicom_node.retry import delay_s
@@ -28,6 +29,7 @@ SUCCESS = 0x0000
 PROCESSING_FAILURE = 0x0110  # PS3.7 C.5.14
 INVALID_ARGUMENT_VALUE = 0x0115  # PS3.7 C.5.9: here, a transaction that was never asked for
 
+UNKNOWN_EVENT = "commitment-unknown"  # its detail: transaction UID, how many objects committed, how many failed
 MAX_FAILURES = 3  # how often an object is sent again because the archive says that it does not hold it
 
 # FailureReason (0008,1197), PS3.3 table C.14-1
@@ -146,6 +148,7 @@ class Commitments:
             return PROCESSING_FAILURE
         if not known:
             log.warning("commitment.unknown-transaction", transaction_uid=report.transaction_uid)
+            self._note_unknown(report)
             return INVALID_ARGUMENT_VALUE
         with self._lock:
             awaited = self._awaited.get(report.transaction_uid)
@@ -153,6 +156,13 @@ class Commitments:
             awaited.set()
         self._on_change()
         return SUCCESS
+
+    def _note_unknown(self, report: CommitmentReport) -> None:
+        """Keep that a report came on a transaction of none of our deliveries: ``selftest`` looks for its own."""
+        if is_uid(report.transaction_uid):
+            detail = f"{report.transaction_uid} {len(report.committed)} {len(report.failed)}"
+            with self._store.session() as session:
+                record(session, self._node_id, UNKNOWN_EVENT, None, detail=detail)
 
     def _enter(self, report: CommitmentReport) -> bool:
         with self._store.session() as session:

@@ -168,7 +168,7 @@ class Courier:
         contexts = [build_context(uid, syntax) for uid in classes for syntax in syntaxes]
         if archive.commitment:
             contexts.append(build_context(StorageCommitmentPushModel))
-        answers = _ReportAnswers(self._on_report)
+        answers = ReportAnswers(self._on_report)
         assoc = ae.associate(
             archive.host, archive.port, contexts=contexts, ae_title=archive.ae_title, evt_handlers=answers.handlers
         )
@@ -273,7 +273,7 @@ def _proposed(classes: set[str], archive: ArchivePeer) -> set[str]:
     return classes | {SOP_CLASSES[kind] for kind in archive.sr_fallback}
 
 
-class _ReportAnswers:
+class ReportAnswers:
     """Keeps an association until the answer to a report that came on it has left.
 
     pynetdicom serves an N-EVENT-REPORT in a thread of its own: a release in between would put the answer behind the

@@ -2,13 +2,13 @@
 
 The study is a sample film (a composite, nobody's hand) under a test patient, with a made-up result that says so. It
 stays in the archive: its PatientID says what it is, and the same UIDs are sent each time, so that there is never more
-than one.
+than one. At the end the archive is asked to vouch for what it took (storage commitment).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -20,24 +20,30 @@ import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context
+from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from dicom_node import __version__
 from dicom_node.cli import DONE, FAILED
-from dicom_node.deliver import judge_status
+from dicom_node.commitment import compose_request
+from dicom_node.deliver import ANSWER_WAIT_S, REQUEST_COMMITMENT, SUCCESS, ReportAnswers, judge_status
 from dicom_node.echo import find_archive, why_no_association
 from dicom_node.settings import ArchivePeer, Settings, load_settings
 from dicom_node.terminal import open_console
+from dicom_node.vouching import Awaited, listening, noted_by_node
 from inference.film import display_bytes, read_film
 from inference.finding import Box, Estimate, Flag, Laterality, ModelIdentity
 from inference.subject import read_subject
 from reports.clinic import assess
-from reports.identity import KINDS, SOP_CLASSES, DocumentIdentity, Kind, derived_uid, device_uid, document_uids
+from reports.identity import KINDS, SOP_CLASSES, DocumentIdentity, Kind, derived_uid, device_uid
 from reports.key_objects import Capture
 from reports.kinds import Choices, compose
 
 PATIENT = "BONEAGE-TEST"
 SAMPLE = "boy-12.dcm"
 NOTICE = Flag("self-test", "This is a test of the connection to the archive, not a result.")
+REPORT_WAIT_S = 20.0
+NO_COMMITMENT = "have the archive's administrator allow it, or say commitment = false"
+NO_REPORT = "let the archive know this node's AE title, address and port, to which it reports"
 MADE_AT = datetime(2026, 1, 1, 12, tzinfo=UTC)  # fixed, as the UIDs are: the same study each time
 
 
@@ -55,37 +61,90 @@ def run(options: argparse.Namespace) -> int:
     return DONE if well else FAILED
 
 
-def send(settings: Settings, peer: ArchivePeer) -> Iterator[tuple[bool, bool, str]]:
+Said = tuple[bool, bool, str]
+"""Whether the settings want it, whether it is well, and what to say of it."""
+
+
+def send(settings: Settings, peer: ArchivePeer, *, report_wait_s: float = REPORT_WAIT_S) -> Iterator[Said]:
     """Yield for each object whether the settings deliver it, whether it was taken, and what to say of it.
 
-    A report that is not taken is no failure where one that stands for it is.
+    A report that is not taken is no failure where one that stands for it is. Last comes what became of storage
+    commitment, for whose report ``report_wait_s`` seconds are waited.
     """
     film = make_film()
     objects: list[tuple[Kind | None, Dataset]] = [(None, film)]
     objects += [(kind, make_document(kind, film, settings)) for kind in KINDS]
+    awaited = Awaited()
+    answers = ReportAnswers(awaited.take)
+    with listening(settings, awaited.take):
+        assoc = _associate(settings, peer, [ds for _, ds in objects], answers)
+        if not assoc.is_established:
+            yield True, False, why_no_association(assoc)
+            return
+        try:
+            yield from _send_all(assoc, peer, objects, partial(_vouch, settings, awaited, report_wait_s))
+        finally:
+            answers.settle(ANSWER_WAIT_S)
+            if assoc.is_established:
+                assoc.release()
+
+
+def _associate(settings: Settings, peer: ArchivePeer, objects: Sequence[Dataset], answers: ReportAnswers) -> Any:
     ae = AE(settings.node.ae_title)
     ae.connection_timeout = ae.acse_timeout = settings.deliver.connect_timeout_s
     ae.dimse_timeout = ae.network_timeout = settings.deliver.dimse_timeout_s
     syntaxes = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
-    contexts = [build_context(ds.SOPClassUID, syntax) for _, ds in objects for syntax in syntaxes]
-    assoc = ae.associate(peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title)
-    if not assoc.is_established:
-        yield True, False, why_no_association(assoc)
-        return
+    contexts = [build_context(ds.SOPClassUID, syntax) for ds in objects for syntax in syntaxes]
+    contexts.append(build_context(StorageCommitmentPushModel))
+    return ae.associate(peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title, evt_handlers=answers.handlers)
+
+
+def _send_all(
+    assoc: Any,
+    peer: ArchivePeer,
+    objects: Sequence[tuple[Kind | None, Dataset]],
+    vouch: Callable[[Any, Sequence[Dataset]], tuple[bool, str]],
+) -> Iterator[Said]:
+    accepted: dict[str, str] = {}
+    for context in assoc.accepted_contexts:
+        accepted.setdefault(str(context.abstract_syntax), UID(context.transfer_syntax[0]).name)
+    delivered = _delivered(peer, accepted)
+    taken = []
+    for kind, ds in objects:
+        fine, sentence = _send(assoc, ds, accepted.get(str(ds.SOPClassUID)))
+        yield kind in delivered, fine, sentence
+        if not assoc.is_established:
+            yield True, False, "the association ended before everything was sent; look at the archive's log"
+            return
+        taken += [ds] if fine else []
+    if StorageCommitmentPushModel not in accepted:
+        yield peer.commitment, False, f"storage commitment: not accepted; {NO_COMMITMENT}"
+    elif taken:
+        fine, sentence = vouch(assoc, taken)
+        yield peer.commitment, fine, f"storage commitment: {sentence}"
+
+
+def _vouch(
+    settings: Settings, awaited: Awaited, wait_s: float, assoc: Any, taken: Sequence[Dataset]
+) -> tuple[bool, str]:
+    """Have the archive vouch for what it took; return whether it does for all, and what to say."""
+    request = compose_request(awaited.transaction_uid, ((str(ds.SOPClassUID), str(ds.SOPInstanceUID)) for ds in taken))
+    model, instance = StorageCommitmentPushModel, StorageCommitmentPushModelInstance
     try:
-        accepted: dict[str, str] = {}
-        for context in assoc.accepted_contexts:
-            accepted.setdefault(str(context.abstract_syntax), UID(context.transfer_syntax[0]).name)
-        delivered = _delivered(peer, accepted)
-        for kind, ds in objects:
-            fine, sentence = _send(assoc, ds, accepted.get(str(ds.SOPClassUID)))
-            yield kind in delivered, fine, sentence
-            if not assoc.is_established:
-                yield True, False, "the association ended before everything was sent; look at the archive's log"
-                return
-    finally:
-        if assoc.is_established:
-            assoc.release()
+        answer, _ = assoc.send_n_action(request, REQUEST_COMMITMENT, model, instance)
+    except RuntimeError:
+        return False, "the association was gone before it was asked for"
+    status = answer.get("Status")
+    if status != SUCCESS:
+        said = "no answer" if status is None else f"the request got status 0x{status:04X}"
+        return False, f"{said}; {NO_COMMITMENT}"
+    with noted_by_node(settings) as look:
+        vouched = awaited.wait(wait_s, look)
+    if vouched is None:
+        return False, f"the request was taken, and no report came within {wait_s:.0f} s; {NO_REPORT}"
+    if vouched.failed or vouched.committed < len(taken):
+        return False, f"{vouched.committed} of {len(taken)} objects are committed; look at the archive's log"
+    return True, f"all {len(taken)} objects are committed"
 
 
 def _delivered(peer: ArchivePeer, accepted: Collection[str]) -> set[Kind]:
@@ -134,7 +193,7 @@ def make_document(kind: Kind, film: Dataset, settings: Settings) -> Dataset:
     hand = Box(columns * 0.2, rows * 0.1, columns * 0.8, rows * 0.9)
     subject = replace(read_subject(film), flags=())
     finding = Estimate(144.0, 132.0, 156.0, 0.9, subject, Laterality.LEFT, hand, (), 1, 1.0, (NOTICE,), model)
-    series_uid, sop_uid = document_uids(film.SOPInstanceUID, model, kind, 1)
+    series_uid, sop_uid = _uids(kind, settings)
     identity = DocumentIdentity(
         sop_instance_uid=sop_uid,
         series_instance_uid=series_uid,
@@ -148,10 +207,16 @@ def make_document(kind: Kind, film: Dataset, settings: Settings) -> Dataset:
     choices = Choices(
         assessment=assess(finding),
         language=settings.compose.language,
-        capture=Capture(*document_uids(film.SOPInstanceUID, model, "sc", 1)),
+        capture=Capture(*_uids("sc", settings)),
     )
     display = partial(_display, film)
     return compose(kind, film, finding, identity, display=display, choices=choices)
+
+
+def _uids(kind: Kind, settings: Settings) -> tuple[str, str]:
+    """Return the Series and the SOP Instance UID of a test document: other ones where its bytes are others."""
+    parts = (kind, __version__, settings.compose.language, settings.node.station_name)
+    return derived_uid("selftest", "series", *parts), derived_uid("selftest", "instance", *parts)
 
 
 def _display(film: Dataset) -> npt.NDArray[np.uint8]:

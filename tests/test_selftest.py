@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pynetdicom import AE, evt
@@ -12,19 +14,27 @@ from pynetdicom.sop_class import (
     ComprehensiveSRStorage,
     DigitalXRayImageStorageForPresentation,
     SecondaryCaptureImageStorage,
+    StorageCommitmentPushModel,
     Verification,
 )
 
-from conformance.nodes import make_settings
+from conformance.nodes import PATIENCE_S, make_settings, run_node
+from conformance.stand_in import StandIn
+from dicom_node.archive import Archive, CallBack
+from dicom_node.commitment import UNKNOWN_EVENT
 from dicom_node.echo import probe
 from dicom_node.selftest import NOTICE, PATIENT, make_document, make_film, send
+from dicom_node.settings import Settings
+from dicom_node.store import Event, now, open_store
 from reports.document import encoded
 from reports.identity import KINDS, SOP_CLASSES
 from reports.phrases import translated
 
 
 @contextlib.contextmanager
-def archive(*classes: str, status: int = 0x0000) -> Iterator[tuple[tuple[str, int], list[str]]]:
+def archive(
+    *classes: str, status: int = 0x0000, commits: Callable[[], int] | None = None
+) -> Iterator[tuple[tuple[str, int], list[str]]]:
     """Run an SCP for some classes; yields its address and the SOP classes it was sent."""
     taken: list[str] = []
     ae = AE("ARCHIVE")
@@ -36,7 +46,10 @@ def archive(*classes: str, status: int = 0x0000) -> Iterator[tuple[tuple[str, in
         assert event.dataset.PatientID == PATIENT
         return status
 
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    handlers: list[Any] = [(evt.EVT_C_STORE, store)]
+    if commits is not None:
+        handlers.append((evt.EVT_N_ACTION, lambda _event: (commits(), None)))
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
     try:
         yield server.server_address[:2], taken
     finally:
@@ -50,11 +63,13 @@ EVERYTHING = (FILM, *SOP_CLASSES.values())
 
 def test_an_archive_that_takes_everything(tmp_path: Path) -> None:
     with archive(*EVERYTHING) as (address, taken):
-        settings = make_settings(tmp_path, {"pacs": address})
-        said = list(send(settings, settings.archives[0]))
+        settings = make_settings(tmp_path, {"pacs": address}, peers={"pacs": {"commitment": False}})
+        *said, commitment = send(settings, settings.archives[0])
     assert sorted(taken) == sorted(EVERYTHING)
     assert all(fine for _, fine, _ in said)
     assert all("Explicit VR Little Endian, status 0x0000" in sentence for *_, sentence in said)
+    assert commitment[:2] == (False, False)
+    assert "not accepted" in commitment[2]
 
 
 def test_an_archive_without_3d_reports_gets_the_other(tmp_path: Path) -> None:
@@ -65,7 +80,7 @@ def test_an_archive_without_3d_reports_gets_the_other(tmp_path: Path) -> None:
         said = list(send(settings, settings.archives[0]))
         echoed = list(probe(settings, settings.archives[0]))
     assert [wanted for wanted, fine, _ in said if wanted and not fine] == []
-    assert sum(not fine for _, fine, _ in said) == len(KINDS) + 1 - 2
+    assert sum(not fine for _, fine, _ in said) == len(KINDS) + 1 - 2 + 1  # and no storage commitment
     assert all(fine for fine, _ in echoed)
     assert any("it will get Comprehensive SR Storage" in sentence for _, sentence in echoed)
 
@@ -75,14 +90,15 @@ def test_what_settings_deliver_must_be_taken(tmp_path: Path) -> None:
         settings = make_settings(tmp_path, {"pacs": address})
         said = list(send(settings, settings.archives[0]))
     assert [sentence.split(":")[0] for wanted, fine, sentence in said if wanted and not fine] == [
-        "Comprehensive 3D SR Storage"
+        "Comprehensive 3D SR Storage",
+        "storage commitment",
     ]
 
 
 def test_a_refusal_is_said_with_its_status(tmp_path: Path) -> None:
     with archive(*EVERYTHING, status=0xA900) as (address, _):
         settings = make_settings(tmp_path, {"pacs": address})
-        said = list(send(settings, settings.archives[0]))
+        *said, _ = send(settings, settings.archives[0])
     assert not any(fine for _, fine, _ in said)
     assert all("0xA900" in sentence for *_, sentence in said)
 
@@ -92,6 +108,85 @@ def test_nobody_answers(tmp_path: Path) -> None:
     ((wanted, fine, sentence),) = send(settings, settings.archives[0])
     assert (wanted, fine) == (True, False)
     assert "check host" in sentence
+
+
+# Storage commitment.
+
+
+def commitment_of(settings: Settings, wait_s: float = PATIENCE_S) -> tuple[bool, bool, str]:
+    """Return the last thing a self-test says."""
+    *_, last = send(settings, settings.archives[0], report_wait_s=wait_s)
+    return last
+
+
+ALL_COMMITTED = (True, True, f"storage commitment: all {len(EVERYTHING)} objects are committed")
+
+
+def test_an_archive_vouches_on_our_association(tmp_path: Path) -> None:
+    with Archive(tmp_path / "archive") as pacs:
+        settings = make_settings(tmp_path / "node", {"pacs": pacs.address})
+        assert commitment_of(settings) == ALL_COMMITTED
+
+
+def test_an_archive_vouches_at_the_nodes_address_while_no_node_runs(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    with Archive(
+        tmp_path / "archive", call_back=CallBack("127.0.0.1", port, "BONEAGE"), same_association=False
+    ) as pacs:
+        settings = make_settings(tmp_path / "node", {"pacs": pacs.address}, receive={"port": port})
+        assert commitment_of(settings) == ALL_COMMITTED
+
+
+def test_an_archive_vouches_to_the_running_node(tmp_path: Path) -> None:
+    """Given a running node, when the report comes to it, then the self-test learns of it from the store."""
+    with Archive(tmp_path / "archive", same_association=False) as pacs:
+        settings = make_settings(tmp_path / "node", {"pacs": pacs.address})
+        with run_node(settings, StandIn()) as node:
+            pacs.call_back = CallBack(*node.address, "BONEAGE")
+            assert commitment_of(settings) == ALL_COMMITTED
+
+
+def test_an_archive_that_reports_nothing_is_named(tmp_path: Path) -> None:
+    with Archive(tmp_path / "archive", same_association=False) as pacs:
+        settings = make_settings(tmp_path / "node", {"pacs": pacs.address})
+        wanted, fine, sentence = commitment_of(settings, 0.3)
+    assert (wanted, fine) == (True, False)
+    assert "no report came within 0 s; let the archive know this node's AE title" in sentence
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((0x0000, 2, 1), f"2 of {len(KINDS) + 1} objects are committed"),
+        ((0x0112, 0, 0), "the request got status 0x0112"),
+    ],
+    ids=["lost-some", "refused"],
+)
+def test_what_an_archive_does_not_vouch_for_is_said(tmp_path: Path, answer: tuple[int, int, int], words: str) -> None:
+    status, committed, failed = answer
+    with archive(*EVERYTHING, StorageCommitmentPushModel, commits=lambda: status) as (address, _):
+        settings = make_settings(tmp_path / "node", {"pacs": address})
+        upgraded = open_store(settings.database_url)
+        with upgraded.session() as session:
+            look = Event(at=now(), node_id="node-1", kind=UNKNOWN_EVENT, detail=f"1.2.3 {committed} {failed}")
+            session.add(look)
+        upgraded.close()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("dicom_node.vouching.generate_uid", lambda: "1.2.3")
+            wanted, fine, sentence = commitment_of(settings)
+    assert (wanted, fine) == (True, False)
+    assert words in sentence
+
+
+def test_other_settings_make_other_objects(tmp_path: Path) -> None:
+    english, chinese = (
+        make_settings(tmp_path, {"pacs": ("127.0.0.1", 1)}, compose={"language": language}) for language in ("en", "zh")
+    )
+    one, other = (make_document("sr", make_film(), settings) for settings in (english, chinese))
+    assert encoded(one) != encoded(other)
+    assert one.SOPInstanceUID != other.SOPInstanceUID
+    assert one.StudyInstanceUID == other.StudyInstanceUID
 
 
 @pytest.mark.parametrize("kind", KINDS)
