@@ -191,4 +191,9 @@ EXEMPTIONS: tuple[Exemption, ...] = (
         r"Found concept that is not known, and as such is qualitative: \(122405,DCM,\"Algorithm Manufacturer\"\)",
         "it reads an item beyond the rows it knows as a qualitative one, which is harmless",
     ),
+    Exemption(
+        "tid1500reader",
+        r"Found concept that is not known, and as such is qualitative: \(121106,DCM,\"Comment\"\)",
+        "it reads an item beyond the rows it knows as a qualitative one, which is harmless",
+    ),
 )

@@ -159,6 +159,7 @@ def _estimate_groups(report: Report, estimate: Estimate) -> list[Item]:
         *_assessed_numbers(report.assessment),
         content.measure(codes.DETECTION_SCORE, round(estimate.quality, 4), codes.NO_UNITS, Relation.CONTAINS),
         *_estimate_codes(estimate),
+        _listed(report),
     ]
     name = f"Bone age, {wording.LATERALITY_WORDS['en'][side]} hand" if side in codes.SIDES else "Bone age, hand"
     return [_group(report, name, codes.SKELETAL_MATURITY, hand, values), *_roi_groups(report, side)]
@@ -177,8 +178,14 @@ def _refusal_groups(report: Report) -> list[Item]:
     values += [] if refusal.model is None else _algorithm(refusal.model)
     values += _assumed(report, refusal)
     values += _quality(codes.QUALITIES.get(codes.REFUSED_QUALITIES.get(refusal.code, "")))
+    values.append(_listed(report))
     group = _group(report, "Refused, hand" if hand else "Refused, image", codes.REFUSALS[refusal.code], region, values)
     return [group, *_roi_groups(report, Laterality.UNKNOWN)]
+
+
+def _listed(report: Report) -> Item:
+    """Return the result as a comment: OHIF names a group that it tracks by its comment, and lists no number of it."""
+    return content.text(codes.COMMENT, wording.headline(report.finding, report.language))
 
 
 def _assumed(report: Report, refusal: Refusal) -> list[Item]:

@@ -99,6 +99,13 @@ def bone_age(estimate: Estimate, language: Language = "en") -> str:
     return f"{name} {years_and_months(estimate.age_months, language)} ({months(estimate.age_months, language)})"
 
 
+def headline(finding: Finding, language: Language = "en") -> str:
+    """Return the result in one line: the bone age, or that there is none and why."""
+    if isinstance(finding, Estimate):
+        return bone_age(finding, language)
+    return f"{no_bone_age(language)}{_either(language, ': ', '：')}{translated(finding.sentence, language)}"
+
+
 def interval(reading: Estimate | AssumedReading, language: Language = "en") -> str:
     """Return "90 % interval 10 y 0 mo to 12 y 1 mo (120.1 to 144.9 months)"."""
     low, high = reading.interval_low_months, reading.interval_high_months

@@ -74,6 +74,24 @@ def test_bone_age_is_the_first_number_and_exact(dx, estimate, identify):
     assert read_bone_age(document) == estimate.age_months
 
 
+@pytest.mark.parametrize(
+    ("case", "language", "words"),
+    [
+        ("estimate", "en", "Bone age 11 y 0 mo (132.5 months)"),
+        ("estimate", "zh", "骨龄 11岁0个月 (132.5个月)"),
+        ("refusal", "en", "No bone age: The image does not show a hand."),
+        ("refusal_with_hand", "en", "No bone age: The sex is not known, and the method needs it."),
+    ],
+)
+def test_the_first_group_has_a_comment_to_be_listed_by(case, language, words, dx, identify, request):
+    """Given a viewer that lists groups by their comments, when it tracks them, then the first one tells the result."""
+    document = compose_sr(dx, request.getfixturevalue(case), identify(dx, "sr"), language=language)
+    first, *regions = measurement_groups(document)
+
+    assert [comment.TextValue for comment in named(first, codes.COMMENT)] == [words]
+    assert not any(list(named(region, codes.COMMENT)) for region in regions)
+
+
 def test_uncertainties_are_in_months(dx, estimate, identify):
     bone_age = next(named(next(measurement_groups(compose_sr(dx, estimate, identify(dx, "sr")))), codes.BONE_AGE))
     (above,) = named(bone_age, codes.UNCERTAINTY_ABOVE)
