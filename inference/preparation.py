@@ -60,8 +60,8 @@ def make_rois(landmarks: Landmarks) -> tuple[Roi, ...]:
     pose = landmarks.pose
     centres = roi_centres(landmarks.points, pose)
     sizes = np.concatenate([np.clip(landmarks.sizes[_BOX_PLACES], 0.04, 0.35), _CARPAL_SIZES])
-    # A bone's end is neither a rectangle nor an ellipse: the upright box of a tilted superellipse |x|^3 + |y|^3 = 1, whose
-    # support function is the norm of exponent 3/2.
+    # A bone's end is neither a rectangle nor an ellipse: this is the upright box of a tilted superellipse
+    # |x|^3 + |y|^3 = 1, whose support function is the norm of exponent 3/2.
     extents = (sizes**1.5 @ (np.abs(pose.matrix[:, :2]) ** 1.5).T) ** (1 / 1.5)
     scores = np.concatenate(
         [landmarks.scores[_RUS_PLACES], np.full(len(CARPAL_NAMES), landmarks.scores[_CARPUS_PLACE])]
