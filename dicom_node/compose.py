@@ -30,12 +30,12 @@ from dicom_node.settings import ComposeSettings, NodeSettings
 from dicom_node.sources import read_source
 from dicom_node.spool import sync_folder
 from dicom_node.store import Document, FindingRow, Instance, Revision, Store, insert_if_absent, now
+from dicom_node.worklist import Size, ordered, size_of
 from inference.errors import FilmError
 from inference.film import display_bytes, read_film
 from inference.finding import Estimate, Finding
-from inference.header import numbers
 from reports import kinds
-from reports.clinic import Assessment, ClinicSettings, assess
+from reports.clinic import Assessment, ClinicSettings, Height, assess
 from reports.errors import ReportError
 from reports.identity import KINDS, SOP_CLASSES, DocumentIdentity, Kind, Predecessor, device_uid, document_uids
 from reports.key_objects import Capture
@@ -54,6 +54,7 @@ class _Task(NamedTuple):
     instance: Instance
     revision: Revision
     priors: Priors
+    ordered: tuple[Size, str | None]  # what the order said of the size, and why it could not be asked
     predecessor: Predecessor | None
     capture: Capture | None
 
@@ -110,21 +111,25 @@ class Composer:
         _verify(path, source, finding)
         self._mark_verified(document, task.revision)
 
-    def _assess(self, source: Dataset, finding: Finding, found: Priors) -> Assessment | None:
+    def _assess(self, source: Dataset, finding: Finding, task: _Task) -> Assessment | None:
         """Say what an estimate means beside references and earlier results."""
         if not isinstance(finding, Estimate):
             return None
         settings = self._settings
         clinic = ClinicSettings(settings.reference, settings.normal_sd, settings.adult_height)
-        metres, kilograms = numbers(source, "PatientSize")[:1], numbers(source, "PatientWeight")[:1]
+        stated, (ordered, unasked) = size_of(source), task.ordered
+        height = Height.HEADER if stated.metres else Height.ORDER
+        metres, kilograms = stated.metres or ordered.metres, stated.kilograms or ordered.kilograms
         assessment = assess(
             finding,
             settings=clinic,
-            height_cm=metres[0] * 100 if metres and metres[0] else None,  # an empty size is often written as 0
-            weight_kg=kilograms[0] if kilograms and kilograms[0] else None,
-            priors=found.results,
+            height_cm=metres * 100 if metres else None,
+            height_source=height,
+            weight_kg=kilograms,
+            priors=task.priors.results,
         )
-        return dataclasses.replace(assessment, notes=(*assessment.notes, *found.notes))
+        notes = (*assessment.notes, *task.priors.notes, *([] if unasked is None else [unasked]))
+        return dataclasses.replace(assessment, notes=notes)
 
     def _enter(self, finding_id: int, kind: Kind) -> _Task:
         """Return the document's row, made at the first call, and all that it is made of."""
@@ -151,14 +156,15 @@ class Composer:
             found = earlier(session, row, years=settings.priors_years) if settings.priors else Priors()
             document = session.scalars(of_finding).one()
             before = _predecessor(session, document, instance, revision)
-            return _Task(document, kind, row, instance, revision, found, before, _capture(session, row))
+            size = ordered(session, row)
+            return _Task(document, kind, row, instance, revision, found, size, before, _capture(session, row))
 
     def _make(self, source: Dataset, finding: Finding, task: _Task) -> Dataset:
         document, settings = task.document, self._settings
         try:
             choices = Choices(
                 preliminary=settings.preliminary,
-                assessment=self._assess(source, finding, task.priors),
+                assessment=self._assess(source, finding, task),
                 language=settings.language,
                 name_patient=settings.name_patient,
                 capture=task.capture,

@@ -38,7 +38,9 @@ def find_archive(settings: Settings, name: str) -> ArchivePeer:
     for peer in settings.archives:
         if peer.name == name:
             return peer
-    if any(peer.name == name for peer in settings.senders):
+    if any(peer.name == name for peer in settings.worklists):
+        what, remedy = "This peer is a worklist: nothing is stored there.", "Query it with another program."
+    elif any(peer.name == name for peer in settings.senders):
         what, remedy = "This peer is a sender: it has no port to call.", "Send a C-ECHO from its side to this node."
     else:
         names = ", ".join(peer.name for peer in settings.archives) or "none"

@@ -25,6 +25,7 @@ from dicom_node.spool import Received, Spool
 from dicom_node.store import Instance, Store, make_engine, upgrade
 from dicom_node.street import Street
 from dicom_node.workflows import Workflows
+from dicom_node.worklist import Scales
 
 STOP_WITHIN_S = 30.0
 
@@ -52,6 +53,15 @@ def _seeker(store: Store, settings: Settings, asked: Asked | None, reader: Reade
         read=reader.read_aside,
         films=settings.compose.priors_films,
     )
+
+
+def _scales(store: Store, settings: Settings) -> Scales | None:
+    """Return what asks a worklist for heights; None where none is to be asked."""
+    for worklist in settings.worklists:
+        if settings.compose.adult_height and worklist.name == settings.compose.height_from:
+            spool_dir, timeouts = settings.spool_dir, settings.deliver
+            return Scales(store, spool_dir=spool_dir, worklist=worklist, node=settings.node, timeouts=timeouts)
+    return None
 
 
 def _shadows(store: Store, settings: Settings) -> Shadows | None:
@@ -114,6 +124,7 @@ class Node:
             on_composed=self._wake,
             shadows=_shadows(self.store, settings),
             seeker=_seeker(self.store, settings, asked, reader),
+            scales=_scales(self.store, settings),
         )
         self._workflows = Workflows(
             system_database_url=system_database_url(settings),

@@ -152,6 +152,7 @@ class ComposeSettings(_Section):
     reference: Literal["brush-foundation", "greulich-pyle"] = "brush-foundation"  # population of SD scores
     normal_sd: Annotated[float, Field(gt=0, le=4)] = 2.0  # from so many SD on a bone age is called advanced or delayed
     adult_height: bool = True  # predict it where PatientSize (0010,1020) is there
+    height_from: Name | None = None  # the worklist that is asked for the height where it is not, by its name
     priors: bool = True  # compare with earlier results of the same patient
     priors_years: Annotated[float, Field(gt=0, le=100)] = 25.0  # how far back; more than anybody grows
     priors_from: Name | None = None  # the archive that is asked for them too, by its name
@@ -242,7 +243,17 @@ class SenderPeer(_Section):
     whole_study_per_association: bool = False  # True: the study is complete when the association ends
 
 
-Peer = Annotated[ArchivePeer | SenderPeer, Field(discriminator="kind")]
+class WorklistPeer(_Section):
+    """A modality worklist that is asked for heights."""
+
+    kind: Literal["worklist"]
+    name: Name
+    ae_title: AETitle
+    host: Annotated[str, Field(min_length=1)]
+    port: Port
+
+
+Peer = Annotated[ArchivePeer | SenderPeer | WorklistPeer, Field(discriminator="kind")]
 
 
 class Settings(_Section):
@@ -267,6 +278,9 @@ class Settings(_Section):
         asked = self.compose.priors_from
         if asked is not None and asked not in {archive.name for archive in self.archives}:
             raise ValueError("compose.priors_from names no archive among the peers; write the name of one.")
+        orders = self.compose.height_from
+        if orders is not None and orders not in {worklist.name for worklist in self.worklists}:
+            raise ValueError("compose.height_from names no worklist among the peers; write the name of one.")
         if self.compose.priors_films and asked is None:
             raise ValueError("compose.priors_films has no archive to ask; name one in compose.priors_from.")
         return self
@@ -280,6 +294,11 @@ class Settings(_Section):
     def senders(self) -> tuple[SenderPeer, ...]:
         """The peers that may send, in the order of the file."""
         return tuple(peer for peer in self.peers if isinstance(peer, SenderPeer))
+
+    @property
+    def worklists(self) -> tuple[WorklistPeer, ...]:
+        """The worklists, in the order of the file."""
+        return tuple(peer for peer in self.peers if isinstance(peer, WorklistPeer))
 
     @property
     def database_url(self) -> str:
@@ -413,7 +432,7 @@ def _remedy(detail: ErrorDetails) -> str:
     if kind == "missing":
         return "Add it: it has no default."
     if kind == "union_tag_not_found":
-        return 'Add kind = "archive" or kind = "sender".'
+        return 'Add kind = "archive", kind = "sender" or kind = "worklist".'
     if kind == "string_pattern_mismatch":
         return "Use letters, digits, dot, dash and underscore, a letter or digit first, 64 at most."
     if kind == "literal_error":
@@ -426,7 +445,11 @@ def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
     if len(loc) == 1:
         return list(Settings.model_fields)
     if loc[0] == "peers":
-        peer: type[BaseModel] = ArchivePeer if "archive" in loc else SenderPeer
-        return list(peer.model_fields)
+        kinds: dict[str, type[BaseModel]] = {
+            "archive": ArchivePeer,
+            "sender": SenderPeer,
+            "worklist": WorklistPeer,
+        }
+        return list(kinds[str(loc[2])].model_fields)
     section = Settings.model_fields[str(loc[0])].annotation
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

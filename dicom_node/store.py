@@ -231,6 +231,19 @@ class ArchivePriorRow(Base):
     archive_result_id: Mapped[int] = mapped_column(ForeignKey("archive_results.id"), primary_key=True)
 
 
+class OrderedSizeRow(Base):
+    """What the order of a finding's film said of the child's size: asked once, for good; see dicom_node.worklist."""
+
+    __tablename__ = "ordered_sizes"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    finding_id: Mapped[int] = mapped_column(ForeignKey("findings.id"), unique=True)
+    answered: Mapped[bool]
+    metres: Mapped[float | None]
+    kilograms: Mapped[float | None]
+    asked_at: Mapped[datetime]
+
+
 class ShadowRow(Base):
     """What a shadow method said of one instance in one revision; see dicom_node.shadow."""
 

@@ -31,6 +31,7 @@ from dicom_node.settings import ArchivePeer
 from dicom_node.shadow import Shadows
 from dicom_node.store import FindingRow, Revision, Store, now
 from dicom_node.workflows import Steps
+from dicom_node.worklist import Scales
 from reports.identity import Kind
 
 Problem = list[str]  # code and sentence; a list, because the engine keeps results as JSON
@@ -57,6 +58,8 @@ class Street:
         What reads the films once more afterwards, for the record only.
     seeker
         What asks an archive for earlier results before documents are composed.
+    scales
+        What asks a worklist for heights before documents are composed.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Street:
         on_composed: Callable[[], None] = lambda: None,
         shadows: Shadows | None = None,
         seeker: Seeker | None = None,
+        scales: Scales | None = None,
     ) -> None:
         self._store = store
         self._reader = reader
@@ -80,6 +84,7 @@ class Street:
         self._on_composed = on_composed
         self._shadows = shadows
         self._seeker = seeker
+        self._scales = scales
 
     def walk(self, revision_id: int, step: Steps) -> None:
         """Take one revision from assembled to composed. What fails for good is written down; the rest goes on.
@@ -94,6 +99,8 @@ class Street:
             for instance_id in step("list-instances", self._list_instances, revision_id):
                 problems += step("interpret", self.interpret, revision_id, instance_id)
             for finding_id in step("list-findings", self._list_findings, revision_id):
+                if self._scales is not None:
+                    step("ask-for-height", self._scales.ask, finding_id)
                 if self._seeker is not None:
                     step("ask-for-priors", self._seeker.seek, finding_id)
                 for kind in self._kinds:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node.errors import DIMSE_STATUSES, NodeError, ReceiveError, SpoolFileMissing, StoreError
-from dicom_node.settings import ArchivePeer, SenderPeer, Settings, load_settings
+from dicom_node.settings import ArchivePeer, SenderPeer, Settings, WorklistPeer, load_settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -35,7 +35,7 @@ def test_the_configuration_loads_and_is_complete(tmp_path: Path) -> None:
             missing = set(type(getattr(settings, name)).model_fields) - set(tables[name])
             assert all(f"# {key} = " in example for key in missing), f"README's [{name}] does not show {missing}"
     shown = {key for peer in tables["peers"] for key in peer}
-    assert shown == set(ArchivePeer.model_fields) | set(SenderPeer.model_fields)
+    assert shown == {key for peer in (ArchivePeer, SenderPeer, WorklistPeer) for key in peer.model_fields}
 
 
 def test_the_configuration_shows_the_defaults(tmp_path: Path) -> None:

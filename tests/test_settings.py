@@ -129,6 +129,14 @@ def test_films_are_asked_of_somebody(tmp_path: Path) -> None:
     assert any("priors_from" in problem.what for problem in problems.values())
 
 
+def test_heights_come_from_a_worklist_among_the_peers(tmp_path: Path) -> None:
+    problems = problems_of(tmp_path, '[node]\ndata_dir = "d"\n[compose]\nheight_from = "ris"\n')
+    assert any("height_from" in problem.what for problem in problems.values())
+    worklist = '[[peers]]\nkind = "worklist"\nname = "ris"\nae_title = "RIS"\nhost = "10.0.0.3"\nport = 104\n'
+    remedies = [problem.remedy for problem in problems_of(tmp_path, worklist + "deliver = []\n").values()]
+    assert any("known here: kind, name, ae_title, host, port." in remedy for remedy in remedies)
+
+
 def test_a_file_that_is_missing_or_no_toml_says_so(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         load_settings(tmp_path / "absent.toml")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from inference.finding import Estimate, Sex
 from reports.clinic.course import course
 from reports.clinic.heights import PLAUSIBLE_CM, PLAUSIBLE_KG, bayley_pinneau, rwt
-from reports.clinic.model import Assessment, ClinicSettings, HeightPrediction, Prior
+from reports.clinic.model import Assessment, ClinicSettings, Height, HeightPrediction, Prior
 from reports.clinic.sd_scores import growth_chart, reference, sd_score, verdict
 from reports.clinic.stage_ages import stage_ages
 
@@ -22,6 +23,7 @@ def assess(
     *,
     settings: ClinicSettings = ClinicSettings(),  # noqa: B008 - frozen
     height_cm: float | None = None,
+    height_source: Height = Height.HEADER,
     weight_kg: float | None = None,
     midparent_cm: float | None = None,
     priors: Sequence[Prior] = (),
@@ -36,6 +38,8 @@ def assess(
         The site's choices.
     height_cm, weight_kg, midparent_cm
         Where they are known; without a height there is no word of adult height at all.
+    height_source
+        Where the height comes from.
     priors
         Earlier results of the same child, in any order.
     """
@@ -58,6 +62,7 @@ def assess(
         heights, why_not = _heights(
             estimate.age_months, age, sex, height_cm=height_cm, weight_kg=weight_kg, midparent_cm=midparent_cm
         )
+        heights = tuple(replace(one, height=height_source) for one in heights)
         notes += why_not
     return Assessment(
         difference_months=estimate.age_months - age,

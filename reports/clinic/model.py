@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from enum import StrEnum
 from typing import Literal
 
 ReferenceName = Literal["brush-foundation", "greulich-pyle"]
@@ -31,6 +32,13 @@ class SdScore:
     reference: Reference
 
 
+class Height(StrEnum):
+    """Where a child's height comes from."""
+
+    HEADER = "PatientSize (0010,1020)"
+    ORDER = "worklist"
+
+
 @dataclass(frozen=True, slots=True)
 class HeightPrediction:
     """An adult height. ``low`` and ``high`` are the 90 % range where the publication states its error."""
@@ -41,6 +49,7 @@ class HeightPrediction:
     high: float | None
     citation: str
     from_cm: float  # the height it was predicted from
+    height: Height = Height.HEADER
 
 
 @dataclass(frozen=True, slots=True)
