@@ -2,7 +2,8 @@
 
 Bone age comes first in its group, because viewers print the first measurements only; every group has its region as a
 SCOORD and a tracking UID, because viewers throw without them; image library and imaging measurements are always there,
-for the same reason. A refusal has no number: its group carries the reason, and the hand's box or the whole image.
+for the same reason. The first number of a group has the region too: OHIF tracks a group by it. A refusal has no number:
+its group carries the reason, and the hand's box or the whole image.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ def _refusal_groups(report: Report) -> list[Item]:
         return []
     values = [] if hand is None else [_site(codes.HAND, Laterality.UNKNOWN)]
     values += [] if refusal.model is None else _algorithm(refusal.model)
-    values += _assumed(report, refusal)
+    values += _assumed(report, refusal, region)
     values += _quality(codes.QUALITIES.get(codes.REFUSED_QUALITIES.get(refusal.code, "")))
     values.append(_listed(report))
     group = _group(report, "Refused, hand" if hand else "Refused, image", codes.REFUSALS[refusal.code], region, values)
@@ -188,7 +189,7 @@ def _listed(report: Report) -> Item:
     return content.text(codes.COMMENT, wording.headline(report.finding, report.language))
 
 
-def _assumed(report: Report, refusal: Refusal) -> list[Item]:
+def _assumed(report: Report, refusal: Refusal, region: Box) -> list[Item]:
     """Return what either sex would give, each a number of its own concept with its interval, where it was read."""
     return [
         content.number(
@@ -197,6 +198,7 @@ def _assumed(report: Report, refusal: Refusal) -> list[Item]:
             codes.MONTH,
             *_uncertainty(reading.age_months, reading.interval_low_months, reading.interval_high_months),
             content.text(codes.INTERVAL, wording.interval(reading, report.language), Relation.HAS_PROPERTIES),
+            content.region(region, report.source, Relation.INFERRED_FROM),
         )
         for reading in refusal.assumed
     ]
@@ -211,12 +213,12 @@ def _roi_groups(report: Report, side: Laterality) -> list[Item]:
     for roi in report.finding.rois:
         box = report.on_image(roi.box)
         if box is not None:
-            values = [_site(codes.SITES[roi.name], side), *algorithm, *_stage(stages.get(roi.name))]
+            values = [_site(codes.SITES[roi.name], side), *algorithm, *_stage(report, stages.get(roi.name), box)]
             groups.append(_group(report, f"Region {roi.name}", codes.REGIONS[roi.name], box, values))
     return groups
 
 
-def _stage(bone: BoneStage | None) -> list[Item]:
+def _stage(report: Report, bone: BoneStage | None, box: Box) -> list[Item]:
     """Return a bone's maturity stage as a number of its scale, with its points and how sure the model is of it."""
     if bone is None:
         return []
@@ -226,7 +228,7 @@ def _stage(bone: BoneStage | None) -> list[Item]:
     )
     stage = content.count(codes.BONE_STAGE, bone.stage, codes.NO_UNITS, Relation.CONTAINS)
     return [
-        content.with_children(stage, scale, probability),
+        content.with_children(stage, scale, probability, content.region(box, report.source, Relation.INFERRED_FROM)),
         content.number(codes.BONE_POINTS, bone.points, codes.NO_UNITS),
     ]
 

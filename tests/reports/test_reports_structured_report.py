@@ -92,6 +92,22 @@ def test_the_first_group_has_a_comment_to_be_listed_by(case, language, words, dx
     assert not any(list(named(region, codes.COMMENT)) for region in regions)
 
 
+@pytest.mark.parametrize(("case", "numbered"), [("estimate", 1), ("staged", 14), ("sex_unknown", 1), ("refusal", 0)])
+def test_the_first_number_of_a_group_has_the_group_s_region(case, numbered, dx, identify, request):
+    """OHIF tracks a group by the region of its first number, where it has a number, and passes over it without."""
+    finding = request.getfixturevalue("full")[0] if case == "staged" else request.getfixturevalue(case)
+    first_numbers = []
+    for group in measurement_groups(compose_sr(dx, finding, identify(dx, "sr"))):
+        (region,) = named(group, codes.IMAGE_REGION)
+        for number in [item for item in children(group) if item.ValueType == "NUM"][:1]:
+            (inferred_from,) = (item for item in children(number) if item.ValueType == "SCOORD")
+            assert inferred_from.RelationshipType == "INFERRED FROM"
+            assert inferred_from.GraphicData == region.GraphicData
+            first_numbers.append(number)
+
+    assert len(first_numbers) == numbered
+
+
 def test_uncertainties_are_in_months(dx, estimate, identify):
     bone_age = next(named(next(measurement_groups(compose_sr(dx, estimate, identify(dx, "sr")))), codes.BONE_AGE))
     (above,) = named(bone_age, codes.UNCERTAINTY_ABOVE)
