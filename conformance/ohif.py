@@ -6,7 +6,8 @@ with Orthanc(folder, Plugins=[str(DICOMWEB)]) as orthanc, serve(DIST, orthanc) a
 
 OHIF is the built ``dist`` of the npm package ``@ohif/app``. It is served with a configuration of its own, and what it
 asks of ``/dicom-web`` is passed on to Orthanc, so that the browser sees one origin and nothing but this machine.
-``python -m conformance.ohif OUT`` makes the screenshots of a shipped sample.
+``python -m conformance.ohif OUT`` makes screenshots of a shipped sample: overlay, report, panel, and film and overlay
+side by side.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,8 +29,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
+from PIL import Image
 from pydicom import Dataset, dcmwrite
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
@@ -38,6 +41,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from conformance.examples import compose_case, read_sample
 from conformance.orthanc import Orthanc
 from inference.engine import Engine
+from inference.finding import Box, Finding
 from reports.document import encoded
 
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -46,15 +50,19 @@ DIST = Path(__file__).parents[1] / ".ci" / "npm" / "ohif" / "package" / "dist"
 """OHIF, where .ci/run unpacks it."""
 WAIT_S = 150.0
 """A software renderer on two busy cores takes its time."""
+BRIGHT, COLOURED = 0.01, 0.005
+"""Shares of a viewport from which on something is drawn, and drawn in colours."""
 
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1600,1000",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1920,1080",
     # OHIF draws annotations of films without a frame of reference with WebGL only, here in software.
     "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist",
 )  # fmt: skip
+# No guided tour over what is looked at, and no controls of a film over an overlay (OT), which is not one.
 _CONFIG = b"""window.config = {
-  routerBasename: '/', extensions: [], modes: [], customizationService: {}, showStudyList: true,
+  routerBasename: '/', extensions: [], modes: [], showStudyList: true,
+  customizationService: [{ 'ohif.tours': { $set: [] }, autoCineModalities: { $set: ['US'] } }],
   showWarningMessageForCrossOrigin: false, investigationalUseDialog: { option: 'never' }, maxNumberOfWebWorkers: 1,
   defaultDataSourceName: 'orthanc',
   dataSources: [{
@@ -163,30 +171,28 @@ class Screen:
 
     @staticmethod
     def open(browser: WebDriver, root: str, study_instance_uid: str) -> Screen:
-        """Open a study and wait until its first image is drawn and OHIF's guided tour is sent away."""
+        """Open a study with the panel of measurements, and wait until its first image is drawn."""
         browser.get(f"{root}/viewer?StudyInstanceUIDs={study_instance_uid}")
         screen = Screen(browser)
-        screen._click("//*[normalize-space(text())='Skip all']")
-        screen._click("//*[@data-cy='trackedMeasurements-btn']")  # the panel of measurements
+        screen._click("//*[@data-cy='trackedMeasurements-btn']")
         screen.until_drawn()
         return screen
 
-    def series(self) -> list[str]:
-        """Return modality and description of the series offered, as OHIF writes them."""
-        offered = self.browser.find_elements(By.CSS_SELECTOR, "[data-cy^='study-browser-thumbnail']")
-        return [" ".join(one.text.split()) for one in offered]
+    def until_offered(self, count: int) -> list[str]:
+        """Wait until so many series are offered; returns modality and description of each, as OHIF writes them."""
+        return self._until_listed("series", _OFFERED, count)
 
     def show(self, modality: str) -> None:
         """Show the series of a modality, as a double click on it does."""
-        for one in self.browser.find_elements(By.CSS_SELECTOR, "[data-cy^='study-browser-thumbnail']"):
-            if one.text.split()[0] == modality:
-                ActionChains(self.browser).double_click(one).perform()
-                return
-        raise LookupError(f"OHIF offers no series of modality {modality}.")
+        self._until(f"series of modality {modality}", lambda _: self._double_click(modality))
 
     def until_drawn(self) -> None:
         """Wait until the viewport shows something that is not black."""
-        self._until("image", lambda browser: browser.execute_script(_BRIGHT_SHARE) > 0.01)
+        self._until("image", lambda browser: browser.execute_script(_SHARES)[0] > BRIGHT)
+
+    def until_coloured(self) -> None:
+        """Wait until a viewport shows colours, which our overlay has and no film."""
+        self._until("colours", lambda browser: browser.execute_script(_SHARES)[1] > COLOURED)
 
     def until_labelled(self, text: str) -> list[str]:
         """Wait until a label drawn over the film has this text; returns all labels."""
@@ -198,49 +204,100 @@ class Screen:
         script = "return [...document.querySelectorAll('svg.svg-layer text')].map(t => t.textContent)"
         return [str(label) for label in self.browser.execute_script(script)]
 
-    def outlines(self) -> int:
-        """Return how many closed outlines are drawn over the film."""
-        return len(self.browser.find_elements(By.CSS_SELECTOR, "svg.svg-layer polyline"))
+    def until_outlined(self, count: int) -> list[Box]:
+        """Wait until so many closed outlines are drawn over the film; returns them in pixels of the viewport."""
+        self._until(f"{count} outlines", lambda browser: len(browser.execute_script(_OUTLINES)) == count)
+        return [Box(*map(float, corners)) for corners in self.browser.execute_script(_OUTLINES)]
 
-    def track(self) -> list[str]:
-        """Agree to OHIF's offer to track the report's measurements; returns the rows of its panel."""
+    def track(self, count: int) -> list[str]:
+        """Agree to OHIF's offer to track the report's measurements; returns the rows of its panel, so many."""
         self._click("//*[@data-cy='yes-hydrate-btn']")
-        rows = "[data-cy^='measurement-table-row']"
-        self._until("measurements", lambda browser: browser.find_elements(By.CSS_SELECTOR, rows))
-        return [" ".join(one.text.split()) for one in self.browser.find_elements(By.CSS_SELECTOR, rows)]
+        return self._until_listed("measurements", "[data-cy^='measurement-table-row']", count)
+
+    def hide_regions(self) -> None:
+        """Hide what is tracked but for the first, the hand: OHIF covers the film with the grey values of all others."""
+        count = len(self.browser.find_elements(By.CSS_SELECTOR, _HIDE))
+        for place in range(1, count):
+            button = self.browser.find_elements(By.CSS_SELECTOR, _HIDE)[place]
+            ActionChains(self.browser).scroll_to_element(button).move_to_element(button).click().perform()
+        self._until("hand alone", lambda _: len(self.labels()) == 1)
+        first = self.browser.find_element(By.CSS_SELECTOR, _HIDE)
+        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", first)
+
+    def show_beside(self, modality: str) -> None:
+        """Show the series of a modality in a second viewport, right of the first."""
+        self._click("//*[@data-cy='layout-button']")
+        two = "[data-cy='Layout-1-0']"
+        self._until("layouts", lambda browser: browser.find_elements(By.CSS_SELECTOR, two))
+        ActionChains(self.browser).move_to_element(self.browser.find_element(By.CSS_SELECTOR, two)).click().perform()
+        panes = "[data-cy='viewport-pane']"
+        self._until("second viewport", lambda browser: len(browser.find_elements(By.CSS_SELECTOR, panes)) == 2)
+        ActionChains(self.browser).click(self.browser.find_elements(By.CSS_SELECTOR, panes)[1]).perform()
+        self.show(modality)
 
     def save(self, path: Path) -> None:
-        """Keep a picture of it, as PNG."""
-        path.write_bytes(self.browser.get_screenshot_as_png())
+        """Keep a picture of it, in the format of the file's suffix."""
+        with Image.open(BytesIO(self.browser.get_screenshot_as_png())) as picture:
+            picture.convert("RGB").save(path, quality=85)
 
     def _click(self, xpath: str) -> None:
         self._until(xpath, lambda browser: browser.find_elements(By.XPATH, xpath))
         self.browser.execute_script("arguments[0].click()", self.browser.find_element(By.XPATH, xpath))
 
-    def _until(self, what: str, holds: Any) -> None:
-        WebDriverWait(self.browser, WAIT_S).until(holds, f"OHIF shows no {what}.")
+    def _double_click(self, modality: str) -> bool:
+        for one in self.browser.find_elements(By.CSS_SELECTOR, _OFFERED):
+            if one.text.split()[:1] == [modality]:
+                ActionChains(self.browser).double_click(one).perform()
+                return True
+        return False
+
+    def _until_listed(self, what: str, selector: str, count: int) -> list[str]:
+        script = "return [...document.querySelectorAll(arguments[0])].map(one => one.innerText)"
+        self._until(f"{count} {what}", lambda browser: len(browser.execute_script(script, selector)) == count)
+        return [" ".join(str(text).split()) for text in self.browser.execute_script(script, selector)]
+
+    def _until(self, what: str, holds: Callable[[WebDriver], object]) -> None:
+        """Wait for a condition; an element that OHIF has just drawn anew is looked for again."""
+        wait = WebDriverWait(self.browser, WAIT_S, ignored_exceptions=[StaleElementReferenceException])
+        wait.until(holds, f"OHIF shows no {what}.")
 
 
-_BRIGHT_SHARE = """
-const canvas = document.querySelector('[data-cy="viewport-pane"] canvas');
-if (!canvas || !canvas.width) return 0;
-const copy = document.createElement('canvas');
-copy.width = 100; copy.height = 100;
-const pen = copy.getContext('2d');
-pen.drawImage(canvas, 0, 0, 100, 100);
-const grey = pen.getImageData(0, 0, 100, 100).data;
-let bright = 0;
-for (let i = 0; i < grey.length; i += 4) if (grey[i] + grey[i + 1] + grey[i + 2] > 90) bright += 1;
-return bright / 10000;
+_HIDE = "[data-cy='data-row-visibility-toggle']"
+_OFFERED = "[data-cy^='study-browser-thumbnail']"
+_SHARES = """
+const shares = [0, 0];
+for (const canvas of document.querySelectorAll('[data-cy="viewport-pane"] canvas')) {
+  if (!canvas.width) continue;
+  const copy = document.createElement('canvas');
+  copy.width = 200; copy.height = 200;
+  const pen = copy.getContext('2d');
+  pen.drawImage(canvas, 0, 0, 200, 200);
+  const drawn = pen.getImageData(0, 0, 200, 200).data;
+  let bright = 0, coloured = 0;
+  for (let i = 0; i < drawn.length; i += 4) {
+    const pixel = [drawn[i], drawn[i + 1], drawn[i + 2]], most = Math.max(...pixel);
+    if (most > 30) bright += 1;
+    if (most - Math.min(...pixel) > 60) coloured += 1;
+  }
+  shares[0] = Math.max(shares[0], bright / 40000);
+  shares[1] = Math.max(shares[1], coloured / 40000);
+}
+return shares;
+"""
+_OUTLINES = """
+return [...document.querySelectorAll('svg.svg-layer polyline')].map(outline => {
+  const box = outline.getBBox();
+  return [box.x, box.y, box.x + box.width, box.y + box.height];
+});
 """
 
 
-def put_study(orthanc: Orthanc, film: Dataset, engine: Engine) -> None:
+def put_study(orthanc: Orthanc, film: Dataset, finding: Finding) -> None:
     """Put a film into an archive, and the report and the overlay that belong to it."""
     content = BytesIO()
     dcmwrite(content, film)
     orthanc.put(content.getvalue())
-    for _, document in compose_case(film, engine.interpret(film), ("sr", "sc")):
+    for _, document in compose_case(film, finding, ("sr", "sc")):
         orthanc.put(encoded(document))
 
 
@@ -259,14 +316,22 @@ def main(argv: list[str] | None = None) -> int:
         serve(arguments.dist, orthanc) as root,
         browse() as browser,
     ):
-        put_study(orthanc, film, Engine.load())
+        finding = Engine.load().interpret(film)
+        put_study(orthanc, film, finding)
         screen = Screen.open(browser, root, film.StudyInstanceUID)
         screen.show("OT")
-        screen.until_drawn()
+        screen.until_coloured()
         screen.save(arguments.out / "ohif-overlay.png")
         screen.show("SR")
         screen.until_labelled("XR Bone age")
         screen.save(arguments.out / "ohif-report.png")
+        screen.track(1 + len(finding.rois))
+        screen.until_labelled("Area")
+        screen.save(arguments.out / "ohif-panel.png")
+        screen.hide_regions()
+        screen.show_beside("OT")
+        screen.until_coloured()
+        screen.save(arguments.out / "ohif.jpg")
     return 0
 
 
