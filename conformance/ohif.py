@@ -305,7 +305,7 @@ def main(argv: list[str] | None = None) -> int:
     """Make screenshots of a sample's overlay and report; returns 0."""
     parser = argparse.ArgumentParser(prog="python -m conformance.ohif", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path, help="the folder to write to, made if it is not there")
-    parser.add_argument("--dist", type=Path, default=DIST, help="OHIF's built files (default: where .ci/run has them in this checkout)")
+    parser.add_argument("--dist", type=Path, default=DIST, help="OHIF's built files (default: where .ci/run has them)")
     parser.add_argument("--sample", default="boy-12.dcm", help="the film (default boy-12.dcm)")
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,9 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
+CHECKOUT = Path(__file__).parents[1]
+"""The tests run from it; the package they test may be installed elsewhere."""
+
 
 @dataclass(frozen=True)
 class Viewer:
@@ -63,7 +66,7 @@ def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
     folder = tmp_path_factory.mktemp("archive")
     with (
         Orthanc(folder / "orthanc", Plugins=[str(DICOMWEB)]) as orthanc,
-        serve(DIST, orthanc) as root,
+        serve(CHECKOUT / DIST, orthanc) as root,
         browse() as browser,
     ):
         yield Viewer(orthanc, browser, root, Engine.load())
