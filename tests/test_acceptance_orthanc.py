@@ -196,7 +196,7 @@ def no_patient_data_leaks(hospital: Hospital, capfd: pytest.CaptureFixture[str])
     yield
     said = hospital.log.getvalue() + "".join(capfd.readouterr())
     databases = b"".join(path.read_bytes() for path in sorted((hospital.folder / "node").glob("*.db*")))
-    assert said.count("\n") > 3
+    assert "receive.started" in said  # there is a log to search; how much each library says depends on what ran before
     assert databases
     for secret in hospital.secrets:
         for written in spellings(secret):
