@@ -8,16 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydicom.uid import UID, ExplicitVRLittleEndian
-from pynetdicom import AE
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
 from dicom_node.cli import DONE, FAILED
 from dicom_node.errors import SettingsError
+from dicom_node.requestor import SUCCESS, calling
 from dicom_node.settings import ArchivePeer, Settings, SettingsProblem, load_settings
 from dicom_node.terminal import open_console
 from reports.identity import SOP_CLASSES
-
-SUCCESS = 0x0000
 
 
 def run(options: argparse.Namespace) -> int:
@@ -50,9 +48,7 @@ def find_archive(settings: Settings, name: str) -> ArchivePeer:
 
 def probe(settings: Settings, peer: ArchivePeer) -> Iterator[tuple[bool, str]]:
     """Yield what was found, step by step: whether it is well, and a sentence with its remedy."""
-    ae = AE(settings.node.ae_title)
-    ae.connection_timeout = ae.acse_timeout = settings.deliver.connect_timeout_s
-    ae.dimse_timeout = settings.deliver.dimse_timeout_s
+    ae = calling(settings.node, settings.deliver)
     ae.add_requested_context(Verification)
     wanted = {Verification: "Verification (C-ECHO)"}
     for kind in peer.deliver:

@@ -18,7 +18,7 @@ import structlog
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.valuerep import DA
-from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom import build_context, build_role, evt
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
@@ -27,15 +27,15 @@ from pynetdicom.sop_class import (
 
 from dicom_node.asked import REPORTS, Asked
 from dicom_node.errors import PeerUnreachable
+from dicom_node.requestor import SUCCESS, answers, associated, calling, matches
 from dicom_node.settings import ArchivePeer, DeliverSettings, NodeSettings
 
 DESCRIPTION = "Bone age report"
 """What the Series Description of our reports begins with (reports.structured_report)."""
 MOST_STUDIES = 50
-PENDING = frozenset({0xFF00, 0xFF01})
-SUCCESS = 0x0000
 SOME_FAILED = 0xB000  # "One or more Failures or Warnings" (PS3.4 tables C.4-2 and C.4-3)
 DESTINATION_UNKNOWN = 0xA801
+_WHOM = "archive"
 _ASKED_OF_STUDY = (
     "StudyInstanceUID", "StudyDate", "StudyDescription", "PatientID", "IssuerOfPatientID", "ModalitiesInStudy",
 )  # fmt: skip
@@ -122,30 +122,17 @@ def inquire(
         received.append(event.encoded_dataset())
         return SUCCESS
 
-    archive, timeouts, classes = asking.archive, asking.timeouts, list(sop_classes)
-    ae = AE(asking.node.ae_title)
-    ae.connection_timeout = ae.acse_timeout = timeouts.connect_timeout_s
-    ae.dimse_timeout = ae.network_timeout = timeouts.dimse_timeout_s
+    archive, classes = asking.archive, list(sop_classes)
     contexts = [build_context(model) for model in _models(asking)]
     gets = archive.retrieve != "move"
     if gets:
         syntaxes = [None] if transfer_syntaxes is None else list(transfer_syntaxes)
         contexts += [build_context(uid, syntax) for uid in classes for syntax in syntaxes]
-    assoc = ae.associate(
-        archive.host,
-        archive.port,
-        contexts=contexts,
-        ae_title=archive.ae_title,
-        ext_neg=[build_role(uid, scp_role=True) for uid in classes] if gets else [],
-        evt_handlers=[(evt.EVT_C_STORE, keep)],
-    )
-    if not assoc.is_established:
-        raise PeerUnreachable("The archive cannot be asked for earlier results: there is no association.")
-    try:
+    roles = [build_role(uid, scp_role=True) for uid in classes] if gets else []
+    handlers = [(evt.EVT_C_STORE, keep)]
+    ae = calling(asking.node, asking.timeouts)
+    with associated(ae, archive, contexts=contexts, ext_neg=roles, evt_handlers=handlers) as assoc:
         yield Inquiry(assoc, asking, received)
-    finally:
-        if assoc.is_established:
-            assoc.release()
 
 
 def _models(asking: Asking) -> Iterator[str]:
@@ -196,13 +183,8 @@ class Inquiry:
             The archive does not answer, or breaks off.
         """
         query = _query(level, {**dict.fromkeys(asked, ""), **keys})
-        found = []
-        for status, answer in self._send(self._assoc.send_c_find, query, StudyRootQueryRetrieveInformationModelFind):
-            if status in PENDING and answer is not None:
-                found.append(answer)
-            elif status not in PENDING and status != SUCCESS:
-                raise PeerUnreachable(f"The archive did not answer a query: status 0x{status:04X}.")
-        return found
+        found = matches(_WHOM, self._assoc, query, StudyRootQueryRetrieveInformationModelFind)
+        return [match for match in found if match is not None]
 
     def retrieve(self, keys: dict[str, str]) -> list[Dataset]:
         """Return a series, or an object, by its UIDs: by C-GET, or by C-MOVE where that does not bring it.
@@ -229,8 +211,8 @@ class Inquiry:
 
     def _get(self, query: Dataset, _uid: str) -> list[bytes]:
         before = len(self._received)
-        answers = self._send(self._assoc.send_c_get, query, StudyRootQueryRetrieveInformationModelGet)
-        status = [status for status, _ in answers][-1]
+        came = answers(_WHOM, self._assoc.send_c_get, query, StudyRootQueryRetrieveInformationModelGet)
+        status = [status for status, _ in came][-1]
         files = self._received[before:]
         if status != SUCCESS and not (status == SOME_FAILED and files):
             raise PeerUnreachable(f"The archive did not send an earlier object: status 0x{status:04X}.")
@@ -241,8 +223,9 @@ class Inquiry:
         asked, ae_title = self._asking.asked, self._asking.node.ae_title
         assert asked is not None  # else it was not proposed
         with asked.waiting(self._asking.archive.ae_title, uid) as files:
-            answers = self._send(self._assoc.send_c_move, query, ae_title, StudyRootQueryRetrieveInformationModelMove)
-            status = [status for status, _ in answers][-1]
+            model = StudyRootQueryRetrieveInformationModelMove
+            came = answers(_WHOM, self._assoc.send_c_move, query, ae_title, model)
+            status = [status for status, _ in came][-1]
         if status == DESTINATION_UNKNOWN:
             raise PeerUnreachable("The archive does not know this node's AE title: enter it there (0xA801).")
         if status != SUCCESS and not (status == SOME_FAILED and files):
@@ -252,17 +235,6 @@ class Inquiry:
                 "The archive moved an object that did not arrive: check the host and port it has for this node."
             )
         return files
-
-    def _send(self, send: Callable[..., Any], *arguments: object) -> Iterator[tuple[int, Dataset | None]]:
-        """Send a request and yield the answers' statuses with what comes with them."""
-        try:
-            for status, answer in send(*arguments):
-                if "Status" not in status:
-                    raise PeerUnreachable("The archive did not answer: timed out or aborted.")
-                yield int(status.Status), answer
-        except (RuntimeError, ValueError) as error:
-            # Without an accepted context, or when the association is gone.
-            raise PeerUnreachable("The archive takes no queries from this node, or broke off.") from error
 
 
 def _query(level: str, keys: dict[str, str]) -> Dataset:

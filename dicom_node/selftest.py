@@ -19,14 +19,15 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, build_context
+from pynetdicom import build_context
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from dicom_node import __version__
 from dicom_node.cli import DONE, FAILED
 from dicom_node.commitment import compose_request
-from dicom_node.deliver import ANSWER_WAIT_S, REQUEST_COMMITMENT, SUCCESS, ReportAnswers, judge_status
+from dicom_node.deliver import ANSWER_WAIT_S, REQUEST_COMMITMENT, ReportAnswers, judge_status
 from dicom_node.echo import find_archive, why_no_association
+from dicom_node.requestor import SUCCESS, calling
 from dicom_node.settings import ArchivePeer, Settings, load_settings
 from dicom_node.terminal import open_console
 from dicom_node.vouching import Awaited, listening, noted_by_node
@@ -90,9 +91,7 @@ def send(settings: Settings, peer: ArchivePeer, *, report_wait_s: float = REPORT
 
 
 def _associate(settings: Settings, peer: ArchivePeer, objects: Sequence[Dataset], answers: ReportAnswers) -> Any:
-    ae = AE(settings.node.ae_title)
-    ae.connection_timeout = ae.acse_timeout = settings.deliver.connect_timeout_s
-    ae.dimse_timeout = ae.network_timeout = settings.deliver.dimse_timeout_s
+    ae = calling(settings.node, settings.deliver)
     syntaxes = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
     contexts = [build_context(ds.SOPClassUID, syntax) for ds in objects for syntax in syntaxes]
     contexts.append(build_context(StorageCommitmentPushModel))

@@ -13,19 +13,17 @@ from typing import NamedTuple
 import sqlalchemy as sa
 import structlog
 from pydicom import Dataset
-from pynetdicom import AE
 from pynetdicom.sop_class import ModalityWorklistInformationFind
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import DeliveryError, PeerUnreachable
+from dicom_node.requestor import associated, calling, matches
 from dicom_node.settings import DeliverSettings, NodeSettings, WorklistPeer
 from dicom_node.sources import read_source
 from dicom_node.store import Document, FindingRow, Instance, OrderedSizeRow, Store, insert_if_absent, now
 from inference.header import numbers
 from reports.header import text_of
 
-SUCCESS = 0x0000
-PENDING = frozenset({0xFF00, 0xFF01})
 UNASKED = "The worklist could not be asked for the height."
 
 log = structlog.get_logger(__name__)
@@ -121,25 +119,13 @@ def find_orders(film: Dataset, worklist: WorklistPeer, node: NodeSettings, timeo
     PeerUnreachable
         The worklist does not answer, takes no queries, or breaks off.
     """
-    ae = AE(node.ae_title)
-    ae.connection_timeout = ae.acse_timeout = timeouts.connect_timeout_s
-    ae.dimse_timeout = ae.network_timeout = timeouts.dimse_timeout_s
+    ae = calling(node, timeouts)
     ae.add_requested_context(ModalityWorklistInformationFind)
-    assoc = ae.associate(worklist.host, worklist.port, ae_title=worklist.ae_title)
-    if not assoc.is_established:
-        raise PeerUnreachable("The worklist cannot be asked: there is no association.")
-    found = []
-    try:
-        for status, answer in assoc.send_c_find(_query(film), ModalityWorklistInformationFind):
-            if status.get("Status") in PENDING and answer is not None:
-                found.append(answer)
-            elif status.get("Status") != SUCCESS:
-                raise PeerUnreachable("The worklist did not answer: timed out, aborted, or failed.")
-    except (RuntimeError, ValueError) as error:
-        raise PeerUnreachable("The worklist takes no queries from this node, or broke off.") from error
-    finally:
-        if assoc.is_established:
-            assoc.release()
+    with associated(ae, worklist) as assoc:
+        orders = list(matches("worklist", assoc, _query(film), ModalityWorklistInformationFind))
+    found = [order for order in orders if order is not None]
+    if len(found) < len(orders):  # which might contradict the others
+        raise PeerUnreachable("The worklist sent an order that cannot be read.")
     return found
 
 
