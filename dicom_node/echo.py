@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -15,7 +15,7 @@ from dicom_node.errors import SettingsError
 from dicom_node.requestor import SUCCESS, calling
 from dicom_node.settings import ArchivePeer, Settings, SettingsProblem, load_settings
 from dicom_node.terminal import open_console
-from reports.identity import SOP_CLASSES
+from reports.identity import SOP_CLASSES, Kind
 
 
 def run(options: argparse.Namespace) -> int:
@@ -69,15 +69,24 @@ def probe(settings: Settings, peer: ArchivePeer) -> Iterator[tuple[bool, str]]:
     accepted = {context.abstract_syntax for context in assoc.accepted_contexts}
     for abstract_syntax, name in wanted.items():
         fine = abstract_syntax in accepted
-        stand_in = next((uid for kind in peer.sr_fallback if (uid := SOP_CLASSES[kind]) in accepted), None)
-        if not fine and abstract_syntax == SOP_CLASSES["sr"] and stand_in is not None:
-            yield True, f"does not accept {name}: it will get {UID(stand_in).name} in its place"
+        substitute = stand_in(peer, accepted)
+        if not fine and abstract_syntax == SOP_CLASSES["sr"] and substitute is not None:
+            yield True, f"does not accept {name}: it will get {UID(SOP_CLASSES[substitute]).name} in its place"
             continue
         yield fine, f"accepts {name}" if fine else f"does not accept {name}: have the peer's administrator allow it"
     if Verification in accepted:
         status = assoc.send_c_echo().get("Status")
         yield status == SUCCESS, "answered C-ECHO" if status == SUCCESS else f"answered C-ECHO with {status!r}"
     assoc.release()
+
+
+def stand_in(peer: ArchivePeer, accepted: Collection[str]) -> Kind | None:
+    """Return what a peer that accepts these SOP classes gets in place of a report (see ``dicom_node.ledger``).
+
+    What it is sent anyway stands for nothing else.
+    """
+    others = (kind for kind in peer.sr_fallback if kind not in peer.deliver)
+    return next((kind for kind in others if SOP_CLASSES[kind] in accepted), None)
 
 
 def why_no_association(assoc: Any) -> str:

@@ -26,7 +26,7 @@ from dicom_node import __version__
 from dicom_node.cli import DONE, FAILED
 from dicom_node.commitment import compose_request
 from dicom_node.deliver import ANSWER_WAIT_S, REQUEST_COMMITMENT, ReportAnswers, judge_status
-from dicom_node.echo import find_archive, why_no_association
+from dicom_node.echo import find_archive, stand_in, why_no_association
 from dicom_node.requestor import SUCCESS, calling
 from dicom_node.settings import ArchivePeer, Settings, load_settings
 from dicom_node.terminal import open_console
@@ -149,10 +149,10 @@ def _vouch(
 def _delivered(peer: ArchivePeer, accepted: Collection[str]) -> set[Kind]:
     """Return the kinds that the node would send to a peer that accepts these SOP classes."""
     delivered: set[Kind] = set(peer.deliver)
-    if "sr" in delivered and SOP_CLASSES["sr"] not in accepted:
-        stand_in: Kind = next((kind for kind in peer.sr_fallback if SOP_CLASSES[kind] in accepted), "sr")
-        delivered = {stand_in if kind == "sr" else kind for kind in delivered}
-    return delivered
+    substitute = stand_in(peer, accepted)
+    if SOP_CLASSES["sr"] in accepted or substitute is None:
+        return delivered
+    return {substitute if SOP_CLASSES[kind] == SOP_CLASSES["sr"] else kind for kind in delivered}
 
 
 def _send(assoc: Any, ds: Dataset, syntax: str | None) -> tuple[bool, str]:

@@ -13,6 +13,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import (
     ComprehensiveSRStorage,
     DigitalXRayImageStorageForPresentation,
+    EnhancedSRStorage,
     SecondaryCaptureImageStorage,
     StorageCommitmentPushModel,
     Verification,
@@ -72,17 +73,29 @@ def test_an_archive_that_takes_everything(tmp_path: Path) -> None:
     assert "not accepted" in commitment[2]
 
 
-def test_an_archive_without_3d_reports_gets_the_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("report", ["sr", "sr-cornerstone"])
+def test_an_archive_without_3d_reports_gets_the_other(tmp_path: Path, report: str) -> None:
+    peer = {"commitment": False, "deliver": (report, "sc"), "sr_fallback": ("sr-2d",)}
     with archive(SecondaryCaptureImageStorage, ComprehensiveSRStorage) as (address, _):
-        settings = make_settings(
-            tmp_path, {"pacs": address}, peers={"pacs": {"commitment": False, "sr_fallback": ("sr-2d",)}}
-        )
+        settings = make_settings(tmp_path, {"pacs": address}, peers={"pacs": peer})
         said = list(send(settings, settings.archives[0]))
         echoed = list(probe(settings, settings.archives[0]))
     assert [wanted for wanted, fine, _ in said if wanted and not fine] == []
     assert sum(not fine for _, fine, _ in said) == len(KINDS) + 1 - 2 + 1  # and no storage commitment
     assert all(fine for fine, _ in echoed)
     assert any("it will get Comprehensive SR Storage" in sentence for _, sentence in echoed)
+
+
+def test_what_an_archive_gets_anyway_stands_for_no_report(tmp_path: Path) -> None:
+    """Given the text beside the report and in its place, when the report is not taken, then that is a failure."""
+    peer = {"commitment": False, "deliver": ("sr-cornerstone", "text"), "sr_fallback": ("text",)}
+    with archive(EnhancedSRStorage) as (address, _):
+        settings = make_settings(tmp_path, {"pacs": address}, peers={"pacs": peer})
+        said = list(send(settings, settings.archives[0]))
+        echoed = list(probe(settings, settings.archives[0]))
+    failed = [sentence.split(":")[0] for wanted, fine, sentence in said if wanted and not fine]
+    assert failed == ["Comprehensive 3D SR Storage"]
+    assert not all(fine for fine, _ in echoed)
 
 
 def test_what_settings_deliver_must_be_taken(tmp_path: Path) -> None:
