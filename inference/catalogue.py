@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.bundle import DETECTOR, Bundle, bundles_folder, file_sha256, list_methods
+from inference.bundle import DETECTOR, SEPARATOR, Bundle, bundles_folder, canonical_name, file_sha256, list_methods
 from inference.errors import BundleError
 from inference.intervals import Calibration
 from inference.method import DEFAULT_METHOD, method_names, open_method
@@ -31,7 +31,7 @@ def names(folder: Path | None = None) -> list[str]:
 
 
 def read_bundle(name: str, folder: Path | None = None) -> Bundle:
-    """Read a bundle's description without looking at its weights.
+    """Read a bundle's description without looking at its weights; for ``a+b``, that of the ensemble of both.
 
     Raises
     ------
@@ -40,6 +40,10 @@ def read_bundle(name: str, folder: Path | None = None) -> Bundle:
     """
     root = folder or bundles_folder()
     configs = root / name / "configs"
+    if name not in names(root) and SEPARATOR in name:
+        from inference.named_ensemble import open_named
+
+        return open_named(name, root, open_member=read_bundle)
     if name not in names(root):
         hint = f": boneage-node train {name}, then export it" if name in method_names() else ""
         raise BundleError(f"There are no weights named {name!r} here{hint}. There are: {', '.join(names(root))}.")
@@ -73,26 +77,53 @@ def print_list(folder: Path | None = None) -> None:
 
 
 def print_one(name: str, folder: Path | None = None) -> None:
-    """Print what a bundle says of itself: terms, configuration, intervals, files with their hashes."""
+    """Print what a bundle says of itself: terms, configuration, intervals, files with their hashes, members."""
     bundle = read_bundle(name, folder)
+    if SEPARATOR in name:
+        print(f"method: {canonical_name(name)}")  # noqa: T201
     for key, value in bundle.metadata.items():
         if key != "weights_sha256":
             print(f"{key.replace('_', ' ')}: {value}")  # noqa: T201
     print(f"configuration: {json.dumps(bundle.config)}")  # noqa: T201
     for line in _interval_lines(bundle):
         print(line)  # noqa: T201
-    for file, sha256 in sorted(bundle.metadata["weights_sha256"].items()):
-        path = bundle.folder / "models" / file
-        size = f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "missing"
-        print(f"weights: {file}, {size}, sha256 {sha256}")  # noqa: T201
-    card = bundle.folder / "docs" / "README.md"
-    print(f"model card: {card if card.is_file() else 'none'}")  # noqa: T201
+    for line in (*_weight_lines(bundle), *_member_lines(bundle, folder), _card_line(bundle)):
+        print(line)  # noqa: T201
 
 
 def _interval_lines(bundle: Bundle) -> Iterator[str]:
-    if (bundle.folder / "configs" / _CALIBRATION).is_file():
+    try:
         table = bundle.read_json(_CALIBRATION)
-        yield f"intervals: {table.get('level', 0):.0%}, from {table.get('films', 'the')} films of {table.get('split')}"
+    except FileNotFoundError:
+        return
+    films = f"from {table['films']} films of {table.get('split')}" if "films" in table else table.get("split")
+    yield f"intervals: {table.get('level', 0):.0%}, {films}"
+
+
+def _weight_lines(bundle: Bundle) -> Iterator[str]:
+    for file, sha256 in sorted(bundle.metadata["weights_sha256"].items()):
+        path = bundle.folder / "models" / file
+        size = f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "missing"
+        yield f"weights: {file}, {size}, sha256 {sha256}"
+
+
+def _card_line(bundle: Bundle) -> str:
+    card = bundle.folder / "docs" / "README.md"
+    return f"model card: {card if card.is_file() else 'none'}"
+
+
+def _member_lines(bundle: Bundle, folder: Path | None) -> Iterator[str]:
+    """Yield an ensemble's hash as reports have it, and what each of its members is."""
+    from inference.ensemble import combined_sha256, read_members
+
+    weights = read_members(bundle)
+    if not weights:
+        return
+    members = {member: read_bundle(member, folder) for member in weights}
+    yield f"weights, as reports name them: sha256 {combined_sha256(weights, members)}"
+    for member, one in members.items():
+        yield f"member {member}: version {one.version}, {one.metadata.get('name', member)}"
+        yield from (f"  {line}" for line in (*_interval_lines(one), *_weight_lines(one), _card_line(one)))
 
 
 def find_problems(name: str, folder: Path | None = None) -> list[str]:
@@ -166,9 +197,14 @@ def _nets(name: str, config: dict[str, Any], recorded: dict[str, str]) -> dict[s
         from inference.detector import make_finder, make_landmark_net
 
         return {"finder.safetensors": make_finder, "landmarks.safetensors": make_landmark_net}
+    from inference.familiarity import FILE
     from inference.global_local import REGIONS_FILE, GlobalLocalMethod
+    from inference.house import HouseMethod
 
     method = open_method(name, config)
+    if isinstance(method, HouseMethod):
+        fitted = {FILE: method.make_familiarity} if method.familiarity else {}
+        return {"model.safetensors": method.make_plain_net, **fitted}
     if not isinstance(method, GlobalLocalMethod):
         return {"model.safetensors": method.make_net}
     nets: dict[str, Callable[[], nn.Module]] = {"model.safetensors": method.make_fusion_net}

@@ -14,7 +14,7 @@ those members that give one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +74,12 @@ def read_members(bundle: Bundle) -> dict[str, float]:
     return weights
 
 
+def combined_sha256(weights: Mapping[str, float], members: Mapping[str, Bundle]) -> str:
+    """Return the hash that stands for an ensemble in reports, 64 hex digits: over names, weights and hashes."""
+    lines = (f"{member} {weights[member]}:{members[member].weights_sha256}\n" for member in sorted(weights))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def open_network(
     name: str, bundle: Bundle, where: device, folder: Path | None = None, form: Form = "eager"
 ) -> tuple[AgeNetwork, str]:
@@ -93,6 +99,5 @@ def open_network(
     for member, one in opened.items():
         if read_members(one):
             raise BundleError(f"Ensemble {name!r} has the ensemble {member!r} as a member; name its methods instead.")
-    lines = (f"{member} {weights[member]}:{one.weights_sha256}\n" for member, one in opened.items())
     networks = [(TorchAgeNetwork(member, one, where, form), weights[member]) for member, one in opened.items()]
-    return Ensemble(networks), hashlib.sha256("".join(lines).encode()).hexdigest()
+    return Ensemble(networks), combined_sha256(weights, opened)

@@ -1,8 +1,9 @@
 """Ensembles by name alone: ``house+global-local`` is the mean of both methods' ages, every member with the same weight.
 
 Wherever a method is named, such a name can stand: in ``interpret.method`` and ``interpret.shadow``, in ``boneage-node
-evaluate``, ``compare`` and ``calibrate``. Nothing needs to be written first; other weights need a bundle
-(``inference.ensemble``). The order of the members changes nothing.
+models``, ``evaluate``, ``compare``, ``calibrate`` and ``stress``, in ``training.outliers`` and ``training.sexes``.
+Nothing needs to be written first; other weights need a bundle (``inference.ensemble``). The order of the members
+changes nothing.
 
 Intervals: its own where ``boneage-node calibrate --method house+global-local`` has written them. Until then the widest
 member's half-width at each age and sex stands in, and the version ends in ``-uncalibrated``. The rule is cautious: the
@@ -14,6 +15,7 @@ alarm for a wrong sex is given only where one was calibrated for the mean.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,24 @@ from inference.errors import BundleError
 from inference.finding import Sex
 from inference.intervals import Calibration
 
+UNCALIBRATED = "none"
+"""The split of intervals that only stand there while a method is being calibrated."""
 _KNOTS_MONTHS = tuple(float(age) for age in range(0, 241, 6))
 
 
-def open_named(name: str, folder: Path | None = None) -> Bundle:
+def open_named(
+    name: str, folder: Path | None = None, *, open_member: Callable[[str, Path | None], Bundle] = open_bundle
+) -> Bundle:
     """Return the bundle that the name of an ensemble stands for.
+
+    Parameters
+    ----------
+    name
+        Its members' names, in any order.
+    folder
+        Where bundles lie, if not with the package.
+    open_member
+        How to open a member.
 
     Raises
     ------
@@ -34,31 +49,51 @@ def open_named(name: str, folder: Path | None = None) -> Bundle:
         If a member has no bundle, is named twice, is an ensemble itself, or has no intervals.
     """
     name = canonical_name(name)
-    members = {member: open_bundle(member, folder) for member in name.split(SEPARATOR)}
+    members = {member: open_member(member, folder) for member in name.split(SEPARATOR)}
     if len(members) <= name.count(SEPARATOR):
         raise BundleError(f"Ensemble {name!r} names a member twice; name each method once.")
     for member, bundle in members.items():
         if "members" in bundle.metadata:
             raise BundleError(f"Ensemble {name!r} has the ensemble {member!r} as a member; name its methods instead.")
-    own = _own_intervals(name, folder or bundles_folder())
+    own, table = _intervals(name, folder, members)
     metadata = {
         "name": f"Bone age, mean of {' and '.join(members)}",
         "version": "+".join(bundle.version for bundle in members.values()) + ("" if own else "-uncalibrated"),
         "members": dict.fromkeys(members, 1.0),
         "weights_sha256": {},
     }
-    tables = {"calibration.json": own or widest(members)}
-    return Bundle((folder or bundles_folder()) / name, metadata, {}, tables)
+    return Bundle((folder or bundles_folder()) / name, metadata, {}, {"calibration.json": table})
 
 
-def _own_intervals(name: str, root: Path) -> dict[str, Any] | None:
-    """Return what was calibrated for these members, in whatever order they were named then."""
-    for path in sorted(root.glob(f"*{SEPARATOR}*/configs/calibration.json")):
-        if canonical_name(path.parents[1].name) == name:
-            table: dict[str, Any] = json.loads(path.read_text())
-            if table.get("split") != "none":  # what a calibration that was broken off leaves
-                return table
-    return None
+def calibration_path(name: str, folder: Path | None = None) -> Path:
+    """Return where a method's or an ensemble's own intervals lie, or would.
+
+    An ensemble's are found in whatever order its members were named when they were written.
+    """
+    root, wanted = folder or bundles_folder(), canonical_name(name)
+    written = sorted(root.glob(f"*{SEPARATOR}*/configs/calibration.json"))
+    own = root / wanted / "configs" / "calibration.json"
+    return next((path for path in written if canonical_name(path.parents[1].name) == wanted), own)
+
+
+def _intervals(name: str, folder: Path | None, members: dict[str, Bundle]) -> tuple[bool, dict[str, Any]]:
+    """Return whether an ensemble's intervals are its own, and the intervals.
+
+    What stands there while it is being calibrated counts only where the members have nothing that could be used.
+    """
+    path = calibration_path(name, folder)
+    try:
+        table: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+    except ValueError as error:
+        raise BundleError(f"The intervals of {name!r} cannot be read; calibrate it anew.") from error
+    if table is not None and table.get("split") != UNCALIBRATED:
+        return True, table
+    try:
+        return False, widest(members)
+    except BundleError:
+        if table is None:
+            raise
+        return False, table
 
 
 def widest(members: dict[str, Bundle]) -> dict[str, Any]:

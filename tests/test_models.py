@@ -16,7 +16,8 @@ import torch
 
 from dicom_node import cli
 from inference import catalogue
-from inference.bundle import DETECTOR, bundles_folder
+from inference.bundle import DETECTOR, bundles_folder, list_methods
+from inference.engine import Engine
 from inference.errors import BundleError
 from inference.method import DEFAULT_METHOD, method_names, open_method
 from training import export
@@ -162,11 +163,42 @@ def test_a_model_that_is_not_there_is_named_with_those_that_are(folder, capsys):
     assert "moon" in capsys.readouterr().err
 
 
+def test_show_gives_an_ensembles_hash_as_the_node_reports_it_and_every_member(capsys):
+    first, second = methods = sorted(list_methods())[:2]
+    assert cli.main(["models", "show", f"{second}+{first}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    reported = Engine.load(f"{first}+{second}", threads=1, device="cpu").identity
+    assert f"method: {reported.method}" in lines
+    assert f"version: {reported.version}" in lines
+    assert f"weights, as reports name them: sha256 {reported.weights_sha256}" in lines
+    assert any(line.startswith("intervals: 90%, not calibrated: the widest of") for line in lines)
+    for name in methods:
+        bundle = catalogue.read_bundle(name)
+        assert any(line.startswith(f"member {name}: version {bundle.version}") for line in lines)
+        for sha256 in bundle.metadata["weights_sha256"].values():
+            assert any(line.startswith("  weights: ") and line.endswith(sha256) for line in lines)
+
+
+def test_an_ensemble_by_name_is_as_whole_as_its_members(folder, monkeypatch, capsys):
+    shutil.copytree(folder / "global-local", folder / "house")
+    monkeypatch.setattr(catalogue, "open_method", lambda name, config: open_method("global-local", config))
+    assert catalogue.verify(["house+global-local"], folder) == 0
+    flip_a_byte(folder)
+    assert catalogue.verify(["house+global-local"], folder) == 1
+    assert "its member global-local: model.safetensors differs" in capsys.readouterr().out
+    (folder / "house" / "configs" / "calibration.json").unlink()
+    assert catalogue.verify(["house+global-local", "house+moon", "house+house"], folder) == 1
+    out = capsys.readouterr().out
+    for words in ("A member has no intervals", "no weights named 'moon'", "names a member twice"):
+        assert words in out
+
+
 def test_list_and_show_do_without_torch():
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from inference import catalogue\n"
-        f"catalogue.print_list(); catalogue.print_one({DEFAULT_METHOD!r})"
+        f"catalogue.print_list(); catalogue.print_one({DEFAULT_METHOD!r})\n"
+        f"catalogue.print_one('+'.join(catalogue.names()[1:3]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -195,7 +227,7 @@ def test_a_run_without_weights_or_of_the_detector_is_refused(tmp_path, capsys):
     assert "no weights yet" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["models", "export", "calibrate", "train", "experiment"])
+@pytest.mark.parametrize("command", ["models", "export", "calibrate", "stress", "train", "experiment"])
 def test_the_workshops_commands_explain_themselves(command, capsys):
     with pytest.raises(SystemExit) as raised:
         cli.main([command, "--help"])

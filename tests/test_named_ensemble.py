@@ -18,6 +18,8 @@ from inference.finding import Estimate, Sex
 from inference.intervals import Calibration
 from inference.method import DEFAULT_METHOD
 from reports import codes
+from training import calibrate, sexes
+from training.evaluation.reading import Row
 
 SAMPLE = Path(__file__).parents[1] / "dicom_node" / "samples" / "girl-08.dcm"
 
@@ -72,6 +74,37 @@ def test_its_own_intervals_are_taken_whatever_the_order_they_were_made_in(folder
     assert Calibration.parse(bundle.read_json("calibration.json")).half_width(0, Sex.MALE) == 5
     own.write_text(json.dumps(intervals(5, 6) | {"split": "none"}))
     assert open_bundle("a+b", folder).version.endswith("-uncalibrated"), "a calibration that was broken off counts not"
+    own.write_text("{")
+    with pytest.raises(BundleError, match="calibrate it anew"):
+        open_bundle("a+b", folder)
+
+
+@pytest.mark.parametrize("name", ["c+a", "a+c"])
+def test_an_ensemble_is_calibrated_also_where_a_member_is_not(folder, monkeypatch, name):
+    """Given films, then both orders write one file, and a member without intervals does not stop it."""
+    opened = []
+    rows = [Row(place, "MF"[place % 2], 100.0, 100.0 + place % 7, None, None, None) for place in range(40)]
+    monkeypatch.setattr("inference.named_ensemble.bundles_folder", lambda: folder)
+    monkeypatch.setattr(calibrate.Engine, "load", lambda name, **_: opened.append(open_bundle(name, folder)))
+    monkeypatch.setattr(calibrate, "load_half", lambda *_: [])
+    monkeypatch.setattr(calibrate, "read_films", lambda *_: rows)
+    assert calibrate.main(["--data", "films", "--method", name]) == 0
+    assert [bundle.version for bundle in opened] == ["1.a+1.c-uncalibrated"]
+    assert open_bundle("a+c", folder).version == "1.a+1.c"
+    assert [path.parents[1].name for path in folder.glob("*+*/configs/calibration.json")] == ["a+c"]
+
+
+def test_a_calibration_that_fails_leaves_nothing_behind(folder, monkeypatch):
+    monkeypatch.setattr("inference.named_ensemble.bundles_folder", lambda: folder)
+    monkeypatch.setattr(calibrate.Engine, "load", lambda name, **_: open_bundle(name, folder))
+    assert calibrate.main(["--data", "films", "--method", "a+moon"]) == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "c"]
+
+
+def test_the_alarm_of_an_ensemble_without_intervals_is_refused(folder, monkeypatch, caplog):
+    monkeypatch.setattr("inference.named_ensemble.bundles_folder", lambda: folder)
+    assert sexes.main(["--data", "films", "--method", "a+b", "--write"]) == 2
+    assert "run boneage-node calibrate first" in caplog.text
 
 
 @pytest.mark.parametrize(

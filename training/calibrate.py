@@ -27,6 +27,8 @@ import argparse
 import json
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +36,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inference.bundle import bundles_folder
 from inference.engine import Engine
 from inference.errors import InferenceError
 from inference.finding import Sex
 from inference.intervals import Calibration
 from inference.method import DEFAULT_METHOD
+from inference.named_ensemble import UNCALIBRATED, calibration_path
 from training.annotations import read_annotations
 from training.errors import DataError, TrainingError
 from training.evaluation.ages import AGE_GROUPS_YEARS, in_group
@@ -214,7 +216,25 @@ def print_calibration(table: dict[str, Any]) -> None:
 def write_calibration(path: Path, table: dict[str, Any]) -> None:
     """Write the intervals; what else a ``calibration.json`` found there holds, such as the sex alarm, stays."""
     before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({k: v for k, v in before.items() if k not in _OWN} | table, indent=2) + "\n")
+
+
+@contextmanager
+def _some_intervals(path: Path) -> Iterator[None]:
+    """Have intervals there for as long as an engine starts, which wants some; they play no part in its estimates."""
+    if path.exists():
+        yield
+        return
+    wide = {"level": LEVEL, "ages_months": [0.0], "split": UNCALIBRATED, "half_widths_months": {"M": [240], "F": [240]}}
+    write_calibration(path, wide)
+    try:
+        yield
+    finally:
+        path.unlink()
+        for folder in (path.parent, path.parents[1]):  # an ensemble may have none of its own yet
+            if not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def _read_rows(arguments: argparse.Namespace, path: Path) -> tuple[list[Row], str, list[Row] | None]:
@@ -222,11 +242,8 @@ def _read_rows(arguments: argparse.Namespace, path: Path) -> tuple[list[Row], st
         tables = {file: read_json(file) for file in arguments.rows}
         parts = ", ".join(str(table.get("part", file.stem)) for file, table in tables.items())
         return [row for file, table in tables.items() for row in rows_of(table, file.name)], f"films of {parts}", None
-    if not path.exists():  # the engine wants one to start; its widths play no part in the estimates
-        path.parent.mkdir(parents=True, exist_ok=True)
-        wide = {"level": LEVEL, "ages_months": [0.0], "split": "none", "half_widths_months": {"M": [240], "F": [240]}}
-        path.write_text(json.dumps(wide, indent=2) + "\n")
-    engine = Engine.load(arguments.method, threads=arguments.threads)
+    with _some_intervals(path):
+        engine = Engine.load(arguments.method, threads=arguments.threads)
     films, words = load_half(arguments.data, ["validation"]), "validation part of training/split.csv"
     if arguments.small:
         aspects = {rsna_id: a.aspect for rsna_id, a in read_annotations(arguments.data).items()}
@@ -253,7 +270,7 @@ def main(argv: list[str] | None = None) -> int:
     if (arguments.data is None) == (not arguments.rows):
         parser.error("give either --data or --rows")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    path = bundles_folder() / arguments.method / "configs" / "calibration.json"
+    path = calibration_path(arguments.method)
     try:
         rows, films, shape = _read_rows(arguments, path)
         table = calibrate(rows, films, shape=shape)

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from inference.bundle import bundles_folder
 from inference.engine import Engine
 from inference.errors import InferenceError
 from inference.finding import Sex
 from inference.method import DEFAULT_METHOD
+from inference.named_ensemble import calibration_path
 from inference.sex_alarm import LEAST_MONTHS, SexAlarm, against, other
 from training.errors import DataError, TrainingError
 from training.evaluation.reading import film_of
@@ -136,7 +136,10 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.write and (arguments.part == "test" or arguments.logit is not None):
         parser.error("--write takes a threshold chosen on train or validation films")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    path = calibration_path(arguments.method)
     try:
+        if arguments.write and not path.is_file():
+            raise DataError(f"{arguments.method} has no intervals of its own yet; run boneage-node calibrate first.")
         engine = Engine.load(arguments.method, threads=arguments.threads)
         answers = ask(engine, load_half(arguments.data, [arguments.part]))
     except TrainingError as error:
@@ -151,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps(asdict(found) | {"part": arguments.part}, indent=1) + "\n")
     if arguments.write:
-        write_alarm(bundles_folder() / arguments.method / "configs" / "calibration.json", found, arguments.part)
+        write_alarm(path, found, arguments.part)
     return 0
 
 
