@@ -40,6 +40,8 @@ STAGES = (
 VARIANTS = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}
 """Factors on width and depth."""
 FEATURES = 1280
+_MIDDLE_STAGES = 5
+"""Stages up to the last of a sixteenth of the resolution."""
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -95,8 +97,11 @@ class EfficientNetLite(nn.Module):
         stem = 32  # the Lite models keep stem, first and last stage as they are
         self._conv_stem = nn.Conv2d(1, stem, 3, stride=2, padding=1, bias=False)
         self._bn0 = _norm(stem)
-        blocks, channels_in = [], stem
+        blocks: list[InvertedResidual] = []
+        channels_in = stem
         for place, stage in enumerate(STAGES):
+            if place == _MIDDLE_STAGES:
+                self.middle_channels, self._middle_blocks = channels_in, len(blocks)
             fixed = place in (0, len(STAGES) - 1)
             repeats = stage.repeats if fixed else math.ceil(stage.repeats * depth)
             channels_out = scaled_channels(stage.channels, width)
@@ -115,10 +120,17 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, 1, H, W) images of -1..1 to (N, 1280, H / 32, W / 32)."""
+        return self.features(image)[1]
+
+    def features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the maps (N, ``middle_channels``, H / 16, W / 16) in the middle and (N, 1280, H / 32, W / 32)."""
         maps = self._act(self._bn0(self._conv_stem(image)))
-        for block in self._blocks:
+        for block in self._blocks[: self._middle_blocks]:
             maps = block(maps)
-        return self._act(self._bn1(self._conv_head(maps)))  # type: ignore[no-any-return]
+        middle = maps
+        for block in self._blocks[self._middle_blocks :]:
+            maps = block(maps)
+        return middle, self._act(self._bn1(self._conv_head(maps)))
 
     def load_imagenet(self, weights: dict[str, Tensor]) -> None:
         """Take weights for three-channel ImageNet images; the stem's three colours are added up to one grey.

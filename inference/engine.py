@@ -76,6 +76,8 @@ class Reading(NamedTuple):
     """Where the method tells stages: the bones."""
     male_logit: float | None = None
     """Where the method estimates the sex from the film alone: its log odds of male."""
+    strangeness: float | None = None
+    """Where the method tells it: how far the hand lies from ordinary ones, 1 at the limit."""
 
 
 class SexedHand(NamedTuple):
@@ -262,7 +264,9 @@ class Engine:
         if doubt is None and box is None:
             doubt = eligibility.NO_HAND
         if doubt is None:
-            doubt = eligibility.doubt_picture(eligibility.weigh_picture(image, hand.landmarks))
+            picture = eligibility.weigh_picture(image, hand.landmarks)
+            doubt = eligibility.doubt_picture(picture)
+            flags += eligibility.flags_of_picture(picture)
         if doubt is not None:
             return Refusal(doubt.code, doubt.sentence, doubt.remedy, subject, box, rois, tuple(flags), self.identity)
         assert box is not None
@@ -293,7 +297,7 @@ class Engine:
             one.subject,
             one.box,
             one.rois,
-            (*one.flags, *pose_flags),
+            (*one.flags, *pose_flags, *_strange(readings[0])),
             self.identity,
             tuple(assumed),
         )
@@ -326,7 +330,7 @@ class Engine:
             rois=one.rois,
             hands_found=one.hands_found,
             quality=min(1.0, max(0.0, hand.evidence.mean_score)),
-            flags=(*one.flags, *alarm, *changes, *pose_flags, *_flags_of_age(age, hand.evidence)),
+            flags=(*one.flags, *alarm, *changes, *pose_flags, *_flags_of_age(age, hand.evidence), *_strange(reading)),
             model=self.identity,
             profile=reading.profile,
         )
@@ -399,6 +403,13 @@ def _flags_of_pose(film: Film, hand: LocatedHand, hands_found: int) -> list[Flag
     if abs(turned) > 45:
         flags.append(Flag("rotated", f"The hand lies turned by {abs(turned):.0f} degrees; it was read upright."))
     return flags
+
+
+def _strange(reading: Reading) -> list[Flag]:
+    if reading.strangeness is None or reading.strangeness <= 1:
+        return []
+    sentence = "The hand looks unlike those the model was trained on, as under a cast or bandage; check the estimate."
+    return [Flag("unlike-training", sentence)]
 
 
 def _flags_of_age(age_months: float, evidence: HandEvidence) -> list[Flag]:

@@ -8,7 +8,7 @@ chosen by its name, like any method. ``python -m training.ensemble`` writes one.
 ``inference.named_ensemble``.
 
 Stages of bones are not averaged: an ensemble gives none. Its own estimate of the sex is the mean of the log odds of
-those members that give one.
+those members that give one, its strangeness the largest that one gives.
 """
 
 from __future__ import annotations
@@ -51,7 +51,12 @@ class Ensemble:
 def _mean(readings: Sequence[Reading], weights: Sequence[float]) -> Reading:
     age = sum(reading.age_months * weight for reading, weight in zip(readings, weights, strict=True))
     logits = [reading.male_logit for reading in readings if reading.male_logit is not None]
-    return Reading(age, male_logit=sum(logits) / len(logits) if logits else None)
+    strange = [reading.strangeness for reading in readings if reading.strangeness is not None]
+    return Reading(
+        age,
+        male_logit=sum(logits) / len(logits) if logits else None,
+        strangeness=max(strange) if strange else None,
+    )
 
 
 def read_members(bundle: Bundle) -> dict[str, float]:

@@ -4,7 +4,9 @@ Not from a paper: it takes what won where one strong network had little data (De
 EfficientNet that sees the masked hand and gets the sex as one more input; label-distribution learning over monthly
 bins, Gao et al. 2017). The crop is upright and always a left hand, so rotation, side and mirroring are gone before the
 network looks; equalisation takes out every monotone change of grey. The age is the mean of a distribution over 240
-monthly bins. A second head, which never sees the sex given, estimates it from the film, for the mismatch alarm.
+monthly bins. A second head, which never sees the sex given, estimates it from the film, for the mismatch alarm. A
+bundle may bring what the network's features look like on ordinary films (``inference.familiarity``); hands that differ
+from them are flagged.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from torch import Tensor, nn
 
 from inference.detector import crop_upright
 from inference.efficientnet_lite import FEATURES, EfficientNetLite
-from inference.method import Prediction
+from inference.familiarity import FILE, Familiarity
+from inference.method import WEIGHTS, Prediction
 from inference.pose import Pose
 from inference.preparation import HAND_WINDOW, equalisation_table
 
@@ -41,13 +44,16 @@ class HouseNet(nn.Module):
         Of :class:`inference.efficientnet_lite.EfficientNetLite`.
     dropout
         Probability of dropping a feature in training, before each dense layer.
+    familiarity
+        Whether to tell how strange a hand looks.
     """
 
     centres: Tensor
 
-    def __init__(self, variant: str = "lite0", dropout: float = 0.2) -> None:
+    def __init__(self, variant: str = "lite0", dropout: float = 0.2, *, familiarity: bool = False) -> None:
         super().__init__()
         self.trunk = EfficientNetLite(variant)
+        self.familiarity = Familiarity(self.trunk.middle_channels) if familiarity else None
         self.sex = nn.Sequential(nn.Linear(1, _SEX_FEATURES), nn.ReLU(inplace=True))
         self.dropout = nn.Dropout(dropout)
         self.hidden = nn.Linear(FEATURES + _SEX_FEATURES, _HIDDEN)
@@ -56,7 +62,7 @@ class HouseNet(nn.Module):
         self.register_buffer("centres", torch.arange(BINS, dtype=torch.float32) + 0.5, persistent=False)
 
     def forward(self, image: Tensor, male: Tensor) -> Prediction:
-        """Return ages, own sex estimates and age distributions.
+        """Return ages, own sex estimates, age distributions and, if asked for, strangeness.
 
         Parameters
         ----------
@@ -65,11 +71,13 @@ class HouseNet(nn.Module):
         male
             Shape (N,), float32: +1 male, -1 female.
         """
-        feature = self.dropout(self.trunk(image).mean((-2, -1)))
+        middle, last = self.trunk.features(image)
+        feature = self.dropout(last.mean((-2, -1)))
         hidden = torch.relu(self.hidden(torch.cat([feature, self.sex(male[:, None])], dim=1)))
         log_density = torch.log_softmax(self.density(self.dropout(hidden)).float(), dim=1)
         age = (log_density.exp() * self.centres).sum(1)
-        return Prediction(age, self.male(feature).squeeze(1), log_density)
+        strangeness = None if self.familiarity is None else self.familiarity(middle.float())
+        return Prediction(age, self.male(feature).squeeze(1), log_density, strangeness=strangeness)
 
     def load_imagenet(self, weights: dict[str, Tensor]) -> None:
         """Take ImageNet weights for the trunk; see ``inference.efficientnet_lite``."""
@@ -77,16 +85,25 @@ class HouseNet(nn.Module):
 
 
 class HouseMethod:
-    """The house method with its crop's size and its trunk's variant."""
+    """The house method with its crop's size, its trunk's variant, and whether it tells how strange a hand looks."""
 
     name = "house"
 
-    def __init__(self, rows: int, columns: int, variant: str) -> None:
-        self.rows, self.columns, self.variant = rows, columns, variant
+    def __init__(self, rows: int, columns: int, variant: str, *, familiarity: bool = False) -> None:
+        self.rows, self.columns, self.variant, self.familiarity = rows, columns, variant, familiarity
+        self.weight_files = WEIGHTS | {FILE: "familiarity."} if familiarity else WEIGHTS
+
+    def make_plain_net(self) -> HouseNet:
+        """Return the network that is trained, which knows no strangeness, with fresh weights."""
+        return HouseNet(self.variant)
+
+    def make_familiarity(self) -> Familiarity:
+        """Return what tells strangeness, with nothing fitted."""
+        return Familiarity(self.make_plain_net().trunk.middle_channels)
 
     def make_net(self) -> HouseNet:
         """Return the network with fresh weights."""
-        return HouseNet(self.variant)
+        return HouseNet(self.variant, familiarity=self.familiarity)
 
     def prepare(self, film: Grey, pose: Pose, centres: Float) -> tuple[Grey]:  # noqa: ARG002 - as AgeMethod has it
         """Return the equalised crop, shape (rows, columns); the ROIs' centres play no part."""
@@ -95,5 +112,6 @@ class HouseMethod:
 
 
 def open_method(config: dict[str, Any]) -> HouseMethod:
-    """Read ``rows``, ``columns`` and ``variant``."""
-    return HouseMethod(int(config["rows"]), int(config["columns"]), str(config["variant"]))
+    """Read ``rows``, ``columns``, ``variant`` and ``familiarity`` (false)."""
+    familiarity = bool(config.get("familiarity", False))
+    return HouseMethod(int(config["rows"]), int(config["columns"]), str(config["variant"]), familiarity=familiarity)

@@ -35,6 +35,8 @@ class Prediction(NamedTuple):
     """What only the method itself and its loss know of, by names that the method's module lists."""
     stages: Tensor | None = None
     """Shape (N, 13, 15): probabilities of the maturity stages of ``inference.anatomy.RUS_NAMES``, derived, not read."""
+    strangeness: Tensor | None = None
+    """Shape (N,): how far the hand lies from ordinary ones, 1 at the limit; see ``inference.familiarity``."""
 
 
 WEIGHTS = {"model.safetensors": ""}

@@ -143,9 +143,10 @@ class TorchAgeNetwork:
     @staticmethod
     def _tell(predicted: Prediction, male: torch.Tensor, place: int) -> Reading:
         logit = None if predicted.male_logit is None else float(predicted.male_logit[place])
+        strangeness = None if predicted.strangeness is None else float(predicted.strangeness[place])
         age = float(predicted.age_months[place])
         if predicted.stages is None:
-            return Reading(age, male_logit=logit)
+            return Reading(age, male_logit=logit, strangeness=strangeness)
         from inference.precise_baa import read_profile
 
         return Reading(age, read_profile(predicted, male, place), logit)

@@ -89,6 +89,12 @@ CHINESE: dict[str, str] = {
     "The hand lies turned by {degrees} degrees; it was read upright.": "手旋转了 {degrees} 度；已摆正后判读。",
     "The estimate lies at the edge of the ages the model was trained on.": "估计值位于模型训练年龄范围的边缘。",
     "Not found: {names}.": "未找到：{names}。",
+    "The hand looks unlike those the model was trained on, as under a cast or bandage; check the estimate.": (
+        "手部外观与模型训练图像不同（如石膏或绷带遮盖）；请核对估计值。"
+    ),
+    "A bright, even object, such as a metal plate, lies over or beside a bone; check the estimate.": (
+        "有明亮均匀的物体（如金属板）位于骨上或骨旁；请核对估计值。"
+    ),
     "The header says that both sides are in the film.": "头信息说明图像含双侧。",
     "The header contradicts itself about the side, so none is used.": "头信息对侧别的说明自相矛盾，故未采用。",
     "The film's pixels are not square.": "图像的像素不是正方形。",

@@ -10,15 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from inference.anatomy import BOX_NAMES
+from inference.anatomy import BOX_NAMES, POINT_NAMES
 from inference.detector import Landmarks
 from inference.eligibility import (
     LEAST_SHARPNESS,
     MOST_BLACK,
+    MOST_BRIGHT_RADIUS,
     MOST_NOISE,
     MOST_WHITE,
     PictureEvidence,
     doubt_picture,
+    flags_of_picture,
     weigh_picture,
 )
 from inference.film import without_border
@@ -125,3 +127,14 @@ def test_the_estimated_noise_grows_with_the_noise():
 )
 def test_thresholds_are_the_last_values_that_are_read(evidence, refused):
     assert (doubt_picture(evidence) is not None) is refused
+
+
+def test_a_bright_even_object_beside_a_bone_is_flagged_and_a_thin_ring_is_not():
+    film = picture()
+    assert flags_of_picture(weigh_picture(film, LANDMARKS)) == []
+    x, y = LANDMARKS.points[POINT_NAMES.index("radius")].round().astype(int).tolist()
+    ring = cv2.circle(film.copy(), (x, y), 14, 255, 5)
+    assert flags_of_picture(weigh_picture(ring, LANDMARKS)) == []
+    plated = cv2.line(film.copy(), (x, y - 30), (x, y + 40), 255, 26)
+    assert weigh_picture(plated, LANDMARKS).bright_radius > MOST_BRIGHT_RADIUS
+    assert [flag.code for flag in flags_of_picture(weigh_picture(plated, LANDMARKS))] == ["bright-object"]

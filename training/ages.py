@@ -144,19 +144,21 @@ def augmented(
     pose, centres = jittered(film, generator)
     gamma = float(np.exp(generator.uniform(-0.35, 0.35)))
     table = np.asarray(2 * np.linspace(0, 1, 256) ** gamma - 1, dtype=np.float32)
-    sigma = float(generator.uniform(0.4, 1.4)) if generator.random() < 0.3 else 0.0
+    blur = float(generator.uniform(0.0015, 0.008)) if generator.random() < 0.3 else 0.0  # of the crop's height
     noise = np.float32(generator.uniform(0.02, 0.12)) if generator.random() < 0.3 else np.float32(0)
     inputs = []
     for part in method.prepare(film.pixels, pose, centres):
         grey = table[part]
-        if sigma and grey.ndim == 2:
-            grey = np.asarray(cv2.GaussianBlur(grey, (0, 0), sigma), dtype=np.float32)
+        if blur and grey.ndim == 2:
+            grey = np.asarray(cv2.GaussianBlur(grey, (0, 0), blur * len(grey)), dtype=np.float32)
         if noise:
             grey = grey + noise * generator.standard_normal(grey.shape, dtype=np.float32)
         if grey.ndim == 3 and generator.random() < 0.3:  # a ROI the detector missed
             grey[generator.integers(len(grey))] = 0
         if grey.ndim == 2 and generator.random() < 0.3:  # a marker, a ring, a strip of another grey
             _cover(grey, generator)
+        if grey.ndim == 2 and generator.random() < 0.1:  # a cast, a bandage, a splint
+            _veil(grey, generator)
         inputs.append(grey.astype(np.float32))
     return tuple(inputs), pose.to_template(film.centres)
 
@@ -167,6 +169,19 @@ def _cover(grey: npt.NDArray[np.float32], generator: np.random.Generator) -> Non
     height, width = (int(side * generator.uniform(0.05, 0.25)) for side in (rows, columns))
     top, left = int(generator.integers(rows - height)), int(generator.integers(columns - width))
     grey[top : top + height, left : left + width] = generator.uniform(-1, 1)
+
+
+def _veil(grey: npt.NDArray[np.float32], generator: np.random.Generator) -> None:
+    """Lay a coarse shade, through which bones show faintly or not, over a rectangle of 0.3 to 0.6 of each side."""
+    rows, columns = grey.shape
+    height, width = (int(side * generator.uniform(0.3, 0.6)) for side in (rows, columns))
+    top, left = int(generator.integers(rows - height)), int(generator.integers(columns - width))
+    cells = int(generator.integers(4, 40))
+    grain = generator.normal(0, generator.uniform(0, 0.2), (cells, cells)).astype(np.float32)
+    shade = cv2.resize(grain, (width, height), interpolation=cv2.INTER_CUBIC) + np.float32(generator.uniform(-1, 1))
+    seen = np.float32(generator.uniform(0, 0.4))
+    hidden = grey[top : top + height, left : left + width]
+    hidden[:] = np.clip(seen * hidden + shade, -1, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from inference import familiarity
 from inference.bundle import DETECTOR, bundles_folder, file_sha256
 from inference.global_local import REGIONS_FILE
 from training.errors import RunError, TrainingError
@@ -103,6 +104,8 @@ _DESCRIPTIONS = {
 def export_age(run: Path) -> Path:
     """Write the bundle of a run's age method and return its folder; ``boneage-node calibrate`` adds the intervals.
 
+    What ``training.familiarity`` fitted to other weights goes.
+
     Raises
     ------
     RunError
@@ -114,6 +117,7 @@ def export_age(run: Path) -> Path:
     recipe = Recipe.model_validate(about["recipe"])
     folder = bundles_folder() / recipe.target
     save_weights(read_run(run), folder / "models" / "model.safetensors")
+    (folder / "models" / familiarity.FILE).unlink(missing_ok=True)  # it described the weights there were before
     _describe(folder, recipe.method | _own_detector(folder), about)
     return folder
 
