@@ -43,11 +43,14 @@ from conformance.orthanc import Orthanc
 from inference.engine import Engine
 from inference.finding import Box, Finding
 from reports.document import encoded
+from reports.identity import Kind
 
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 """Where Debian's orthanc-dicomweb puts the plug-in."""
 DIST = Path(".ci", "npm", "ohif", "package", "dist")
 """OHIF, where .ci/run unpacks it, seen from the checkout."""
+OLDER = Path(".ci", "npm", "ohif-older", "package", "dist")
+"""The same of OHIF 3.11, which tracks rectangles of its own name only."""
 WAIT_S = 150.0
 """A software renderer on two busy cores takes its time."""
 BRIGHT, COLOURED = 0.01, 0.005
@@ -212,7 +215,7 @@ class Screen:
     def track(self, count: int) -> list[str]:
         """Agree to OHIF's offer to track the report's measurements; returns the rows of its panel, so many."""
         self._click("//*[@data-cy='yes-hydrate-btn']")
-        return self._until_listed("measurements", "[data-cy^='measurement-table-row']", count)
+        return self._until_listed("measurements", _ROWS, count)
 
     def hide_regions(self) -> None:
         """Hide what is tracked but for the first, the hand: OHIF covers the film with the grey values of all others."""
@@ -262,6 +265,8 @@ class Screen:
         wait.until(holds, f"OHIF shows no {what}.")
 
 
+# As OHIF 3.13 calls them, and 3.11, whose name 3.13 gives to a part of each.
+_ROWS = "[data-cy^='measurement-table-row'], [data-cy='data-row']:not([data-cy^='measurement-table-row'] *)"
 _HIDE = "[data-cy='data-row-visibility-toggle']"
 _OFFERED = "[data-cy^='study-browser-thumbnail']"
 _SHARES = """
@@ -292,12 +297,12 @@ return [...document.querySelectorAll('svg.svg-layer polyline')].map(outline => {
 """
 
 
-def put_study(orthanc: Orthanc, film: Dataset, finding: Finding) -> None:
+def put_study(orthanc: Orthanc, film: Dataset, finding: Finding, report: Kind = "sr") -> None:
     """Put a film into an archive, and the report and the overlay that belong to it."""
     content = BytesIO()
     dcmwrite(content, film)
     orthanc.put(content.getvalue())
-    for _, document in compose_case(film, finding, ("sr", "sc")):
+    for _, document in compose_case(film, finding, (report, "sc")):
         orthanc.put(encoded(document))
 
 

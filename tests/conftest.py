@@ -29,11 +29,13 @@ PROGRAMS = {
     "dcmjs": ("node", "dcmjs"),
     "chromium": ("chromium", "chromedriver"),
     "ohif": ("ohif", "orthanc-dicomweb"),
+    "ohif-older": ("ohif-older", "orthanc-dicomweb"),
 }
 ELSEWHERE = {
     "tid1500reader": Path(sys.executable).parent / "tid1500reader",  # a package of the tests' own environment
     "dcmjs": Path(__file__).parents[1] / ".ci" / "npm" / "node_modules" / "dcmjs",  # where .ci/run installs it
     "ohif": Path(__file__).parents[1] / ".ci" / "npm" / "ohif" / "package" / "dist" / "index.html",
+    "ohif-older": Path(__file__).parents[1] / ".ci" / "npm" / "ohif-older" / "package" / "dist" / "index.html",
     "orthanc-dicomweb": Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so"),
     str(PIXELMED_JAR): PIXELMED_JAR,
 }

@@ -1,6 +1,6 @@
 """What OHIF shows of studies with our documents, in Chromium beside Orthanc's DICOMweb.
 
-Not covered: other viewers, older OHIF. Beside the bone age, the panel gives area and grey values of each box,
+Not covered: other viewers, OHIF before 3.11. Beside the bone age, the panel gives area and grey values of each box,
 which are OHIF's own measurements.
 """
 
@@ -15,7 +15,7 @@ from pydicom import Dataset
 from selenium.webdriver.remote.webdriver import WebDriver
 
 from conformance.examples import read_sample
-from conformance.ohif import DICOMWEB, DIST, Screen, browse, put_study, serve
+from conformance.ohif import DICOMWEB, DIST, OLDER, Screen, browse, put_study, serve
 from conformance.orthanc import Orthanc
 from inference.engine import Engine
 from inference.finding import Box, Estimate, Finding, Refusal
@@ -150,3 +150,24 @@ def test_a_refused_film_is_framed_and_listed_with_its_reason(viewer: Viewer) -> 
     screen.until_outlined(1)
 
     assert screen.track(1)[0].startswith(f"1 No bone age: {refusal.sentence}")
+
+
+@pytest.mark.peer("ohif-older")
+def test_older_ohif_tracks_the_report_that_is_made_for_it(viewer: Viewer) -> None:
+    """Given OHIF 3.11 and its own tracking identifiers, then the report is drawn and tracked."""
+    film = read_sample("girl-08.dcm")
+    finding = viewer.engine.interpret(film)
+    assert isinstance(finding, Estimate)
+    regions = 1 + len(finding.rois)
+    put_study(viewer.orthanc, film, finding, "sr-cornerstone")
+    with serve(CHECKOUT / OLDER, viewer.orthanc) as root:
+        screen = Screen.open(viewer.browser, root, film.StudyInstanceUID)
+        screen.show("SR")
+        labels = screen.until_labelled("XR Bone age")
+        screen.until_outlined(regions)
+        panel = screen.track(regions)
+
+    assert any(f"XR Bone age: {finding.age_months:.1f}0 mo" in label for label in labels)
+    assert panel[0].startswith("1 Bone age ")
+    assert f"({finding.age_months:.1f} months)" in panel[0]
+    assert "Radius, distal epiphysis" in panel[1]
