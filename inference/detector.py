@@ -166,6 +166,33 @@ def find_hands(net: nn.Module, film: Grey, threshold: float = 0.3, most: int = 3
     return hands
 
 
+WIDE = 1.2
+"""A film so many times as wide as it is high may show two hands side by side, each small in the finder's input."""
+
+
+def find_all_hands(net: nn.Module, film: Grey) -> list[FoundHand]:
+    """Find hands as :func:`find_hands` does; where a wide film seems to show fewer than two, look at its halves too.
+
+    What is found in a half may be a hand found before, or half of one: the caller compares landmarks.
+    """
+    hands = find_hands(net, film)
+    rows, columns = film.shape
+    if len(hands) > 1 or columns < WIDE * rows:
+        return hands
+    middle = columns // 2
+    for start, part in ((0, film[:, :middle]), (middle, film[:, middle:])):
+        for hand in find_hands(net, part, most=1):
+            pose = Pose(hand.pose.matrix + np.array([[0, 0, start], [0, 0, 0]]))
+            hands.append(FoundHand(pose, hand.score, hand.inverted))
+    return hands
+
+
+def is_same_hand(one: Landmarks, other: Landmarks) -> bool:
+    """Whether two sets of landmarks lie on one hand: their middles are less than a palm's breadth apart."""
+    apart = np.linalg.norm(one.points.mean(0) - other.points.mean(0))
+    return bool(apart < 0.3 * max(one.pose.scale, other.pose.scale))
+
+
 def _pose_at(maps: Float, row: int, column: int) -> Pose:
     """Read the pose (template to canvas pixels) that the finder's maps hold at one place."""
     weights = np.exp(np.clip(maps[0, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2], -20, 20))

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from inference.bundle import Bundle
-from inference.detector import find_hands, find_landmarks, make_finder, make_landmark_net
+from inference.detector import find_all_hands, find_landmarks, is_same_hand, make_finder, make_landmark_net
 from inference.eligibility import weigh
 from inference.engine import LocatedHand, Reading, SexedHand
 from inference.errors import BundleError
@@ -105,14 +105,15 @@ class TorchLocator:
 
     def locate(self, image: Grey) -> tuple[list[LocatedHand], Grey, bool]:
         """Find hands; see :class:`inference.engine.Locator`."""
-        found = find_hands(self._finder, image)
+        found = find_all_hands(self._finder, image)
         inverted = bool(found) and found[0].inverted > 0.5
         if inverted:
             image = np.asarray(255 - image, dtype=np.uint8)
-        hands = []
+        hands: list[LocatedHand] = []
         for hand in found:
             landmarks = find_landmarks(self._landmarks, image, hand.pose)
-            hands.append(LocatedHand(hand, landmarks, weigh(hand, landmarks)))
+            if not any(is_same_hand(landmarks, before.landmarks) for before in hands):
+                hands.append(LocatedHand(hand, landmarks, weigh(hand, landmarks)))
         return hands, image, inverted
 
 

@@ -121,6 +121,13 @@ def test_of_two_hands_the_left_one_is_read(engine, hand):
     assert finding.age_months == pytest.approx(alone.age_months, abs=4)
 
 
+def test_a_wide_film_of_one_hand_shows_one_hand(engine, hand):
+    """Given much room beside a hand, where halves of the film are looked at too, then it is not found twice."""
+    finding = engine.interpret(as_object(np.pad(hand, ((0, 0), (300, 420)), mode="linear_ramp")))
+    assert isinstance(finding, Estimate)
+    assert finding.hands_found == 1
+
+
 @pytest.mark.parametrize(
     ("rows", "columns"),
     [(slice(0, 420), slice(None)), (slice(620, None), slice(None)), (slice(None), slice(0, 330))],

@@ -31,7 +31,7 @@ from training.annotations import Annotation
 from training.errors import DataError
 from training.evaluation import ages, recalibration, rois
 from training.evaluation.acceptance import METRICS, read_thresholds
-from training.evaluation.changes import CHANGES, change_film, changed_rois
+from training.evaluation.changes import CHANGES, change_film, changed_rois, is_right
 from training.evaluation.drawing import Plot, ticks
 from training.evaluation.figures import assemble, clean
 from training.evaluation.reading import Case, Row, read_cases
@@ -239,6 +239,16 @@ def test_an_annotation_moves_with_its_film(name):
     assert (np.ptp(xs) + 1, np.ptp(ys) + 1) == pytest.approx(
         (moved.sizes["PP3"][0] * columns, moved.sizes["PP3"][1] * rows), abs=2.1
     )
+
+
+def test_of_two_hands_the_annotated_one_lies_left_as_a_left_hand():
+    """Given a right hand, when two hands are made of its film, then the annotation lies on the left one."""
+    shot, marks = change_film(film(1, 100), annotation(), CHANGES["mirrored"])
+    assert is_right(marks)
+    assert not is_right(annotation())
+    _, moved = change_film(shot, marks, CHANGES["two hands"])
+    assert not is_right(moved)
+    assert max(x for x, _ in moved.points.values()) < 0.5
 
 
 def test_rois_of_changed_films_are_judged_where_they_then_are():

@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from inference.engine import Engine
+from inference.pose import fit_pose, template_points
 from training.annotations import Annotation
 from training.evaluation.reading import Case, read_cases
 from training.evaluation.rois import FilmRois, compare_film, roi_figures
 from training.radiographs import Radiograph
+from training.template import film_points
 
 Grey = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float64]
@@ -79,7 +81,7 @@ def _marked(pixels: Grey) -> Changed:
 
 
 def _two_hands(pixels: Grey) -> Changed:
-    """Put the film's mirror image to its right: a left and a right hand; the left one is to be read."""
+    """Put the film's mirror image to its right: a left and a right hand, of a left one; the left one is to be read."""
     made = np.hstack([pixels, pixels[:, ::-1]])
     return made, np.eye(2, 3), (made.shape[1], made.shape[0])
 
@@ -96,10 +98,17 @@ CHANGES: dict[str, Callable[[Grey], Changed]] = {
 }
 
 
+def is_right(annotation: Annotation) -> bool:
+    """Whether the points are those of a right hand seen from its back, or of a left one mirrored."""
+    return fit_pose(template_points(), film_points(annotation)).mirrored
+
+
 def change_film(
     film: Radiograph, annotation: Annotation, make: Callable[[Grey], Changed]
 ) -> tuple[Radiograph, Annotation]:
-    """Return the changed film with its annotation."""
+    """Return the changed film with its annotation; before two hands are made of one, it is made a left one."""
+    if make is _two_hands and is_right(annotation):
+        film, annotation = change_film(film, annotation, _mirrored)
     pixels, matrix, extent = make(film.pixels)
     before = (film.pixels.shape[1], film.pixels.shape[0])
     return replace(film, pixels=np.ascontiguousarray(pixels)), move(annotation, matrix, before, extent)
