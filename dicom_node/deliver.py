@@ -37,6 +37,7 @@ from dicom_node.errors import (
     PeerUnreachable,
 )
 from dicom_node.ledger import Job, Turn
+from dicom_node.profile import fitted
 from dicom_node.retry import delay_s
 from dicom_node.settings import ArchivePeer, DeliverSettings, NodeSettings
 from dicom_node.store import Store, now
@@ -135,7 +136,7 @@ class Courier:
                     ledger.hasten(self._store, turn.peer)
                     accepted = {str(context.abstract_syntax) for context in assoc.accepted_contexts}
                     jobs = [ledger.substitute(self._store, job, accepted, archive, self._node.id) for job in jobs]
-                    there = [job for job in jobs if job.is_sent or self._send(assoc, job)]
+                    there = [job for job in jobs if job.is_sent or self._send(assoc, archive, job)]
                     self._ask_for_commitment(assoc, archive, there)
             else:
                 self._mark_unsupported(archive, jobs)
@@ -185,7 +186,7 @@ class Courier:
         """Take a report on our own association; statuses as of ``Commitments.take`` (PS3.4 section J.3.3)."""
         return self._commitments.take(read_report(event.event_information)), None
 
-    def _send(self, assoc: Any, job: Job) -> bool:
+    def _send(self, assoc: Any, archive: ArchivePeer, job: Job) -> bool:
         """Send one object and enter the outcome; return whether the peer has it.
 
         Raises
@@ -194,7 +195,7 @@ class Courier:
             The association is gone.
         """
         try:
-            status = self._store_object(assoc, job)
+            status = self._store_object(assoc, archive, job)
         except PeerUnreachable:
             raise  # it concerns everything else of the turn as well
         except NodeError as error:
@@ -203,9 +204,9 @@ class Courier:
         ledger.mark_sent(self._store, job, status, self._node.id)
         return True
 
-    def _store_object(self, assoc: Any, job: Job) -> int:
+    def _store_object(self, assoc: Any, archive: ArchivePeer, job: Job) -> int:
         try:
-            document = dcmread(self._documents_dir / job.path)
+            document = fitted(dcmread(self._documents_dir / job.path), job.kind, archive)
         except (OSError, InvalidDicomError) as error:
             remedy = "Retry composes it again."
             raise DocumentRejected(f"The document {job.sop_instance_uid} cannot be read back. {remedy}") from error

@@ -41,6 +41,7 @@ class Job:
     """One delivery to work on."""
 
     delivery_id: int
+    kind: str  # a Kind of reports.identity
     sop_class_uid: str
     sop_instance_uid: str
     path: str  # relative to the documents directory
@@ -109,6 +110,7 @@ def jobs_of(store: Store, turn: Turn, at: datetime) -> tuple[Job, ...]:
 def _job(delivery: Delivery, document: Document) -> Job:
     return Job(
         delivery_id=delivery.id,
+        kind=document.kind,
         sop_class_uid=document.sop_class_uid,
         sop_instance_uid=document.sop_instance_uid,
         path=document.path,

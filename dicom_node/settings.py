@@ -22,7 +22,8 @@ from pydantic_core import ErrorDetails
 from dicom_node.errors import SettingsError
 from inference.bundle import SEPARATOR, canonical_name, list_methods
 from inference.method import DEFAULT_METHOD
-from reports.identity import Kind
+from reports.character_sets import FOR_CHINESE, UTF_8, CharacterSet
+from reports.identity import KINDS, Kind
 
 MEBIBYTE = 1024 * 1024
 DAY_S = 86_400.0
@@ -71,6 +72,7 @@ AETitle = Annotated[str, AfterValidator(_check_ae_title)]
 Method = Annotated[str, AfterValidator(_check_method)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
+SeriesNumber = Annotated[int, Field(ge=1, le=2**31 - 1 - len(KINDS))]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -220,11 +222,18 @@ class ArchivePeer(_Section):
     deliver: Annotated[tuple[DeliveredKind, ...], Field(min_length=1)] = ("sr", "sc")
     sr_fallback: tuple[Literal["sr-2d", "text"], ...] = ()  # written too; sent in place of an "sr" not taken
     retrieve: Literal["auto", "get", "move"] = "auto"  # by C-GET or C-MOVE; auto: C-MOVE where C-GET is not taken
+    character_set: CharacterSet = UTF_8  # of what it is sent; what a set cannot say goes out in UTF-8 all the same
+    series_numbers_from: SeriesNumber | None = None  # its first series number; None: those of [compose]
 
     @property
     def composed(self) -> tuple[Kind, ...]:
         """What is written for it: what it is sent, and what it may be sent instead."""
         return (*self.deliver, *self.sr_fallback) if {"sr", "sr-cornerstone"} & {*self.deliver} else self.deliver
+
+    def series_number(self, kind: str) -> int | None:
+        """Return the series number of a kind there: a block in the order of ``KINDS``, variants of the SR as the SR."""
+        first = self.series_numbers_from
+        return None if first is None else first + (0 if kind.startswith("sr-") else KINDS.index(kind))
 
     @model_validator(mode="after")
     def _one_report(self) -> ArchivePeer:
@@ -281,6 +290,12 @@ class Settings(_Section):
         orders = self.compose.height_from
         if orders is not None and orders not in {worklist.name for worklist in self.worklists}:
             raise ValueError("compose.height_from names no worklist among the peers; write the name of one.")
+        unable = [archive.name for archive in self.archives if archive.character_set not in FOR_CHINESE]
+        if self.compose.language == "zh" and unable:
+            fitting = ", ".join(sorted(FOR_CHINESE))
+            raise ValueError(
+                f"The character_set of {unable[0]} has no Chinese, which compose.language is; use {fitting}."
+            )
         if self.compose.priors_films and asked is None:
             raise ValueError("compose.priors_films has no archive to ask; name one in compose.priors_from.")
         return self

@@ -7,13 +7,15 @@ written here is what it writes, byte for byte (``tests/reports/test_content.py``
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 _SHORT = struct.Struct("<HH2sH")
 _LONG = struct.Struct("<HH2s2xL")
 _ITEM = struct.Struct("<HHL")
-_LONG_VRS = frozenset({"SQ", "UT"})
-"""Of those used here, the value representations whose length has four bytes."""
+_LONG_VRS = frozenset(map(str, EXPLICIT_VR_LENGTH_32))
+"""The value representations whose length has four bytes."""
 
 
 def element(tag: int, vr: str, value: bytes) -> bytes:
@@ -52,6 +54,25 @@ def sequence(tag: int, items: Iterable[bytes]) -> bytes:
 def sequence_value(items: Iterable[bytes]) -> bytes:
     """Return a sequence without its header, items with their length."""
     return b"".join(_ITEM.pack(0xFFFE, 0xE000, len(item)) + item for item in items)
+
+
+def items_of_sequence(value: bytes) -> Iterator[bytes]:
+    """Yield the items of a sequence without its header, each its elements.
+
+    Raises
+    ------
+    ValueError
+        The items do not have their length, or something else is between them.
+    struct.error
+        An item is cut off.
+    """
+    place = 0
+    while place < len(value):
+        group, number, length = _ITEM.unpack_from(value, place)
+        place += _ITEM.size + length
+        if (group, number) != (0xFFFE, 0xE000) or place > len(value):
+            raise ValueError("This is no sequence whose items have their length.")
+        yield value[place - length : place]
 
 
 def floats(tag: int, vr: str, values: Iterable[float]) -> bytes:

@@ -26,7 +26,7 @@ from inference.finding import ModelIdentity
 Kind = Literal["sr", "sc", "text", "gsps", "pdf", "kos", "sr-2d", "sr-cornerstone"]
 """Comprehensive 3D SR, secondary capture, Enhanced SR, presentation state, PDF, key objects; the first one's tree as a
 Comprehensive SR; the first one with the tracking identifiers that older OHIF wants. A variant is a kind of its own: one
-SOP Instance UID never stands for different bytes."""
+SOP Instance UID never stands for different contents."""
 
 KINDS: tuple[Kind, ...] = ("sr", "sc", "text", "gsps", "pdf", "kos", "sr-2d", "sr-cornerstone")
 """In the order they are written: key objects refer to the capture."""

@@ -137,6 +137,33 @@ def test_heights_come_from_a_worklist_among_the_peers(tmp_path: Path) -> None:
     assert any("known here: kind, name, ae_title, host, port." in remedy for remedy in remedies)
 
 
+PACS = '[[peers]]\nkind = "archive"\nname = "pacs"\nae_title = "A"\nhost = "h"\nport = 104\n'
+
+
+@pytest.mark.parametrize("name", ["UTF-8", "ISO_IR 13", "ISO 2022 IR 58", "ISO-8859-1", "GB2312"])
+def test_a_character_set_is_one_that_can_be_written(tmp_path: Path, name: str) -> None:
+    """Given a name that is none of the sets offered, then the complaint names the key and lists those."""
+    text = f'[node]\ndata_dir = "d"\n{PACS}character_set = "{name}"\n'
+    problem = problems_of(tmp_path, text)["peers[0].character_set"]
+    assert all(f"'{one}'" in problem.remedy for one in ("ISO_IR 192", "ISO_IR 100", "GB18030", "ISO 2022 IR 87"))
+
+
+def test_series_numbers_of_an_archive_fit_their_attribute(tmp_path: Path) -> None:
+    text = f'[node]\ndata_dir = "d"\n{PACS}series_numbers_from = 2_147_483_647\n'
+    problem = problems_of(tmp_path, text)["peers[0].series_numbers_from"]
+    assert "less than or equal to" in problem.what
+    assert problem.remedy
+
+
+@pytest.mark.parametrize("name", ["ISO_IR 100", "ISO 2022 IR 87"])
+def test_reports_in_chinese_need_a_set_that_has_it(tmp_path: Path, name: str) -> None:
+    node = '[node]\ndata_dir = "d"\n[compose]\nlanguage = "zh"\n'
+    (problem,) = problems_of(tmp_path, f'{node}{PACS}character_set = "{name}"\n').values()
+    assert all(word in problem.what for word in ("character_set", "pacs", "compose.language", "GB18030"))
+    settings = load_settings(write(tmp_path, f'{node}{PACS}character_set = "GBK"\n'))
+    assert settings.archives[0].character_set == "GBK"
+
+
 def test_a_file_that_is_missing_or_no_toml_says_so(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         load_settings(tmp_path / "absent.toml")

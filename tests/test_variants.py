@@ -1,4 +1,4 @@
-"""Variants of a report for one archive or another: kinds of their own, so that no UID stands for different bytes."""
+"""Variants of a report for one archive or another: kinds of their own, so that no UID stands for different contents."""
 
 from __future__ import annotations
 
