@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, FileDataset, dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import build_context
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
@@ -27,6 +27,7 @@ from dicom_node.cli import DONE, FAILED
 from dicom_node.commitment import compose_request
 from dicom_node.deliver import ANSWER_WAIT_S, REQUEST_COMMITMENT, ReportAnswers, judge_status
 from dicom_node.echo import find_archive, stand_in, why_no_association
+from dicom_node.profile import fitted
 from dicom_node.requestor import SUCCESS, calling
 from dicom_node.settings import ArchivePeer, Settings, load_settings
 from dicom_node.terminal import open_console
@@ -34,6 +35,7 @@ from dicom_node.vouching import Awaited, listening, noted_by_node
 from inference.film import display_bytes, read_film
 from inference.finding import Box, Estimate, Flag, Laterality, ModelIdentity
 from inference.subject import read_subject
+from reports.character_sets import UTF_8, in_character_set
 from reports.clinic import assess
 from reports.identity import KINDS, SOP_CLASSES, DocumentIdentity, Kind, derived_uid, device_uid
 from reports.key_objects import Capture
@@ -53,7 +55,9 @@ def run(options: argparse.Namespace) -> int:
     settings = load_settings(options.config)
     peer = find_archive(settings, options.peer)
     console = open_console()
-    console.print(f"{peer.name}: a test study of patient {PATIENT}, as {settings.node.ae_title}")
+    console.print(
+        f"{peer.name}: a test study of patient {PATIENT}, as {settings.node.ae_title}, in {peer.character_set}"
+    )
     well = True
     for wanted, fine, sentence in send(settings, peer):
         mark = "ok    " if fine else "FAILED" if wanted else "no    "
@@ -73,8 +77,8 @@ def send(settings: Settings, peer: ArchivePeer, *, report_wait_s: float = REPORT
     commitment, for whose report ``report_wait_s`` seconds are waited.
     """
     film = make_film()
-    objects: list[tuple[Kind | None, Dataset]] = [(None, film)]
-    objects += [(kind, make_document(kind, film, settings)) for kind in KINDS]
+    objects: list[tuple[Kind | None, Dataset]] = [(None, in_character_set(film, peer.character_set) or film)]
+    objects += [(kind, fitted(make_document(kind, film, settings, peer), kind, peer)) for kind in KINDS]
     awaited = Awaited()
     answers = ReportAnswers(awaited.take)
     with listening(settings, awaited.take):
@@ -171,7 +175,7 @@ def _send(assoc: Any, ds: Dataset, syntax: str | None) -> tuple[bool, str]:
     return problem is None, said if problem is None else f"{said}. {problem}"
 
 
-def make_film() -> Dataset:
+def make_film() -> FileDataset:
     """Return the test film: a shipped sample under the test patient."""
     with resources.as_file(resources.files("dicom_node").joinpath("samples", SAMPLE)) as path:
         film = dcmread(path)
@@ -185,14 +189,14 @@ def make_film() -> Dataset:
     return film
 
 
-def make_document(kind: Kind, film: Dataset, settings: Settings) -> Dataset:
-    """Return one document of the made-up result."""
+def make_document(kind: Kind, film: Dataset, settings: Settings, peer: ArchivePeer) -> FileDataset:
+    """Return one document of the made-up result, as it is before it is fitted to an archive."""
     model = ModelIdentity("self-test", "Self-test, no model", __version__, "0" * 64)
     rows, columns = int(film.Rows), int(film.Columns)
     hand = Box(columns * 0.2, rows * 0.1, columns * 0.8, rows * 0.9)
     subject = replace(read_subject(film), flags=())
     finding = Estimate(144.0, 132.0, 156.0, 0.9, subject, Laterality.LEFT, hand, (), 1, 1.0, (NOTICE,), model)
-    series_uid, sop_uid = _uids(kind, settings)
+    series_uid, sop_uid = _uids(kind, settings, peer)
     identity = DocumentIdentity(
         sop_instance_uid=sop_uid,
         series_instance_uid=series_uid,
@@ -206,15 +210,20 @@ def make_document(kind: Kind, film: Dataset, settings: Settings) -> Dataset:
     choices = Choices(
         assessment=assess(finding),
         language=settings.compose.language,
-        capture=Capture(*_uids("sc", settings)),
+        capture=Capture(*_uids("sc", settings, peer)),
     )
     display = partial(_display, film)
     return compose(kind, film, finding, identity, display=display, choices=choices)
 
 
-def _uids(kind: Kind, settings: Settings) -> tuple[str, str]:
-    """Return the Series and the SOP Instance UID of a test document: other ones where its bytes are others."""
-    parts = (kind, __version__, settings.compose.language, settings.node.station_name)
+def _uids(kind: Kind, settings: Settings, peer: ArchivePeer) -> tuple[str, str]:
+    """Return the Series and the SOP Instance UID of a test document: other ones where its bytes are others.
+
+    An archive that has the object already might keep it as it was, which would show nothing of other settings.
+    """
+    parts = [kind, __version__, settings.compose.language, settings.node.station_name]
+    parts += [] if peer.character_set == UTF_8 else [peer.character_set]
+    parts += [] if peer.series_numbers_from is None else [str(peer.series_numbers_from)]
     return derived_uid("selftest", "series", *parts), derived_uid("selftest", "instance", *parts)
 
 

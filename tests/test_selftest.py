@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import (
     ComprehensiveSRStorage,
@@ -135,6 +136,25 @@ def commitment_of(settings: Settings, wait_s: float = PATIENCE_S) -> tuple[bool,
 ALL_COMMITTED = (True, True, f"storage commitment: all {len(EVERYTHING)} objects are committed")
 
 
+def test_the_objects_are_fitted_to_the_archive(tmp_path: Path) -> None:
+    """Given an archive with a character set and series numbers of its own, then it is tested with those."""
+    with Archive(tmp_path / "archive") as pacs:
+        settings = make_settings(
+            tmp_path / "node",
+            {"pacs": pacs.address},
+            compose={"language": "zh"},
+            peers={"pacs": {"character_set": "GB18030", "series_numbers_from": 501}},
+        )
+        assert commitment_of(settings) == ALL_COMMITTED
+        held = [dcmread(item.path) for item in pacs.objects()]
+    assert {ds.SpecificCharacterSet for ds in held} == {"GB18030"}
+    documents = [ds for ds in held if ds.SOPClassUID != FILM]
+    assert {int(ds.SeriesNumber) for ds in documents} == set(range(501, 507))
+    plain = settings.archives[0].model_copy(update={"character_set": "ISO_IR 192", "series_numbers_from": None})
+    known = {str(make_document(kind, make_film(), settings, plain).SOPInstanceUID) for kind in KINDS}
+    assert known.isdisjoint(str(ds.SOPInstanceUID) for ds in documents)
+
+
 def test_an_archive_vouches_on_our_association(tmp_path: Path) -> None:
     with Archive(tmp_path / "archive") as pacs:
         settings = make_settings(tmp_path / "node", {"pacs": pacs.address})
@@ -196,7 +216,7 @@ def test_other_settings_make_other_objects(tmp_path: Path) -> None:
     english, chinese = (
         make_settings(tmp_path, {"pacs": ("127.0.0.1", 1)}, compose={"language": language}) for language in ("en", "zh")
     )
-    one, other = (make_document("sr", make_film(), settings) for settings in (english, chinese))
+    one, other = (make_document("sr", make_film(), settings, settings.archives[0]) for settings in (english, chinese))
     assert encoded(one) != encoded(other)
     assert one.SOPInstanceUID != other.SOPInstanceUID
     assert one.StudyInstanceUID == other.StudyInstanceUID
@@ -205,7 +225,7 @@ def test_other_settings_make_other_objects(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_test_study_each_time_and_it_says_so(tmp_path: Path, kind: str) -> None:
     settings = make_settings(tmp_path, {"pacs": ("127.0.0.1", 1)})
-    first, second = (make_document(kind, make_film(), settings) for _ in range(2))
+    first, second = (make_document(kind, make_film(), settings, settings.archives[0]) for _ in range(2))
     assert encoded(first) == encoded(second)
     assert first.PatientID == PATIENT
     assert translated(NOTICE.sentence, "zh") != NOTICE.sentence
