@@ -15,9 +15,10 @@ from pydicom import Dataset
 from dicom_node import priors
 from dicom_node.errors import InterpretationFailed, StoreError
 from dicom_node.events import record
+from dicom_node.findings import finding_columns, kind_of
 from dicom_node.revisions import lock_revision
 from dicom_node.sources import read_source
-from dicom_node.store import FindingRow, Instance, Store, insert_if_absent, now
+from dicom_node.store import FindingRow, Instance, Store, insert_if_absent
 from inference.finding import Estimate, Finding, ModelIdentity, Refusal
 
 _KINDS: dict[str, TypeAdapter[Any]] = {"estimate": TypeAdapter(Estimate), "refusal": TypeAdapter(Refusal)}
@@ -38,8 +39,7 @@ class Interpreter(Protocol):
 
 def finding_to_json(finding: Finding) -> str:
     """Write a finding as JSON, whole: ``finding_from_json`` returns an equal one."""
-    kind = "estimate" if isinstance(finding, Estimate) else "refusal"
-    return json.dumps({"kind": kind, "finding": dataclasses.asdict(finding)}, allow_nan=False)
+    return json.dumps({"kind": kind_of(finding), "finding": dataclasses.asdict(finding)}, allow_nan=False)
 
 
 def finding_from_json(text: str) -> Finding:
@@ -131,11 +131,7 @@ class Reader:
                 FindingRow,
                 instance_id=instance.id,
                 revision_id=revision_id,
-                kind="estimate" if isinstance(finding, Estimate) else "refusal",
-                age_months=finding.age_months if isinstance(finding, Estimate) else None,
-                refusal_code=None if isinstance(finding, Estimate) else finding.code,
-                body=body,
-                interpreted_at=now(),
+                **finding_columns(finding, body),
             )
             if is_new and isinstance(finding, Estimate):
                 row = session.scalars(

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session, aliased
 
 from dicom_node.errors import DeliveryError
 from dicom_node.events import record
+from dicom_node.findings import finding_columns
 from dicom_node.older_films import Known, Read, ReadFilm, read_older_films
 from dicom_node.query import Asking, Wanted, fetch_reports
 from dicom_node.revisions import lock_revision
@@ -79,23 +80,25 @@ def enter(session: Session, finding: FindingRow, study_id: int, ds: Dataset, est
 
     Without PatientID, chronological age or a date it can be compared with nothing, and is not kept here.
     """
+    columns = _comparable(ds, estimate)
+    if columns is not None:
+        insert_if_absent(session, ResultRow, finding_id=finding.id, study_id=study_id, **columns)
+
+
+def _comparable(ds: Dataset, estimate: Estimate) -> dict[str, Any] | None:
+    """Return the columns by which a bone age is compared; None without PatientID, chronological age or a date."""
     key, on, age = patient_key(ds), acquisition_date(ds), estimate.subject.age_months
     if key is None or on is None or age is None:
-        return
-    birth = text_of(ds, "PatientBirthDate")
-    insert_if_absent(
-        session,
-        ResultRow,
-        finding_id=finding.id,
-        study_id=study_id,
-        patient_key=key,
-        birth_key=_hash(birth) if birth else None,
-        sex=None if estimate.subject.sex is None else estimate.subject.sex.value,
-        acquired_on=on,
-        chronological_age_months=age,
-        bone_age_months=estimate.age_months,
-        half_width_months=(estimate.interval_high_months - estimate.interval_low_months) / 2,
-    )
+        return None
+    return {
+        "patient_key": key,
+        "birth_key": _birth_key(ds),
+        "sex": None if estimate.subject.sex is None else estimate.subject.sex.value,
+        "acquired_on": on,
+        "chronological_age_months": age,
+        "bone_age_months": estimate.age_months,
+        "half_width_months": (estimate.interval_high_months - estimate.interval_low_months) / 2,
+    }
 
 
 def earlier(session: Session, finding: FindingRow, *, years: float) -> Priors:
@@ -329,41 +332,20 @@ def _freeze(session: Session, finding_id: int, key: str) -> None:
 
 def _keep_film(session: Session, film: ReadFilm) -> None:
     """Keep what was found on an earlier film, and its bone age where it can be compared."""
-    header, finding = film.header, film.finding
-    uids = [text_of(header, keyword) for keyword in ("SOPInstanceUID", "StudyInstanceUID")]
-    if not all(0 < len(uid) <= UID_LENGTH for uid in uids):
+    uids = _uids(film.header)
+    if uids is None:
         return
-    estimate = finding if isinstance(finding, Estimate) else None
-    is_new = insert_if_absent(
-        session,
-        ArchiveFilmRow,
-        sop_instance_uid=uids[0],
-        study_instance_uid=uids[1],
-        kind="refusal" if estimate is None else "estimate",
-        age_months=None if estimate is None else estimate.age_months,
-        refusal_code=None if isinstance(finding, Estimate) else str(finding.code),
-        body=film.body,
-        interpreted_at=now(),
-    )
-    key, on = patient_key(header), acquisition_date(header)
-    if not is_new or estimate is None or key is None or on is None or estimate.subject.age_months is None:
-        return
-    birth = text_of(header, "PatientBirthDate")
-    insert_if_absent(
-        session,
-        ArchiveResultRow,
-        sop_instance_uid=uids[0],
-        study_instance_uid=uids[1],
-        image_uid=uids[0],
-        patient_key=key,
-        birth_key=_hash(birth) if birth else None,
-        sex=None if estimate.subject.sex is None else estimate.subject.sex.value,
-        acquired_on=on,
-        written_at="",  # any report of it is newer
-        chronological_age_months=estimate.subject.age_months,
-        bone_age_months=estimate.age_months,
-        half_width_months=(estimate.interval_high_months - estimate.interval_low_months) / 2,
-    )
+    is_new = insert_if_absent(session, ArchiveFilmRow, **uids, **finding_columns(film.finding, film.body))
+    columns = _comparable(film.header, film.finding) if isinstance(film.finding, Estimate) else None
+    if is_new and columns is not None:
+        columns["written_at"] = ""  # any report of it is newer
+        insert_if_absent(session, ArchiveResultRow, **uids, image_uid=uids["sop_instance_uid"], **columns)
+
+
+def _uids(ds: Dataset) -> dict[str, str] | None:
+    """Return the columns that name an object of an archive; None where they are no UIDs that could be kept."""
+    uids = {"sop_instance_uid": text_of(ds, "SOPInstanceUID"), "study_instance_uid": text_of(ds, "StudyInstanceUID")}
+    return uids if all(0 < len(uid) <= UID_LENGTH for uid in uids.values()) else None
 
 
 def _is_ours(report: Dataset) -> bool:
@@ -382,21 +364,18 @@ def _keep(session: Session, report: Dataset) -> None:
         log.warning("priors.unreadable", kind=type(error).__name__)
         return
     on, key = acquisition_date(dated), patient_key(report)
-    uids = [text_of(report, keyword) for keyword in ("SOPInstanceUID", "StudyInstanceUID")]
-    if not all(0 < len(uid) <= UID_LENGTH for uid in uids):
-        return
-    if (result is None and refusal is None) or on is None or key is None:
+    uids = _uids(report)
+    if uids is None or (result is None and refusal is None) or on is None or key is None:
         return
     comparable = result if result is not None and result.chronological_age_months is not None else None
-    birth, sex = text_of(report, "PatientBirthDate"), text_of(report, "PatientSex")
+    sex = text_of(report, "PatientSex")
     insert_if_absent(
         session,
         ArchiveResultRow,
-        sop_instance_uid=uids[0],
-        study_instance_uid=uids[1],
+        **uids,
         image_uid=image if image is not None and len(image) <= UID_LENGTH else None,
         patient_key=key,
-        birth_key=_hash(birth) if birth else None,
+        birth_key=_birth_key(report),
         sex=sex if sex in {"M", "F"} else None,
         acquired_on=on,
         written_at=(text_of(report, "ContentDate") + text_of(report, "ContentTime"))[:32],
@@ -409,6 +388,11 @@ def _keep(session: Session, report: Dataset) -> None:
 def _clash(one: ResultRow, other: _Known) -> bool:
     pairs = ((one.birth_key, other.birth_key), (one.sex, other.sex))
     return any(a is not None and b is not None and a != b for a, b in pairs)
+
+
+def _birth_key(ds: Dataset) -> str | None:
+    birth = text_of(ds, "PatientBirthDate")
+    return _hash(birth) if birth else None
 
 
 def _hash(*parts: str) -> str:

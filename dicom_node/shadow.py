@@ -24,14 +24,14 @@ from sqlalchemy.orm import Session
 from dicom_node.cli import DONE
 from dicom_node.errors import StoreError
 from dicom_node.events import record
+from dicom_node.findings import finding_columns
 from dicom_node.interpret import Interpreter, finding_to_json
 from dicom_node.revisions import lock_revision
 from dicom_node.settings import load_settings
 from dicom_node.sources import read_source
 from dicom_node.status import open_existing
-from dicom_node.store import FindingRow, Instance, ShadowRow, Store, insert_if_absent, now
+from dicom_node.store import FindingRow, Instance, ShadowRow, Store, insert_if_absent
 from dicom_node.terminal import make_table, open_console
-from inference.finding import Estimate
 
 FAR_APART_MONTHS = 12.0
 
@@ -102,7 +102,6 @@ class Shadows:
         started = time.perf_counter()
         finding = interpreter.interpret(source)
         took_ms = (time.perf_counter() - started) * 1000
-        estimated = isinstance(finding, Estimate)
         with self._store.session() as session:
             insert_if_absent(
                 session,
@@ -112,12 +111,8 @@ class Shadows:
                 method=method,
                 version=interpreter.identity.version,
                 weights_sha256=interpreter.identity.weights_sha256,
-                kind="estimate" if estimated else "refusal",
-                age_months=finding.age_months if isinstance(finding, Estimate) else None,
-                refusal_code=None if isinstance(finding, Estimate) else str(finding.code),
-                body=finding_to_json(finding),
                 milliseconds=took_ms,
-                interpreted_at=now(),
+                **finding_columns(finding, finding_to_json(finding)),
             )
 
     def _tell(self, revision_id: int, instance: Instance, detail: str) -> None:
