@@ -25,7 +25,7 @@ from inference.finding import ModelIdentity
 
 Kind = Literal["sr", "sc", "text", "gsps", "pdf", "kos", "sr-2d", "sr-cornerstone"]
 """Comprehensive 3D SR, secondary capture, Enhanced SR, presentation state, PDF, key objects; the first one's tree as a
-Comprehensive SR; the first one with the tracking identifiers that older OHIF wants. A variant is a kind of its own: one
+Comprehensive SR; that one with the tracking identifiers that older OHIF wants. A variant is a kind of its own: one
 SOP Instance UID never stands for different contents."""
 
 KINDS: tuple[Kind, ...] = ("sr", "sc", "text", "gsps", "pdf", "kos", "sr-2d", "sr-cornerstone")
@@ -38,7 +38,7 @@ SOP_CLASSES: dict[Kind, str] = {
     "pdf": str(EncapsulatedPDFStorage),
     "kos": str(KeyObjectSelectionDocumentStorage),
     "sr-2d": str(ComprehensiveSRStorage),
-    "sr-cornerstone": str(Comprehensive3DSRStorage),
+    "sr-cornerstone": str(ComprehensiveSRStorage),
 }
 
 NAMESPACE = UUID("6d1c1f0e-6d53-5d0c-9a54-0b0e3c6f4a51")

@@ -87,6 +87,6 @@ def compose(
         preliminary=choices.preliminary,
         assessment=assessment,
         language=language,
-        three_dimensional=kind != "sr-2d",
+        three_dimensional=kind == "sr",
         tracking_identifier=CORNERSTONE_RECTANGLE if kind == "sr-cornerstone" else None,
     )

@@ -35,7 +35,7 @@ REQUEST_TYPE_2: tuple[str, ...] = (
 """Attributes of an item of Referenced Request Sequence (0040,A370) that may be empty, PS3.3 C.17.2."""
 
 CORNERSTONE_RECTANGLE = "Cornerstone3DTools@^0.1.0:RectangleROI"
-"""Tracking identifier by which older versions of OHIF know a rectangle; they draw nothing under another."""
+"""Tracking identifier by which OHIF up to 3.11 knows a rectangle; it tracks nothing under another."""
 
 
 def compose_sr(

@@ -12,6 +12,7 @@ import pytest
 from pydicom import dcmread
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import (
+    Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
     DigitalXRayImageStorageForPresentation,
     EnhancedSRStorage,
@@ -74,22 +75,34 @@ def test_an_archive_that_takes_everything(tmp_path: Path) -> None:
     assert "not accepted" in commitment[2]
 
 
-@pytest.mark.parametrize("report", ["sr", "sr-cornerstone"])
-def test_an_archive_without_3d_reports_gets_the_other(tmp_path: Path, report: str) -> None:
-    peer = {"commitment": False, "deliver": (report, "sc"), "sr_fallback": ("sr-2d",)}
+def test_an_archive_without_3d_reports_gets_the_other(tmp_path: Path) -> None:
+    peer = {"commitment": False, "sr_fallback": ("sr-2d",)}
     with archive(SecondaryCaptureImageStorage, ComprehensiveSRStorage) as (address, _):
         settings = make_settings(tmp_path, {"pacs": address}, peers={"pacs": peer})
         said = list(send(settings, settings.archives[0]))
         echoed = list(probe(settings, settings.archives[0]))
     assert [wanted for wanted, fine, _ in said if wanted and not fine] == []
-    assert sum(not fine for _, fine, _ in said) == len(KINDS) + 1 - 2 + 1  # and no storage commitment
+    taken = {sentence.split(":")[0] for _, fine, sentence in said if fine}
+    assert taken == {"Secondary Capture Image Storage", "Comprehensive SR Storage"}
     assert all(fine for fine, _ in echoed)
     assert any("it will get Comprehensive SR Storage" in sentence for _, sentence in echoed)
 
 
+@pytest.mark.parametrize("taken", [ComprehensiveSRStorage, Comprehensive3DSRStorage])
+def test_the_report_for_older_ohif_must_be_taken_itself(tmp_path: Path, taken: str) -> None:
+    peer = {"commitment": False, "deliver": ("sr-cornerstone", "sc"), "sr_fallback": ("sr-2d", "text")}
+    with archive(SecondaryCaptureImageStorage, taken, EnhancedSRStorage) as (address, _):
+        settings = make_settings(tmp_path, {"pacs": address}, peers={"pacs": peer})
+        said = list(send(settings, settings.archives[0]))
+        echoed = list(probe(settings, settings.archives[0]))
+    failed = [sentence.split(":")[0] for wanted, fine, sentence in said if wanted and not fine]
+    assert failed == ([] if taken == ComprehensiveSRStorage else ["Comprehensive SR Storage"])
+    assert all(fine for fine, _ in echoed) == (taken == ComprehensiveSRStorage)
+
+
 def test_what_an_archive_gets_anyway_stands_for_no_report(tmp_path: Path) -> None:
     """Given the text beside the report and in its place, when the report is not taken, then that is a failure."""
-    peer = {"commitment": False, "deliver": ("sr-cornerstone", "text"), "sr_fallback": ("text",)}
+    peer = {"commitment": False, "deliver": ("sr", "text"), "sr_fallback": ("text",)}
     with archive(EnhancedSRStorage) as (address, _):
         settings = make_settings(tmp_path, {"pacs": address}, peers={"pacs": peer})
         said = list(send(settings, settings.archives[0]))

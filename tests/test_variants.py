@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from pydicom import Dataset, dcmread
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 
 from conformance.films import make_film
 from conformance.nodes import Journal, make_settings, run_node, send
@@ -16,7 +17,7 @@ from dicom_node.archive import Archive
 from dicom_node.compose import kinds_wanted
 from dicom_node.settings import ArchivePeer, ComposeSettings
 from reports import codes
-from reports.identity import KINDS, SOP_CLASSES, document_uids
+from reports.identity import KINDS, document_uids
 from reports.read_back import descendants, matches
 from reports.structured_report import CORNERSTONE_RECTANGLE
 
@@ -55,11 +56,10 @@ def test_each_archive_gets_its_variant(tmp_path: Path) -> None:
         held = {
             name: [dcmread(item.path) for item in archive.objects()] for name, archive in (("new", new), ("old", old))
         }
-    reports = {
-        name: next(ds for ds in objects if ds.SOPClassUID == SOP_CLASSES["sr"]) for name, objects in held.items()
-    }
+    reports = {name: next(ds for ds in objects if ds.Modality == "SR") for name, objects in held.items()}
     named, tracked = reports["new"], reports["old"]
     assert {len(objects) for objects in held.values()} == {2}
+    assert [named.SOPClassUID, tracked.SOPClassUID] == [Comprehensive3DSRStorage, ComprehensiveSRStorage]
     assert named.SOPInstanceUID != tracked.SOPInstanceUID
     assert named.SeriesInstanceUID != tracked.SeriesInstanceUID
     assert named.SeriesNumber == tracked.SeriesNumber
