@@ -16,15 +16,20 @@ from inference.finding import Finding
 from reports import codes, wording
 from reports.document import begin, coded, image_reference, sealed
 from reports.identity import DocumentIdentity
+from reports.phrases import Language
 
 SERIES_DESCRIPTION = "Bone age page (research use only)"
-TITLE = f"Bone age. {wording.DISCLAIMER}"
 PIXELS_PER_INCH = 150.0
 PDF = "application/pdf"
 
 
 def compose_pdf(
-    source: Dataset, finding: Finding, picture: NDArray[np.uint8], identity: DocumentIdentity
+    source: Dataset,
+    finding: Finding,
+    picture: NDArray[np.uint8],
+    identity: DocumentIdentity,
+    *,
+    language: Language = "en",
 ) -> FileDataset:
     """Compose the page of one finding.
 
@@ -38,18 +43,21 @@ def compose_pdf(
         RGB of ``reports.overlay.draw_overlay``, uint8 of shape (rows, columns, 3): the page is what it shows.
     identity
         The document's own UIDs, numbers and time.
+    language
+        Of the title; the picture is drawn in one already.
 
     Raises
     ------
     IncompleteSource
         The source lacks a UID the document refers to.
     """
-    page = _page(picture, identity)
+    title = wording.page_title(language)
+    page = _page(picture, identity, title)
     document = begin(EncapsulatedPDFStorage, source, finding, identity, SERIES_DESCRIPTION)
     document.Modality, document.ConversionType = "DOC", "WSD"
     document.AcquisitionDateTime = ""
     document.BurnedInAnnotation = "YES"
-    document.DocumentTitle = TITLE
+    document.DocumentTitle = title
     document.ConceptNameCodeSequence = Sequence([coded(codes.DIAGNOSTIC_IMAGING_REPORT)])
     document.VerificationFlag = "UNVERIFIED"
     document.SourceInstanceSequence = Sequence([image_reference(source)])
@@ -59,11 +67,11 @@ def compose_pdf(
     return sealed(document, identity)
 
 
-def _page(picture: NDArray[np.uint8], identity: DocumentIdentity) -> bytes:
+def _page(picture: NDArray[np.uint8], identity: DocumentIdentity, title: str) -> bytes:
     """Return the picture as a PDF: the same bytes for the same work, so its dates are the document's."""
     buffer = BytesIO()
     at: struct_time = identity.created_at.utctimetuple()
     Image.fromarray(picture).save(
-        buffer, "PDF", resolution=PIXELS_PER_INCH, title=TITLE, producer="boneage-node", creationDate=at, modDate=at
+        buffer, "PDF", resolution=PIXELS_PER_INCH, title=title, producer="boneage-node", creationDate=at, modDate=at
     )
     return buffer.getvalue()

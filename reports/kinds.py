@@ -65,7 +65,8 @@ def compose(
         return compose_kos(source, finding, identity, capture=choices.capture, language=language)
     if kind == "pdf":
         extras = Extras(assessment, language, patient_line(source) if choices.name_patient else None)
-        return compose_pdf(source, finding, draw_overlay(display(), finding, film_size(source), extras), identity)
+        picture = draw_overlay(display(), finding, film_size(source), extras)
+        return compose_pdf(source, finding, picture, identity, language=language)
     if kind == "sc":
         return compose_sc(
             source,

@@ -156,10 +156,10 @@ def _estimate_groups(report: Report, estimate: Estimate) -> list[Item]:
         _site(codes.HAND, side),
         *_algorithm(estimate.model),
         _bone_age(report, estimate, hand),
-        *_age_numbers(estimate),
-        *_assessed_numbers(report.assessment),
+        *_age_numbers(estimate, report.language),
+        *_assessed_numbers(report.assessment, report.language),
         content.measure(codes.DETECTION_SCORE, round(estimate.quality, 4), codes.NO_UNITS, Relation.CONTAINS),
-        *_estimate_codes(estimate),
+        *_estimate_codes(estimate, report.language),
         _listed(report),
     ]
     name = f"Bone age, {wording.LATERALITY_WORDS['en'][side]} hand" if side in codes.SIDES else "Bone age, hand"
@@ -222,7 +222,9 @@ def _stage(report: Report, bone: BoneStage | None, box: Box) -> list[Item]:
     """Return a bone's maturity stage as a number of its scale, with its points and how sure the model is of it."""
     if bone is None:
         return []
-    scale = content.text(codes.SCALE, f"RUS-CHN, stages 0 to {bone.last_stage}", Relation.HAS_PROPERTIES)
+    scale = content.text(
+        codes.SCALE, wording.scale_of_stages(bone.last_stage, report.language), Relation.HAS_PROPERTIES
+    )
     probability = content.measure(
         codes.STAGE_PROBABILITY, round(bone.probability, 4), codes.NO_UNITS, Relation.HAS_PROPERTIES
     )
@@ -338,7 +340,7 @@ def _reference(score: SdScore) -> list[Item]:
     ]
 
 
-def _assessed_numbers(assessment: Assessment | None) -> list[Item]:
+def _assessed_numbers(assessment: Assessment | None, language: Language) -> list[Item]:
     """Return the SD score, the ages of derived stages, adult heights, velocity and earlier results, as numbers."""
     if assessment is None:
         return []
@@ -347,14 +349,17 @@ def _assessed_numbers(assessment: Assessment | None) -> list[Item]:
         score = content.measure(codes.Z_SCORE, round(assessment.sd.value, 4), codes.NO_UNITS, Relation.CONTAINS)
         items.append(content.with_children(score, *_reference(assessment.sd)))
     for age in assessment.stage_ages:
-        named = [_by(codes.METHOD, age.method), _by(codes.AUTHORITY, age.citation)]
+        named = [_by(codes.METHOD, wording.method(age.method, language)), _by(codes.AUTHORITY, age.citation)]
         items.append(content.number(codes.RUS_SCORE, age.points, codes.NO_UNITS, *named))
         items.append(content.number(codes.RUS_AGE, age.age_months, codes.MONTH, *named))
     for prediction in assessment.heights:
-        named = [_by(codes.METHOD, prediction.method), _by(codes.AUTHORITY, prediction.citation)]
+        named = [
+            _by(codes.METHOD, wording.method(prediction.method, language)),
+            _by(codes.AUTHORITY, prediction.citation),
+        ]
         around = _height_range(prediction)
         items.append(content.number(codes.ADULT_HEIGHT, prediction.centimetres, codes.CENTIMETRE, *around, *named))
-    return [*items, *_course_numbers(assessment)]
+    return [*items, *_course_numbers(assessment, language)]
 
 
 def _height_range(prediction: HeightPrediction) -> list[Item]:
@@ -364,7 +369,7 @@ def _height_range(prediction: HeightPrediction) -> list[Item]:
     return _uncertainty(prediction.centimetres, prediction.low, prediction.high, codes.CENTIMETRE)
 
 
-def _course_numbers(assessment: Assessment) -> list[Item]:
+def _course_numbers(assessment: Assessment, language: Language) -> list[Item]:
     """Return velocity, change of the SD score, and each earlier result with its date and where it was found.
 
     Each has its uncertainty beside it, where the intervals of all results it is made of are known.
@@ -372,14 +377,14 @@ def _course_numbers(assessment: Assessment) -> list[Item]:
     items: list[Item] = []
     change = assessment.course
     if change is not None:
-        since, unit = _by(codes.VALUE_SOURCE, f"since {change.since.isoformat()}"), codes.MONTHS_PER_YEAR
+        since, unit = _by(codes.VALUE_SOURCE, wording.since(change, language)), codes.MONTHS_PER_YEAR
         around = _give_or_take(change.velocity_half_width, unit)
         items.append(content.number(codes.VELOCITY, change.velocity, unit, *around, since))
         if change.sd_change is not None:
             around = _give_or_take(change.sd_change_half_width, codes.NO_UNITS)
             items.append(content.number(codes.SD_CHANGE, change.sd_change, codes.NO_UNITS, *around, since))
     for prior in assessment.track:
-        where = _by(codes.VALUE_SOURCE, f"{prior.at.isoformat()}, {prior.source}")
+        where = _by(codes.VALUE_SOURCE, wording.found_in(prior, language))
         around = _give_or_take(prior.half_width_months)
         items.append(content.number(codes.EARLIER_RESULT, prior.bone_age_months, codes.MONTH, *around, where))
     return items
@@ -389,24 +394,24 @@ def _by(name: Code, value: str) -> Item:
     return content.text(name, value, Relation.HAS_PROPERTIES)
 
 
-def _age_numbers(estimate: Estimate) -> list[Item]:
+def _age_numbers(estimate: Estimate, language: Language) -> list[Item]:
     """Chronological age, its source, and the difference; nothing where the header has no age."""
     subject = estimate.subject
     items = []
     if subject.age_months is not None:
-        source = content.text(codes.VALUE_SOURCE, subject.age_source, Relation.HAS_PROPERTIES)
+        source = _by(codes.VALUE_SOURCE, translated(subject.age_source, language))
         apart = estimate.age_months - subject.age_months
         items.append(content.number(codes.CHRONOLOGICAL_AGE, subject.age_months, codes.MONTH, source))
         items.append(content.number(codes.AGE_DIFFERENCE, apart, codes.MONTH))
     return items
 
 
-def _estimate_codes(estimate: Estimate) -> list[Item]:
+def _estimate_codes(estimate: Estimate, language: Language) -> list[Item]:
     """Return the reference method, the sex used with its source, and the quality of the image."""
     reference = codes.reference_method(estimate.model.method)
     subject = estimate.subject
     sex = codes.UNKNOWN_SEX if subject.sex is None else codes.SEXES[subject.sex]
-    source = content.text(codes.VALUE_SOURCE, subject.sex_source, Relation.HAS_PROPERTIES)
+    source = _by(codes.VALUE_SOURCE, translated(subject.sex_source, language))
     quality = "diagnostic" if estimate.quality >= DIAGNOSTIC_SCORE else "limited"
     return [
         *([content.code(codes.BONE_AGE_METHOD, reference)] if reference else []),

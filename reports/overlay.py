@@ -127,7 +127,7 @@ def draw_overlay(
     language = extras.language
     inset = _inset(finding, extras)
     least = SMALLEST_CANVAS_WIDTH if inset is None else TEXT_WIDTH + inset.width + 3 * PADDING
-    placement = _place(film, film_size or (film.shape[0], film.shape[1]), _margin(finding), least)
+    placement = _place(film, film_size or (film.shape[0], film.shape[1]), _margin(finding, language), least)
     text_width = placement.width - 2 * PADDING - (0 if inset is None else inset.width + PADDING)
     lines = _wrapped(_lines(finding, extras), text_width)
     text_height = sum(_pitch(line) for line in lines)
@@ -137,7 +137,7 @@ def draw_overlay(
     canvas[: placement.height, placement.left : placement.left + shown.shape[1]] = cv2.cvtColor(
         shown, cv2.COLOR_GRAY2RGB
     )
-    labels = [] if display is None else _draw_boxes(canvas, placement, finding)
+    labels = [] if display is None else _draw_boxes(canvas, placement, finding, language)
     canvas[placement.height :] = PANEL
     picture = _written(canvas, placement, labels, lines, language)
     if inset is not None:
@@ -175,22 +175,24 @@ def _placeholder() -> NDArray[np.uint8]:
     return np.full((360, SMALLEST_CANVAS_WIDTH), 40, np.uint8)
 
 
-def _margin(finding: Finding) -> int:
+def _margin(finding: Finding, language: Language) -> int:
     """Return the width each margin needs for the longest name in it."""
-    return max((ceil(lettering.width(name, LABEL_SIZE)) + 2 * LABEL_GAP for name in _names(finding)), default=0)
+    return max(
+        (ceil(lettering.width(name, LABEL_SIZE)) + 2 * LABEL_GAP for name in _names(finding, language)), default=0
+    )
 
 
 def _is_staged(finding: Finding) -> bool:
     return isinstance(finding, Estimate) and finding.profile is not None
 
 
-def _names(finding: Finding) -> list[str]:
+def _names(finding: Finding, language: Language) -> list[str]:
     """Return what the margins call each region: its number in anatomical order, its name, its stage if there is one."""
     profile = finding.profile if isinstance(finding, Estimate) else None
     stages = {} if profile is None else {bone.name: bone for bone in profile.bones}
     names = []
     for roi in finding.rois:
-        name = f"{ROI_NAMES.index(roi.name) + 1} {roi.name}"
+        name = f"{ROI_NAMES.index(roi.name) + 1} {wording.region(roi.name, language)}"
         names.append(f"{name} ({stages[roi.name].stage})" if roi.name in stages else name)
     return names
 
@@ -212,9 +214,9 @@ def _scaled(film: NDArray[np.uint8], placement: Placement) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(np.ascontiguousarray(film), size, interpolation=how), dtype=np.uint8)
 
 
-def _draw_boxes(canvas: Canvas, placement: Placement, finding: Finding) -> list[Label]:
+def _draw_boxes(canvas: Canvas, placement: Placement, finding: Finding, language: Language) -> list[Label]:
     """Draw the hand's box, the regions' boxes and the lines to their names; return the names to write."""
-    named = zip(finding.rois, _names(finding), strict=True)
+    named = zip(finding.rois, _names(finding, language), strict=True)
     boxes = [(name, _colour(roi.name), placement.placed(roi.box)) for roi, name in named]
     labels = _labels(boxes, placement)
     faint = canvas.copy()

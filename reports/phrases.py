@@ -1,7 +1,7 @@
 """The sentences of findings in other languages than English.
 
 Findings carry English sentences: they are stored, logged and compared. Documents in another language translate them
-here, by templates whose variable parts (numbers, sides, DICOM keywords, names of bones) are kept. A sentence without a
+here, by templates whose variable parts (numbers, DICOM keywords, abbreviations) are kept. A sentence without a
 template stays English: it is better read in another language than not at all.
 """
 
@@ -162,10 +162,22 @@ CHINESE: dict[str, str] = {
     ),
     "{method} needs the weight: no adult height by it.": "{method} 需要体重：未据此预测成年身高。",
     "{method} needs the parents' heights: no adult height by it.": "{method} 需要父母身高：未据此预测成年身高。",
+    # Where earlier results come from, and scales that are named with a remark.
+    "this node": "本节点",
+    "archive": "归档系统",
+    "film of the archive, read by this node": "归档系统的图像，由本节点判读",
+    "made up for this example": "为本示例虚构",
+    "{scale} (approximate)": "{scale} (近似)",
 }
 """English templates and their Chinese."""
 
-WORDS = {
+REGIONS = {
+    "radius": "桡骨", "ulna": "尺骨", "capitate-hamate": "头状骨-钩骨", "triquetrum-lunate": "三角骨-月骨",
+    "scaphoid": "舟骨", "trapezium-trapezoid": "大多角骨-小多角骨", "carpus": "腕骨",
+}  # fmt: skip
+"""Regions in people's words; those of fingers are abbreviations in any language."""
+
+WORDS = REGIONS | {
     "left": "左", "right": "右", "only": "单", "days": "天", "weeks": "周", "months": "月", "years": "岁",
     "higher": "高", "lower": "低",
 }  # fmt: skip
@@ -186,7 +198,10 @@ def translated(sentence: str, language: Language) -> str:
 
 
 def _part(value: str, language: Language) -> str:
-    return WORDS.get(value) or translated(value, language)
+    names = value.split(", ")
+    if any(name in WORDS for name in names):
+        return ", ".join(WORDS.get(name, name) for name in names)
+    return translated(value, language)
 
 
 @cache

@@ -60,7 +60,7 @@ def compose_gsps(
     document.PresentationCreationDate = written_date(identity.created_at)
     document.PresentationCreationTime = written_time(identity.created_at)
     document.ContentLabel, document.ContentCreatorName = LABEL.replace(" ", "_"), ""
-    document.ContentDescription = wording.DISCLAIMER
+    document.ContentDescription = wording.disclaimer(language)
     series = Dataset()
     series.SeriesInstanceUID = required_uid(source, "SeriesInstanceUID")
     series.ReferencedImageSequence = Sequence([image_reference(source)])
@@ -99,7 +99,7 @@ def _layer(name: str, order: int) -> Dataset:
 def _annotations(report: Report, area: Box, language: Language) -> list[Dataset]:
     """Return the regions' boxes with their numbers and names, and the result in the upper left corner."""
     boxes = [
-        (f"{ROI_NAMES.index(roi.name) + 1} {roi.name}", box)
+        (f"{ROI_NAMES.index(roi.name) + 1} {wording.region(roi.name, language)}", box)
         for roi in report.finding.rois
         if (box := report.on_image(roi.box)) is not None
     ]

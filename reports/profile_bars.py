@@ -25,7 +25,7 @@ def draw_profile(profile: BoneProfile, width: int, language: Language) -> Image.
     start, length = BAR
     for place, bone in enumerate(profile.bones):
         left, middle = (place // rows) * (width // COLUMNS), (place % rows + 1) * ROW + ROW // 2 + 6
-        lettering.draw(draw, (left, middle), bone.name, WHITE, FONT_SIZE, "lm")
+        lettering.draw(draw, (left, middle), wording.region(bone.name, language), WHITE, FONT_SIZE, "lm")
         bar = (left + start, middle - 5, left + start + length, middle + 5)
         draw.rectangle(bar, GRID)
         filled = round(length * bone.stage / bone.last_stage)

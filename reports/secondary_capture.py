@@ -32,7 +32,6 @@ from reports.overlay import Extras, draw_overlay
 from reports.phrases import Language
 
 SERIES_DESCRIPTION = "Bone age overlay (research use only)"
-DERIVATION = "Reduced in size, with boxes drawn on it and text added beside it"
 
 LOSSY_SYNTAXES: frozenset[str] = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless})
 """Transfer syntaxes that always lose something, whatever the header says."""
@@ -126,8 +125,8 @@ def _put_image(document: Dataset, source: Dataset, finding: Finding, language: L
     document.ImageType = ["DERIVED", "SECONDARY"]
     document["PixelData"].VR = "OW"  # highdicom leaves it open until it is written (PS3.5 A.2)
     document.BurnedInAnnotation = "YES"
-    document.DerivationDescription = DERIVATION
-    document.ImageComments = f"{wording.conclusion(finding, language)} {wording.DISCLAIMER}."
+    document.DerivationDescription = wording.derivation(language)
+    document.ImageComments = f"{wording.conclusion(finding, language)} {wording.disclaimer(language)}."
     orientation = patient_orientation(source)
     document.PatientOrientation = "" if orientation is None else list(orientation)
     document.SourceImageSequence = Sequence([_source_image(source)])

@@ -19,8 +19,8 @@ from inference.finding import (
     Sex,
     Subject,
 )
-from reports.clinic import Assessment, Course, Height, HeightPrediction, SdScore, StageAge
-from reports.phrases import Language, translated
+from reports.clinic import Assessment, Course, Height, HeightPrediction, Prior, SdScore, StageAge
+from reports.phrases import REGIONS, Language, translated
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 
@@ -177,12 +177,18 @@ def model_line(finding: Finding, language: Language = "en") -> str:
     return f"{finding.model.name} {finding.model.version} ({weights} {finding.model.weights_sha256[:12]})"
 
 
-def off_image(region: str, language: Language = "en") -> str:
+def region(name: str, language: Language = "en") -> str:
+    """Return what people call a region."""
+    return _either(language, name, REGIONS.get(name, name))
+
+
+def off_image(name: str, language: Language = "en") -> str:
     """Return what is said of a region that cannot be drawn."""
+    called = region(name, language)
     return _either(
         language,
-        f"Region {region} lies outside the image and is not drawn.",
-        f"区域 {region} 位于图像之外，未绘出。",
+        f"Region {called} lies outside the image and is not drawn.",
+        f"区域 {called} 位于图像之外，未绘出。",
     )
 
 
@@ -235,6 +241,16 @@ def verdict(assessment: Assessment, language: Language = "en") -> str | None:
     return None if assessment.verdict is None else _either(language, *words[assessment.verdict])
 
 
+def method(name: str, language: Language = "en") -> str:
+    """Return a published method's name; only a remark in it is translated."""
+    return translated(name, language)
+
+
+def scale_of_stages(last_stage: int, language: Language = "en") -> str:
+    """Return the scale that a derived stage is of."""
+    return _either(language, f"RUS-CHN, stages 0 to {last_stage}", f"RUS-CHN，分期 0 至 {last_stage}")
+
+
 def stage_age(age: StageAge, language: Language = "en") -> str:
     """Return the score and the age a scale gives, which were derived by the model and not read by a person."""
     years, points = years_and_months(age.age_months, language), f"{age.points:.0f}"
@@ -242,7 +258,7 @@ def stage_age(age: StageAge, language: Language = "en") -> str:
     return _either(
         language,
         f"{age.method}: score {points}, age {years} (derived, not read)",
-        f"{age.method}：评分 {points}，骨龄 {years} (由模型推导，非人工判读)",
+        f"{method(age.method, language)}：评分 {points}，骨龄 {years} (由模型推导，非人工判读)",
     )
 
 
@@ -276,6 +292,28 @@ def course(change: Course, language: Language = "en") -> str:
         )
         return text + f" ({why})"
     return text + _either(language, " (90 % intervals)", " (90 % 区间)")
+
+
+def since(change: Course, language: Language = "en") -> str:
+    """Return since when something has changed."""
+    day = change.since.isoformat()
+    return _either(language, f"since {day}", f"自 {day} 起")
+
+
+def found_in(prior: Prior, language: Language = "en") -> str:
+    """Return when an earlier result is of, and where it was found."""
+    return f"{prior.at.isoformat()}{_either(language, ', ', '，')}{translated(prior.source, language)}"
+
+
+def derivation(language: Language = "en") -> str:
+    """Return how a secondary capture was made of its film."""
+    english = "Reduced in size, with boxes drawn on it and text added beside it"
+    return _either(language, english, "图像已缩小，其上绘有方框，旁边附有文字")
+
+
+def page_title(language: Language = "en") -> str:
+    """Return the title of a page, with the disclaimer."""
+    return f"{_either(language, 'Bone age. ', '骨龄。')}{disclaimer(language)}"
 
 
 def _give_or_take(half_width: float | None) -> str:
