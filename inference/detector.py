@@ -98,6 +98,7 @@ class FoundHand:
     pose: Pose
     score: float
     inverted: float  # probability that the film's polarity is inverted
+    in_half: bool = False  # whether it was seen in a half of the film only
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,7 +184,7 @@ def find_all_hands(net: nn.Module, film: Grey) -> list[FoundHand]:
     for start, part in ((0, film[:, :middle]), (middle, film[:, middle:])):
         for hand in find_hands(net, part, most=1):
             pose = Pose(hand.pose.matrix + np.array([[0, 0, start], [0, 0, 0]]))
-            hands.append(FoundHand(pose, hand.score, hand.inverted))
+            hands.append(FoundHand(pose, hand.score, hand.inverted, in_half=True))
     return hands
 
 

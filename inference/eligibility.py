@@ -20,6 +20,8 @@ LEAST_HAND_POINTS = 24
 """A hand has 44 points; with fewer found than this nothing says it is one."""
 LEAST_MEAN_SCORE = 0.42
 """Least mean score over all points."""
+LEAST_HALF_SCORE = 0.7
+"""The same for hands seen in a half of the film only, which may as well be half a wrist (up to 0.55)."""
 MOST_SHAPE_ERROR = 0.10
 """Largest root-mean-square distance in template units between the points and the template in its best pose."""
 LEAST_RUS_BONES = 12
@@ -61,7 +63,10 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class HandEvidence:
-    """What speaks for a hand: finder score, points found of 44, mean score, shape error, RUS bones found of 13."""
+    """What speaks for a hand: finder score, points found of 44, mean score, shape error, RUS bones found of 13.
+
+    ``in_half`` says that it was seen in a half of the film only.
+    """
 
     finder_score: float
     points_found: int
@@ -69,6 +74,7 @@ class HandEvidence:
     shape_error: float
     bones_found: int
     missing: tuple[str, ...]
+    in_half: bool = False
 
 
 def weigh(hand: FoundHand, landmarks: Landmarks) -> HandEvidence:
@@ -78,7 +84,13 @@ def weigh(hand: FoundHand, landmarks: Landmarks) -> HandEvidence:
     error = float(np.sqrt((distance[found] ** 2).mean())) if found.any() else float("inf")
     missing = tuple(name for name in RUS_NAMES if not found[POINT_NAMES.index(name)])
     return HandEvidence(
-        hand.score, int(found.sum()), float(landmarks.scores.mean()), error, len(RUS_NAMES) - len(missing), missing
+        hand.score,
+        int(found.sum()),
+        float(landmarks.scores.mean()),
+        error,
+        len(RUS_NAMES) - len(missing),
+        missing,
+        hand.in_half,
     )
 
 
@@ -133,7 +145,7 @@ def is_hand(evidence: HandEvidence) -> bool:
     """Whether the landmarks make a hand, complete or not."""
     return (
         evidence.points_found >= LEAST_HAND_POINTS
-        and evidence.mean_score >= LEAST_MEAN_SCORE
+        and evidence.mean_score >= (LEAST_HALF_SCORE if evidence.in_half else LEAST_MEAN_SCORE)
         and evidence.shape_error <= MOST_SHAPE_ERROR
     )
 

@@ -9,6 +9,7 @@ import pytest
 from inference import detector
 from inference.anatomy import BOX_NAMES
 from inference.detector import FoundHand, Landmarks, find_all_hands, is_same_hand
+from inference.eligibility import HandEvidence, is_hand
 from inference.pose import Pose, template_points
 
 ROWS = 100
@@ -60,3 +61,9 @@ def test_landmarks_a_palm_apart_are_two_hands():
     here, near, there = (landmarks(hand_at(x).pose) for x in (50, 60, 90))
     assert is_same_hand(here, near)
     assert not is_same_hand(here, there)
+
+
+@pytest.mark.parametrize(("in_half", "score", "is_one"), [(False, 0.55, True), (True, 0.55, False), (True, 0.8, True)])
+def test_half_a_wrist_makes_no_hand(in_half, score, is_one):
+    """Given points found by halves, then a hand seen in a half of the film only needs them surer."""
+    assert is_hand(HandEvidence(0.5, 44, score, 0.05, 13, (), in_half)) is is_one
