@@ -45,6 +45,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.errors import BundleError
+from inference.localiser import Localiser, read_localiser
 from inference.method import WEIGHTS, Prediction
 from inference.pose import Pose
 from inference.preparation import equalisation_table, fit_film, prepare
@@ -56,7 +57,6 @@ Float = npt.NDArray[np.float64]
 
 Paths = Literal["both", "global", "local"]
 """Which pathways a network has; the paper's has both."""
-Localiser = Literal["shared", "paper"]
 
 GLOBAL_SIDE = 224
 """Side of the global input in pixels."""
@@ -306,14 +306,14 @@ def open_method(config: dict[str, Any]) -> GlobalLocalMethod:
     BundleError
         If ``paths`` or ``localiser`` is something else.
     """
-    for key, known in (("paths", get_args(Paths)), ("localiser", get_args(Localiser))):
-        if config.get(key, known[0]) not in known:
-            raise BundleError(f"{key} = {config[key]!r} is not known; global-local has {', '.join(known)}.")
+    paths = config.get("paths", "both")
+    if paths not in get_args(Paths):
+        raise BundleError(f"There are no paths {paths!r}; there are {', '.join(get_args(Paths))}.")
     own = {key: config[f"detector_{key}"] for key in ("width", "depth", "side") if f"detector_{key}" in config}
     return GlobalLocalMethod(
         float(config["width"]),
         equalise=bool(config.get("equalise", True)),
-        paths=config.get("paths", "both"),
-        localiser=config.get("localiser", "shared"),
+        paths=paths,
+        localiser=read_localiser(config),
         detector=DetectorForm(**own),
     )

@@ -35,7 +35,7 @@ landmark detector, whose weights are shipped: upright patches of a left hand.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,8 +44,8 @@ from torch import Tensor, nn
 
 from inference.anatomy import RUS_NAMES
 from inference.bone_detector import BoneDetector, best_boxes
-from inference.errors import BundleError
 from inference.finding import BoneProfile, BoneStage
+from inference.localiser import Localiser, read_localiser
 from inference.maturity import BONES, MaturityNet
 from inference.method import Prediction
 from inference.palm import PalmNet, keep_palm
@@ -56,7 +56,6 @@ from inference.rus_chn import STAGE_COUNTS, Maturity
 
 Grey = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float64]
-Localiser = Literal["shared", "paper"]
 
 FILM_SIDE = 512
 """Side of the square that holds the whole film for the paper's localiser, in pixels."""
@@ -168,11 +167,8 @@ def open_method(config: dict[str, Any]) -> PreciseMethod:
     BundleError
         If there is no such localiser.
     """
-    localiser = config.get("localiser", "shared")
-    if localiser not in get_args(Localiser):
-        raise BundleError(f"There is no localiser {localiser!r}; there are {', '.join(get_args(Localiser))}.")
     side, growth = int(config.get("side", 96)), int(config.get("growth", 32))
-    return PreciseMethod(side, growth, float(config.get("detector_width", 1.0)), localiser)
+    return PreciseMethod(side, growth, float(config.get("detector_width", 1.0)), read_localiser(config))
 
 
 def read_profile(predicted: Prediction, male: Tensor, place: int = 0) -> BoneProfile:

@@ -33,7 +33,7 @@ the default. With "paper", pose and ROIs play no part, and only grey values are 
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -42,7 +42,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.detector import crop_upright
-from inference.errors import BundleError
+from inference.localiser import Localiser, read_localiser
 from inference.method import Prediction
 from inference.mobilenet_v3 import MobileNetV3
 from inference.pose import Pose
@@ -52,7 +52,6 @@ Grey = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float64]
-Localiser = Literal["shared", "paper"]
 
 # Algorithm 1 and its section.
 CHANNELS = 90
@@ -291,7 +290,5 @@ def open_method(config: dict[str, Any]) -> UnsupervisedMobileNetMethod:
     BundleError
         If there is no such localiser.
     """
-    localiser = config.get("localiser", "shared")
-    if localiser not in get_args(Localiser):
-        raise BundleError(f"There is no localiser {localiser!r}; there are {', '.join(get_args(Localiser))}.")
-    return UnsupervisedMobileNetMethod(int(config.get("side", SIDES[0])), float(config.get("width", 1.0)), localiser)
+    side, width = int(config.get("side", SIDES[0])), float(config.get("width", 1.0))
+    return UnsupervisedMobileNetMethod(side, width, read_localiser(config))

@@ -43,7 +43,7 @@ from inference.intervals import Calibration
 from inference.method import DEFAULT_METHOD
 from inference.named_ensemble import UNCALIBRATED, calibration_path
 from training.annotations import read_annotations
-from training.errors import DataError, TrainingError
+from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.ages import AGE_GROUPS_YEARS, in_group
 from training.evaluation.reading import Row, read_films, read_json, rows_of
 from training.radiographs import load_half, load_small
@@ -72,8 +72,6 @@ _OWN = {
     "cross_validated_coverage",
 }  # fmt: skip
 """Keys of ``calibration.json`` that intervals own."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -275,8 +273,7 @@ def main(argv: list[str] | None = None) -> int:
         rows, films, shape = _read_rows(arguments, path)
         table = calibrate(rows, films, shape=shape)
     except (TrainingError, InferenceError) as error:
-        _log.error("%s: %s", error.code, error)
-        return 2 if isinstance(error, TrainingError) else 1
+        return exit_code(error)
     write_calibration(arguments.out or path, table)
     print_calibration(table)
     return 0

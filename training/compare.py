@@ -23,7 +23,7 @@ import numpy as np
 
 from inference.bundle import SEPARATOR, list_methods
 from inference.errors import InferenceError
-from training.errors import DataError, TrainingError
+from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.ages import age_figures
 from training.evaluation.contestants import (
     Computing,
@@ -356,8 +356,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         comparison = compare(*_gather(arguments))
     except (TrainingError, InferenceError) as error:
-        _log.error("%s: %s", error.code, error)
-        return 2 if isinstance(error, TrainingError) else 1
+        return exit_code(error)
     print_table(_HEAD, summary_rows(comparison))
     for sex in ("total", "male", "female"):
         print(f"\nMAE / RMSE in months by age, {sex}")  # noqa: T201 - a command's answer

@@ -11,6 +11,12 @@
 
 from __future__ import annotations
 
+import logging
+
+from inference.errors import InferenceError
+
+_log = logging.getLogger(__name__)
+
 
 class TrainingError(Exception):
     """Base of this package's errors; ``code`` is stable."""
@@ -40,3 +46,9 @@ class TimeUp(TrainingError):
     """The time given to a run is over; the same command goes on."""
 
     code = "training.time"
+
+
+def exit_code(error: TrainingError | InferenceError) -> int:
+    """Log why a command cannot do its work; returns 2 for data, recipes and runs, 1 for a model that does not open."""
+    _log.error("%s: %s", error.code, error)
+    return 2 if isinstance(error, TrainingError) else 1

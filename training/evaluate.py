@@ -27,7 +27,7 @@ from inference.errors import InferenceError
 from inference.finding import ModelIdentity
 from inference.method import DEFAULT_METHOD
 from training.annotations import read_annotations
-from training.errors import DataError, TrainingError
+from training.errors import DataError, TrainingError, exit_code
 from training.evaluation import recalibration
 from training.evaluation.acceptance import Threshold, read_thresholds
 from training.evaluation.ages import AGE_GROUPS_YEARS, Errors, coverage, errors_of, table_3
@@ -262,12 +262,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         return 0 if _run(arguments) else 1
-    except TrainingError as error:
-        _log.error("%s: %s", error.code, error)
-        return 2
-    except InferenceError as error:
-        _log.error("%s: %s", error.code, error)
-        return 1
+    except (TrainingError, InferenceError) as error:
+        return exit_code(error)
 
 
 if __name__ == "__main__":

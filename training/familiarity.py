@@ -23,7 +23,7 @@ from inference.familiarity import DIMENSIONS, FILE, QUANTILE, Familiarity
 from inference.house import HouseMethod
 from inference.method import DEFAULT_METHOD, open_method
 from training.ages import LocatedFilm, sample, stack_inputs
-from training.errors import TrainingError
+from training.errors import TrainingError, exit_code
 from training.radiographs import load_half, load_small
 from training.train import locate_all
 
@@ -119,12 +119,8 @@ def main(argv: list[str] | None = None) -> int:
         folder = bundles_folder()
         module = describe(middle_maps(method, folder, ordinary))
         beyond = module(middle_maps(method, folder, others)) > 1
-    except TrainingError as error:
-        _log.error("%s: %s", error.code, error)
-        return 2
-    except InferenceError as error:
-        _log.error("%s: %s", error.code, error)
-        return 1
+    except (TrainingError, InferenceError) as error:
+        return exit_code(error)
     write(folder / arguments.method, module)
     share = float(beyond.double().mean())
     print(f"{len(ordinary)} films; of {len(others)} validation films {share:.1%} beyond the limit")  # noqa: T201

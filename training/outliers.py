@@ -32,7 +32,7 @@ from inference.finding import Estimate, Finding, Sex, Subject
 from inference.method import DEFAULT_METHOD
 from inference.pose import Pose, fit_pose, template_points
 from inference.preparation import roi_centres
-from training.errors import TrainingError
+from training.errors import TrainingError, exit_code
 from training.evaluation.reading import film_of
 from training.radiographs import Radiograph, load_half, load_negatives
 from training.stress import SEED, spread, turned
@@ -56,8 +56,6 @@ PARTS: dict[str, Window] = {
     "hand without wrist": (0.0, 0.0, 1.0, 0.72),
 }
 """What is cut out of upright hands, in units of the template's plane."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,12 +247,8 @@ def main(argv: list[str] | None = None) -> int:
         engine = Engine.load(arguments.method, threads=arguments.threads)
         films = spread(load_half(arguments.data, [arguments.part]), arguments.films)
         rates = measure(engine, films, load_negatives(arguments.data))
-    except TrainingError as error:
-        _log.error("%s: %s", error.code, error)
-        return 2
-    except InferenceError as error:
-        _log.error("%s: %s", error.code, error)
-        return 1
+    except (TrainingError, InferenceError) as error:
+        return exit_code(error)
     print_rates(rates)
     if arguments.json:
         table = {"part": arguments.part, "model": asdict(engine.identity), "rows": [asdict(one) for one in rates]}

@@ -23,7 +23,7 @@ from inference.finding import Sex
 from inference.method import DEFAULT_METHOD
 from inference.named_ensemble import calibration_path
 from inference.sex_alarm import LEAST_MONTHS, SexAlarm, against, other
-from training.errors import DataError, TrainingError
+from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.reading import film_of
 from training.radiographs import Radiograph, load_half
 
@@ -142,12 +142,8 @@ def main(argv: list[str] | None = None) -> int:
             raise DataError(f"{arguments.method} has no intervals of its own yet; run boneage-node calibrate first.")
         engine = Engine.load(arguments.method, threads=arguments.threads)
         answers = ask(engine, load_half(arguments.data, [arguments.part]))
-    except TrainingError as error:
-        _log.error("%s: %s", error.code, error)
-        return 2
-    except InferenceError as error:
-        _log.error("%s: %s", error.code, error)
-        return 1
+    except (TrainingError, InferenceError) as error:
+        return exit_code(error)
     found = rates(answers, arguments.logit if arguments.logit is not None else choose_logit(answers))
     for key, value in asdict(found).items():
         print(f"{key}: {value:.4g}")  # noqa: T201 - a command's answer

@@ -28,7 +28,7 @@ from inference.errors import InferenceError
 from inference.film import Film, read_film
 from inference.finding import Box, Estimate, Finding, Subject
 from inference.method import DEFAULT_METHOD
-from training.errors import DataError, TrainingError
+from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.reading import film_of
 from training.radiographs import Radiograph, load_half
 
@@ -354,12 +354,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         engine = Engine.load(arguments.method, threads=arguments.threads, device=arguments.device)
         outcomes = stress(engine, spread(load_half(arguments.data, [arguments.part]), arguments.films), changes)
-    except TrainingError as error:
-        _log.error("%s: %s", error.code, error)
-        return 2
-    except InferenceError as error:
-        _log.error("%s: %s", error.code, error)
-        return 1
+    except (TrainingError, InferenceError) as error:
+        return exit_code(error)
     print_outcomes(outcomes)
     if arguments.json:
         rows = [asdict(outcome) | {"passed": outcome.passed} for outcome in outcomes]
