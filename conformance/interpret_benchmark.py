@@ -2,8 +2,8 @@
 
 The films are the shipped samples, decoded once; each form reads all of them in turn, forms alternate so that a busy
 machine is busy for all alike, and the median and the 95th percentile of single films are given. ``eager`` is what the
-node runs; ``channels-last`` lays the same weights and inputs out channels last; ``batch`` reads all films with one call
-of ``Engine.interpret_films``. Compare within one run on one machine only.
+node runs; ``channels-last`` lays the age network's weights and inputs out channels last (the detector has one form);
+``batch`` reads all films with one call of ``Engine.interpret_films``. Compare within one run on one machine only.
 
     python -m conformance.interpret_benchmark
     python -m conformance.interpret_benchmark --method house --rounds 10 --json figures.json --strict

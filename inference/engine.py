@@ -185,7 +185,7 @@ class Engine:
         folder
             Where the method's bundle lies; the shipped ones by default. The detector's is always the shipped one.
         form
-            How nets compute; "eager" is what the node runs, see ``inference.torch_backend.Form``.
+            How the age network computes; "eager" is what the node runs, see ``inference.torch_backend.Form``.
 
         Raises
         ------
@@ -201,7 +201,7 @@ class Engine:
         network, weights_sha256 = open_network(method, bundle, where, folder, form)
         calibration = bundle.read_json("calibration.json")
         return cls(
-            TorchLocator(detector, where, form),
+            TorchLocator(detector, where),
             network,
             Calibration.parse(calibration),
             ModelIdentity(canonical_name(method), str(bundle.metadata["name"]), bundle.version, weights_sha256),

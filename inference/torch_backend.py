@@ -97,11 +97,15 @@ def load_net(
 
 
 class TorchLocator:
-    """Finds hands and landmarks with the ``hand-detector`` bundle."""
+    """Finds hands and landmarks with the ``hand-detector`` bundle.
 
-    def __init__(self, bundle: Bundle, device: torch.device, form: Form = "eager") -> None:
-        self._finder = load_net(make_finder(), bundle, "finder.safetensors", device, form)
-        self._landmarks = load_net(make_landmark_net(), bundle, "landmarks.safetensors", device, form)
+    It computes in one form: a hand is cut out of the film in steps of a 32nd of a pixel and its grey values are ranked,
+    so that landmarks which another form moves by hundredths of a pixel move the age by a tenth of a month.
+    """
+
+    def __init__(self, bundle: Bundle, device: torch.device) -> None:
+        self._finder = load_net(make_finder(), bundle, "finder.safetensors", device)
+        self._landmarks = load_net(make_landmark_net(), bundle, "landmarks.safetensors", device)
 
     def locate(self, image: Grey) -> tuple[list[LocatedHand], Grey, bool]:
         """Find hands; see :class:`inference.engine.Locator`."""
