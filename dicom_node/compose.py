@@ -116,7 +116,9 @@ class Composer:
         if not isinstance(finding, Estimate):
             return None
         settings = self._settings
-        clinic = ClinicSettings(settings.reference, settings.normal_sd, settings.adult_height)
+        parents = settings.parents_cm
+        midparent = None if parents is None else sum(parents) / 2
+        clinic = ClinicSettings(settings.reference, settings.normal_sd, settings.adult_height, midparent)
         stated, (ordered, unasked) = size_of(source), task.ordered
         height = Height.HEADER if stated.metres else Height.ORDER
         metres, kilograms = stated.metres or ordered.metres, stated.kilograms or ordered.kilograms

@@ -139,6 +139,9 @@ class InterpretSettings(_Section):
         return self
 
 
+_ParentCm = Annotated[float, Field(ge=120, le=230)]
+
+
 class ComposeSettings(_Section):
     """How results are written."""
 
@@ -154,6 +157,7 @@ class ComposeSettings(_Section):
     reference: Literal["brush-foundation", "greulich-pyle"] = "brush-foundation"  # population of SD scores
     normal_sd: Annotated[float, Field(gt=0, le=4)] = 2.0  # from so many SD on a bone age is called advanced or delayed
     adult_height: bool = True  # predict it where PatientSize (0010,1020) is there
+    parents_cm: tuple[_ParentCm, _ParentCm] | None = None  # assumed for every child in RWT: father's, mother's height
     height_from: Name | None = None  # the worklist that is asked for the height where it is not, by its name
     priors: bool = True  # compare with earlier results of the same patient
     priors_years: Annotated[float, Field(gt=0, le=100)] = 25.0  # how far back; more than anybody grows

@@ -162,6 +162,7 @@ CHINESE: dict[str, str] = {
     ),
     "{method} needs the weight: no adult height by it.": "{method} 需要体重：未据此预测成年身高。",
     "{method} needs the parents' heights: no adult height by it.": "{method} 需要父母身高：未据此预测成年身高。",
+    "RWT 1975 (mean height of the parents assumed: {cm} cm)": "RWT 1975 (父母平均身高为假定值：{cm} cm)",
     # Where earlier results come from, and scales that are named with a remark.
     "this node": "本节点",
     "archive": "归档系统",

@@ -265,13 +265,14 @@ def stage_age(age: StageAge, language: Language = "en") -> str:
 def height(prediction: HeightPrediction, language: Language = "en") -> str:
     """Return an adult height with the range its publication states, and the height it was predicted from."""
     value, now = f"{one_decimal(prediction.centimetres)} cm", f"{one_decimal(prediction.from_cm)} cm"
+    by = method(prediction.method, language)
     by_order = prediction.height is Height.ORDER
     if prediction.low is not None and prediction.high is not None:
         value += f" (90 % {one_decimal(prediction.low)}-{one_decimal(prediction.high)} cm)"
     return _either(
         language,
-        f"Adult height by {prediction.method}: {value}, from {now} now" + (" (worklist)" if by_order else ""),
-        f"成年身高 ({prediction.method})：{value}，按现身高 {now} 预测" + (" (来自工作列表)" if by_order else ""),
+        f"Adult height by {by}: {value}, from {now} now" + (" (worklist)" if by_order else ""),
+        f"成年身高 ({by})：{value}，按现身高 {now} 预测" + (" (来自工作列表)" if by_order else ""),
     )
 
 

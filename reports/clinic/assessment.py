@@ -60,7 +60,13 @@ def assess(
     heights: tuple[HeightPrediction, ...] = ()
     if settings.heights and height_cm is not None:
         heights, why_not = _heights(
-            estimate.age_months, age, sex, height_cm=height_cm, weight_kg=weight_kg, midparent_cm=midparent_cm
+            estimate.age_months,
+            age,
+            sex,
+            height_cm=height_cm,
+            weight_kg=weight_kg,
+            midparent_cm=settings.midparent_cm if midparent_cm is None else midparent_cm,
+            assumed=midparent_cm is None,
         )
         heights = tuple(replace(one, height=height_source) for one in heights)
         notes += why_not
@@ -79,7 +85,14 @@ def assess(
 
 
 def _heights(
-    bone_age: float, age: float, sex: Sex, *, height_cm: float, weight_kg: float | None, midparent_cm: float | None
+    bone_age: float,
+    age: float,
+    sex: Sex,
+    *,
+    height_cm: float,
+    weight_kg: float | None,
+    midparent_cm: float | None,
+    assumed: bool,
 ) -> tuple[tuple[HeightPrediction, ...], list[str]]:
     if not PLAUSIBLE_CM[0] <= height_cm <= PLAUSIBLE_CM[1]:
         return (), [IMPLAUSIBLE_HEIGHT]
@@ -87,7 +100,7 @@ def _heights(
         weight_kg = None
     outcomes = [
         bayley_pinneau(height_cm, bone_age, age, sex),
-        rwt(height_cm, bone_age, age, sex, weight_kg=weight_kg, midparent_cm=midparent_cm),
+        rwt(height_cm, bone_age, age, sex, weight_kg=weight_kg, midparent_cm=midparent_cm, assumed=assumed),
     ]
     predictions = tuple(one for one in outcomes if isinstance(one, HeightPrediction))
     return predictions, [one for one in outcomes if isinstance(one, str)]

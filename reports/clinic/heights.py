@@ -22,6 +22,7 @@ RECUMBENT_CM = 1.25
 
 BAYLEY_PINNEAU = "Bayley-Pinneau"
 RWT = "RWT 1975"
+RWT_ASSUMED = RWT + " (mean height of the parents assumed: {cm:.1f} cm)"
 
 Outcome = HeightPrediction | str
 """A prediction, or a sentence that says why there is none."""
@@ -66,6 +67,7 @@ def rwt(
     *,
     weight_kg: float | None,
     midparent_cm: float | None,
+    assumed: bool = False,
 ) -> Outcome:
     """Predict height at 18 years by the regression of Roche, Wainer and Thissen 1975 at the chronological age.
 
@@ -75,6 +77,9 @@ def rwt(
         Standing height; the recumbent length is taken to be 1.25 cm more, as the paper does.
     weight_kg, midparent_cm
         Weight, and the mean of both parents' heights; without either there is no prediction.
+    assumed
+        Whether the parents are not this child's, but a population's means, which the authors put in for unknown ones.
+        The prediction then says so and has no range: the published errors are those with the child's own parents.
     """
     if weight_kg is None or midparent_cm is None:
         missing = "the weight" if weight_kg is None else "the parents' heights"
@@ -91,6 +96,9 @@ def rwt(
         + parents * midparent_cm
         + skeletal * bone_age_months / 12
     )
+    if assumed:
+        method = RWT_ASSUMED.format(cm=midparent_cm)
+        return HeightPrediction(method, height, None, None, entry["citation"], height_cm)
     half = interpolated(entry["half_width"][SEX_KEYS[sex]], age_months)
     if half is None:
         return HeightPrediction(RWT, height, None, None, entry["citation"], height_cm)

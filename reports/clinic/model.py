@@ -97,11 +97,15 @@ class GrowthChart:
 
 @dataclass(frozen=True, slots=True)
 class ClinicSettings:
-    """What a site chose: the reference, from how many SD a bone age is advanced or delayed, and whether to predict."""
+    """What a site chose: the reference, from how many SD a bone age is advanced or delayed, and whether to predict.
+
+    ``midparent_cm`` stands in where the parents' heights of a child are not known.
+    """
 
     reference: ReferenceName = "brush-foundation"
     normal_sd: float = 2.0
     heights: bool = True
+    midparent_cm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,6 +172,18 @@ def test_what_rwt_lacks_is_said(estimate):
     assert everything.notes == ()
 
 
+def test_assumed_parents_are_named_and_leave_no_range(estimate):
+    """Given a site's means for parents, then RWT predicts as with them, says whose they are, and claims no range."""
+    film, settings = aged(estimate, bone=120, age=118), ClinicSettings(midparent_cm=168.25)
+    (assumed,) = assess(film, settings=settings, height_cm=140.0, weight_kg=32.0).heights[1:]
+    (known,) = assess(film, settings=settings, height_cm=140.0, weight_kg=32.0, midparent_cm=168.25).heights[1:]
+    assert assumed.centimetres == known.centimetres
+    assert (known.method, assumed.method) == ("RWT 1975", "RWT 1975 (mean height of the parents assumed: 168.2 cm)")
+    assert known.low is not None
+    assert assumed.low is assumed.high is None
+    assert "父母平均身高为假定值：168.2 cm" in wording.height(assumed, "zh")
+
+
 def test_without_a_height_there_is_no_word_of_adult_height(estimate):
     said = assess(aged(estimate, bone=120, age=118))
     assert (said.heights, said.notes) == ((), ())
