@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.card import figures_text, fill
+from training.card import comparison_text, figures_text, fill
 from training.errors import RunError
 
 ERRORS = {"films": 3, "mae_months": 8.04, "rmse_months": 10.06}
@@ -39,3 +39,20 @@ def test_figures_are_put_where_the_document_has_a_place_for_them():
 def test_a_document_without_a_place_is_refused():
     with pytest.raises(RunError, match="no place"):
         fill("nothing", "house", "text")
+
+
+def test_a_comparison_shows_ages_and_below_them_regions():
+    rois = dict.fromkeys(("precision", "recall", "f1", "ap", "ap50", "ap75", "centre_median", "within_3_percent"), 0.5)
+    contestant = {
+        "label": "a", "method": "a", "table_3": FIGURES["table_3"], "mae_interval_months": (7.0, 9.0),
+        "coverage_90": 0.9, "refused": {}, "milliseconds_median": 90.4,
+        "cost": {"parameters": 3.8e6, "megabytes": 11.5},
+        "paper": {"mae_months": 5.3, "roi": {"f1": 0.996, "data": "x"}},
+        "rois": {"detector": "own", "own": rois | {"films": 81}},
+    }  # fmt: skip
+    text = comparison_text({"contestants": [contestant]})
+    ages, regions = text.split("\n\n")
+    assert "| `a` | 8.0 (7.0 to 9.0) | 10.1 | 90% | 0 | 90 | 3.8 | 11.5 | 5.3 |" in ages
+    assert "| a | its own detector | 81 | 50.0 %" in regions.replace("50.0%", "50.0 %")
+    assert "| paper | x |" in regions
+    assert len({line.count("|") for line in regions.splitlines()}) == 1

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from training.compare import ROI_HEAD, roi_rows
 from training.errors import RunError
 
 
@@ -37,7 +38,7 @@ def figures_text(figures: dict[str, Any]) -> str:
 
 
 def comparison_text(comparison: dict[str, Any]) -> str:
-    """Return methods side by side, each with its paper's figure, as Markdown."""
+    """Return methods side by side, each with its paper's figure, and below them how their regions are found."""
     lines = [
         "| method | MAE (95 %) | RMSE | 90 % interval covers | refused | ms a film | M parameters | MB | paper's MAE |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -51,6 +52,10 @@ def comparison_text(comparison: dict[str, Any]) -> str:
             f"{one['cost']['parameters'] / 1e6:.1f} | {one['cost']['megabytes']:.1f} | "
             f"{'-' if paper is None else f'{paper:.1f}'} |"
         )
+    regions = roi_rows(comparison)
+    if regions:
+        heads = ("method", *ROI_HEAD[1:])
+        lines += ["", *(f"| {' | '.join(row).strip()} |" for row in (heads, ("---",) * len(heads), *regions))]
     return "\n".join(lines)
 
 

@@ -170,7 +170,7 @@ def group_rows(comparison: dict[str, Any], sex: str) -> list[tuple[str, ...]]:
     return rows
 
 
-_ROI_HEAD = (
+ROI_HEAD = (
     "", "regions by", "films", "precision", "recall", "F1", "AP", "AP50", "AP75", "median centre error", "within 3 %",
 )  # fmt: skip
 
@@ -270,7 +270,7 @@ def _roi_section(comparison: dict[str, Any]) -> list[str]:
         "recall and F1. Methods without a detector of their own read with the shared one. The regions of ala-net bear "
         "no names: they count as one class, against squares of its side around the bones."
     )
-    return [section("Regions of interest", table("As found on films with boxes", _ROI_HEAD, rows), note)]
+    return [section("Regions of interest", table("As found on films with boxes", ROI_HEAD, rows), note)]
 
 
 def _group_plot(ones: Sequence[dict[str, Any]], groups: list[str], colours: list[str]) -> Plot:
@@ -363,7 +363,7 @@ def main(argv: list[str] | None = None) -> int:
         print_table(("", *comparison["contestants"][0]["table_3"]), group_rows(comparison, sex))
     if regions := roi_rows(comparison):
         print("\nRegions of the 13 RUS bones, against boxes people drew")  # noqa: T201
-        print_table(_ROI_HEAD, regions)
+        print_table(ROI_HEAD, regions)
     print("\n" + "\n".join(data_differences(comparison)))  # noqa: T201
     if arguments.json:
         arguments.json.write_text(json.dumps(comparison, indent=1, allow_nan=False) + "\n")
