@@ -158,6 +158,17 @@ def test_a_worklist_that_cannot_be_asked_stops_nothing_and_is_said(department: D
     assert "The worklist could not be asked for the height." in said(report)
 
 
+def test_an_order_that_cannot_be_read_might_contradict_the_others(
+    department: Department, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicom_node.worklist.matches", lambda *_: iter([order(), None]))
+    with Worklist() as worklist:
+        weigh(department, worklist.peer)
+        report = department.read(film("1.2.1", "20240101", 120.0, **HEADER))
+    assert heights(report) == []
+    assert "The worklist could not be asked for the height." in said(report)
+
+
 def test_it_is_asked_once_and_a_written_document_is_never_changed_by_it(department: Department) -> None:
     """Given a report written while the worklist was down, when it is asked again later, then nothing is learnt."""
     with Worklist(order()) as worklist:
