@@ -58,16 +58,8 @@ def read_table(folder: Path, table: Path) -> list[SiteFilm]:
         If a column is missing, or a line names no film, one named before, no sex or no plausible age; the message
         names the line.
     """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = set(reader.fieldnames or ())
-            unit = next((unit for unit in ("months", "years") if f"bone_age_{unit}" in columns), None)
-            if unit is None or not {"file", "sex"} <= columns:
-                raise DataError(f"{table} needs the columns file, sex and bone_age_months (or bone_age_years).")
-            films = [read_line(folder, row, unit, line) for line, row in enumerate(reader, 2)]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The table of readings {table} cannot be read; it must be a CSV in UTF-8.") from error
+    unit, rows = read_rows(table)
+    films = [read_line(folder, row, unit, line) for line, row in rows]
     lines: dict[Path, int] = {}
     for film in films:
         first = lines.setdefault(film.path.resolve(), film.reading.rsna_id)
@@ -76,6 +68,26 @@ def read_table(folder: Path, table: Path) -> list[SiteFilm]:
     if not films:
         raise DataError(f"{table} holds no readings.")
     return films
+
+
+def read_rows(table: Path) -> tuple[str, list[tuple[int, dict[str, str | None]]]]:
+    """Return the unit of a table's bone ages ("months", "years"), and its lines with their numbers, from 2 on.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, or a column is missing.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = set(reader.fieldnames or ())
+            unit = next((unit for unit in ("months", "years") if f"bone_age_{unit}" in columns), None)
+            if unit is None or not {"file", "sex"} <= columns:
+                raise DataError(f"{table} needs the columns file, sex and bone_age_months (or bone_age_years).")
+            return unit, list(enumerate(reader, 2))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The table of readings {table} cannot be read; it must be a CSV in UTF-8.") from error
 
 
 def read_line(folder: Path, row: dict[str, str | None], unit: str, line: int) -> SiteFilm:

@@ -8,7 +8,6 @@ that no child stands on two sides. A film is named by its line.
 
 from __future__ import annotations
 
-import csv
 from functools import partial
 from pathlib import Path
 
@@ -34,33 +33,25 @@ def read(folder: Path) -> Source | None:
     DataError
         If the table itself cannot be read.
     """
-    from training.evaluation.site import read_line  # it reads the same lines; evaluation imports this package's users
+    from training.evaluation.site import read_line, read_rows  # evaluation imports this package's users
 
     table = folder / TABLE
     if not table.is_file():
         return None
     source = Source("a site's films", [])
     lines: dict[Path, int] = {}
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = set(reader.fieldnames or ())
-            unit = next((unit for unit in ("months", "years") if f"bone_age_{unit}" in columns), None)
-            if unit is None or not {"file", "sex"} <= columns:
-                raise DataError(f"{TABLE} needs the columns file, sex and bone_age_months (or bone_age_years).")
-            for line, row in enumerate(reader, 2):
-                try:
-                    film = read_line(folder, row, unit, line)
-                except DataError as error:
-                    source.problems.append(str(error))
-                    continue
-                first = lines.setdefault(film.path.resolve(), line)
-                if first != line:
-                    source.problems.append(f"Lines {first} and {line} name the same file; keep one of them.")
-                    continue
-                _enter(source, film.path, film.reading, row)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{TABLE} cannot be read; it must be a CSV in UTF-8.") from error
+    unit, rows = read_rows(table)
+    for line, row in rows:
+        try:
+            film = read_line(folder, row, unit, line)
+        except DataError as error:
+            source.problems.append(str(error))
+            continue
+        first = lines.setdefault(film.path.resolve(), line)
+        if first != line:
+            source.problems.append(f"Lines {first} and {line} name the same file; keep one of them.")
+            continue
+        _enter(source, film.path, film.reading, row)
     return Source(source.layout, source.entries, source.problems)
 
 
