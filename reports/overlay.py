@@ -318,14 +318,11 @@ def _lines(finding: Finding, extras: Extras) -> list[Line]:
 
 def _estimate_lines(estimate: Estimate, extras: Extras) -> list[Line]:
     language = extras.language
-    found = wording.regions_found(len(estimate.rois), len(ROI_NAMES), language)
-    read = f"{wording.hand_read(estimate, language)}; {found}"
-    apart = wording.difference(estimate, language)
     return [
         Line(wording.bone_age(estimate, language), HEADLINE_SIZE, WHITE),
         Line(wording.interval(estimate, language), colour=CYAN),
         *(Line(sentence) for sentence in wording.assessed(extras.assessment, language)),
-        Line(f"{read}. {apart}" if apart else read),
+        Line(wording.read_from(estimate, len(ROI_NAMES), language)),
     ]
 
 

@@ -60,7 +60,7 @@ def compose_gsps(
     document.PresentationCreationDate = written_date(identity.created_at)
     document.PresentationCreationTime = written_time(identity.created_at)
     document.ContentLabel, document.ContentCreatorName = LABEL.replace(" ", "_"), ""
-    document.ContentDescription = wording.disclaimer(language)
+    document.ContentDescription = wording.DISCLAIMER  # some count 64 bytes, not letters
     series = Dataset()
     series.SeriesInstanceUID = required_uid(source, "SeriesInstanceUID")
     series.ReferencedImageSequence = Sequence([image_reference(source)])

@@ -352,6 +352,13 @@ def regions_found(found: int, wanted: int, language: Language = "en") -> str:
     return _either(language, f"{found} of {wanted} regions found", f"找到 {found}/{wanted} 个区域")
 
 
+def read_from(estimate: Estimate, wanted: int, language: Language = "en") -> str:
+    """Return which hand was read, how many of its regions were found, and how far its age is from the child's."""
+    found, apart = regions_found(len(estimate.rois), wanted, language), difference(estimate, language)
+    read = f"{hand_read(estimate, language)}{_either(language, '; ', '；')}{found}"
+    return f"{read}{_either(language, '. ', '。')}{apart}" if apart else read
+
+
 def legend(language: Language = "en", *, staged: bool = False) -> str:
     """Return what numbers and colours of the boxes mean, and the brackets where stages are shown."""
     boxes = _either(

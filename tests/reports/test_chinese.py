@@ -113,6 +113,7 @@ def test_no_english_is_drawn(in_chinese, findings, monkeypatch, name):
     assert len(drawn) > 10
     assert [(text, english_in(text)) for text in drawn if english_in(text)] == []
     assert any("桡骨" in text for text in drawn)
+    assert not any(re.search(r"[\u4e00-\u9fff][;.]", text) for text in drawn)
 
 
 def test_the_same_test_finds_english(in_chinese, findings, dx, identify, display):
