@@ -232,7 +232,7 @@ class ArchivePeer(_Section):
     @property
     def composed(self) -> tuple[Kind, ...]:
         """What is written for it: what it is sent, and what it may be sent instead."""
-        return (*self.deliver, *self.sr_fallback) if {"sr", "sr-cornerstone"} & {*self.deliver} else self.deliver
+        return (*self.deliver, *self.sr_fallback) if "sr" in self.deliver else self.deliver
 
     def series_number(self, kind: str) -> int | None:
         """Return the series number of a kind there: a block in the order of ``KINDS``, variants of the SR as the SR."""
@@ -243,6 +243,8 @@ class ArchivePeer(_Section):
     def _one_report(self) -> ArchivePeer:
         if {"sr", "sr-cornerstone"} <= {*self.deliver}:
             raise ValueError('An archive gets "sr" or "sr-cornerstone", not both: they say the same.')
+        if "sr-cornerstone" in self.deliver and self.sr_fallback:
+            raise ValueError('Only "sr" has an sr_fallback; leave it out where "sr-cornerstone" is delivered.')
         return self
 
 

@@ -90,7 +90,7 @@ def test_an_archive_without_3d_reports_gets_the_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("taken", [ComprehensiveSRStorage, Comprehensive3DSRStorage])
 def test_the_report_for_older_ohif_must_be_taken_itself(tmp_path: Path, taken: str) -> None:
-    peer = {"commitment": False, "deliver": ("sr-cornerstone", "sc"), "sr_fallback": ("sr-2d", "text")}
+    peer = {"commitment": False, "deliver": ("sr-cornerstone", "sc")}
     with archive(SecondaryCaptureImageStorage, taken, EnhancedSRStorage) as (address, _):
         settings = make_settings(tmp_path, {"pacs": address}, peers={"pacs": peer})
         said = list(send(settings, settings.archives[0]))

@@ -75,9 +75,10 @@ def test_each_archive_gets_its_variant(tmp_path: Path) -> None:
     assert [text for text in said[0] if text not in said[1]] == values(named, codes.TRACKING_IDENTIFIER, "TextValue")
 
 
-def test_the_variant_has_the_reports_stand_ins_and_series() -> None:
-    chosen = peer(deliver=("sr-cornerstone", "sc"), sr_fallback=("sr-2d",))
-    assert kinds_wanted([chosen.composed]) == ("sc", "sr-2d", "sr-cornerstone")
+def test_the_variant_has_the_reports_series_and_no_stand_in() -> None:
+    assert kinds_wanted([peer(deliver=("sr-cornerstone", "sc")).composed]) == ("sc", "sr-cornerstone")
+    with pytest.raises(ValidationError, match="leave it out"):
+        peer(deliver=("sr-cornerstone", "sc"), sr_fallback=("sr-2d",))
     assert ComposeSettings().series_number("sr-cornerstone") == ComposeSettings().series_number_sr
 
 
