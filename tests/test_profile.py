@@ -5,6 +5,7 @@ Not covered: what a character set can say (``tests/reports/test_character_sets.p
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pynetdicom import AE, evt
 
 from conformance.films import make_film
 from conformance.nodes import Journal, make_settings, run_node, send
+from conformance.orthanc import Orthanc
 from conformance.stand_in import StandIn
 from dicom_node.archive import Archive
 from dicom_node.compose import BY_DEFAULT
@@ -127,6 +129,33 @@ def test_an_archive_with_implicit_vr_only_gets_it_too(tmp_path: Path) -> None:
     for ds in received:
         assert ds.get_item("PatientName").value.rstrip() == "王^小东".encode("gb18030")
         assert ds.PatientName == "王^小东"
+
+
+@pytest.fixture(scope="module")
+def orthanc(
+    require_peer: Callable[[str], dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Orthanc]:
+    require_peer("orthanc")
+    with Orthanc(tmp_path_factory.mktemp("orthanc")) as running:
+        yield running
+
+
+@pytest.mark.peer("orthanc")
+@pytest.mark.parametrize(("character_set", "name"), NAMES.items())
+def test_orthanc_reads_the_names(orthanc: Orthanc, tmp_path: Path, character_set: str, name: str) -> None:
+    """Given an Orthanc, which decodes by itself and answers in UTF-8, then it has the patient by the right name."""
+    film = make_film(PatientName=name, PatientID=character_set)
+    keys = {"character_set": character_set, "ae_title": orthanc.ae_title, "commitment": False}
+    address = {"pacs": ("127.0.0.1", orthanc.dicom_port)}
+    with Journal().listening() as journal:
+        settings = make_settings(tmp_path / "node", address, peers={"pacs": keys})
+        with run_node(settings, StandIn()) as node:
+            send(node.address, [film])
+            journal.wait_for("sent", count=len(BY_DEFAULT))
+    (study,) = orthanc.studies(str(film.StudyInstanceUID))
+    assert study["PatientMainDicomTags"]["PatientName"] == name
+    held = [dcmread(path, stop_before_pixels=True) for path in orthanc.instances(str(film.StudyInstanceUID))]
+    assert [ds.SpecificCharacterSet for ds in held] == [DECLARED.get(character_set, character_set)] * len(BY_DEFAULT)
 
 
 def document() -> FileDataset:
