@@ -33,9 +33,11 @@ from reports.elements import items_of_sequence, sequence_value
 SPECIFIC_CHARACTER_SET = Tag(0x00080005)
 CharacterSet = Literal[
     "ISO_IR 192", "ISO_IR 6", "ISO_IR 100", "ISO_IR 101", "ISO_IR 109", "ISO_IR 110", "ISO_IR 126", "ISO_IR 127",
-    "ISO_IR 138", "ISO_IR 144", "ISO_IR 148", "ISO_IR 166", "GB18030", "GBK", "ISO 2022 IR 87", "ISO 2022 IR 149",
+    "ISO_IR 138", "ISO_IR 144", "ISO_IR 148", "ISO_IR 166", "GB18030", "GBK", "ISO 2022 IR 13",
+    "ISO 2022 IR 87", "ISO 2022 IR 149",
 ]  # fmt: skip
-"""What an archive may be sent. The sets of ISO 2022 stand for ASCII and theirs beside it, ``\\ISO 2022 IR 87``."""
+"""What an archive may be sent. ``ISO 2022 IR 87`` and ``149`` stand for ASCII and theirs beside it, with an empty first
+value; ``ISO 2022 IR 13`` for JIS X 0201 (katakana of half width) and, as second value, ``ISO 2022 IR 87``."""
 
 UTF_8: CharacterSet = "ISO_IR 192"
 FOR_CHINESE: frozenset[CharacterSet] = frozenset({UTF_8, "GB18030", "GBK"})
@@ -61,13 +63,21 @@ class _Repertoire:
     values: tuple[str, ...]  # of Specific Character Set (0008,0005), which is left out where there are none
     codec: str  # Python's
     designated_by: bytes = b""  # what the codec begins with where it takes a letter from this very set
-    without: str = ""  # what later editions of the same standard have added to it
+    without: str = ""  # of what the codec has: additions of later editions, and letters that look otherwise in it
+    also: str = ""  # what another codec has of it
+
+    @property
+    def keeps_ascii(self) -> bool:
+        """Whether each letter of ASCII is the same byte in it, and looks the same."""
+        return not any(letter < "\x80" for letter in self.without)
 
     def has(self, letter: str) -> bool:
         """Tell whether a letter is in the set. Control characters are but those of ASCII without ESC."""
-        if letter < "\x80":
-            return letter != "\x1b"
-        if letter <= "\x9f" or letter in self.without or (len(self.values) > 1 and letter <= "\xff"):
+        if letter in self.without or letter == "\x1b":
+            return False
+        if letter < "\x80" or letter in self.also:
+            return True
+        if letter <= "\x9f" or (len(self.values) > 1 and letter <= "\xff"):
             return False
         try:
             return letter.encode(self.codec).startswith(self.designated_by)
@@ -90,6 +100,13 @@ _REPERTOIRES: dict[CharacterSet, _Repertoire] = {
     "ISO_IR 166": _Repertoire(("ISO_IR 166",), "tis-620"),
     "GB18030": _Repertoire(("GB18030",), "gb18030"),
     "GBK": _Repertoire(("GBK",), "gbk"),
+    "ISO 2022 IR 13": _Repertoire(
+        ("ISO 2022 IR 13", "ISO 2022 IR 87"),
+        "iso2022_jp",
+        designated_by=b"\x1b$B",
+        without="\\~",  # a yen sign and an overline in JIS X 0201
+        also="".join(map(chr, range(0xFF61, 0xFFA0))),  # katakana of half width
+    ),
     "ISO 2022 IR 87": _Repertoire(("", "ISO 2022 IR 87"), "iso2022_jp", designated_by=b"\x1b$B"),
     "ISO 2022 IR 149": _Repertoire(("", "ISO 2022 IR 149"), "euc_kr"),
 }
@@ -147,7 +164,9 @@ def _recoded(element: RawDataElement, source: list[str], target: _Repertoire) ->
     if element.VR == "SQ":
         items = items_of_sequence(element.value or b"")
         return sequence_value(_recoded_item(item, source, target) for item in items)
-    if element.VR not in TEXT or not element.value or (element.value.isascii() and ESC not in element.value):
+    if element.VR not in TEXT or not element.value:
+        return element.value
+    if target.keeps_ascii and element.value.isascii() and ESC not in element.value:
         return element.value
     return _recoded_text(element.value, element.VR, source, target)
 
@@ -168,10 +187,11 @@ def _recoded_item(item: bytes, source: list[str], target: _Repertoire) -> bytes:
 def _recoded_text(value: bytes, vr: str, source: list[str], target: _Repertoire) -> bytes:
     """Return a text in another set, designated anew wherever the standard wants that."""
     text = decode_bytes(value, source, _RESETTING).rstrip(" ")
-    if not all(map(target.has, text)):
+    parts = _DELIMITERS.get(vr, _LINE_ENDS).split(text)  # every other one is a delimiter
+    if not all(map(target.has, "".join(parts[::2]))):
         raise _Unfit
     encodings = convert_encodings(list(target.values))
-    written = b"".join(encode_string(part, encodings) for part in _DELIMITERS.get(vr, _LINE_ENDS).split(text))
+    written = b"".join(encode_string(part, encodings) for part in parts)
     if decode_bytes(written, encodings, _RESETTING) != text:
         raise _Unfit
     return written + b" " * (len(written) % 2)

@@ -33,8 +33,13 @@ NAMES = {
     "ISO 2022 IR 87": "Yamada^Tarou=山田^太郎=やまだ^たろう",
     "ISO 2022 IR 149": "Hong^Gildong=洪^吉洞=홍^길동",
     "ISO_IR 101": "Černý^Łukasz",
+    "ISO 2022 IR 13": "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう",
 }
-DECLARED = {"ISO 2022 IR 87": ["", "ISO 2022 IR 87"], "ISO 2022 IR 149": ["", "ISO 2022 IR 149"]}
+DECLARED = {
+    "ISO 2022 IR 87": ["", "ISO 2022 IR 87"],
+    "ISO 2022 IR 149": ["", "ISO 2022 IR 149"],
+    "ISO 2022 IR 13": ["ISO 2022 IR 13", "ISO 2022 IR 87"],
+}
 UNFIT = "deliver.character-set-unfit"
 
 
@@ -141,7 +146,10 @@ def orthanc(
 
 
 @pytest.mark.peer("orthanc")
-@pytest.mark.parametrize(("character_set", "name"), NAMES.items())
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [pair for pair in NAMES.items() if pair[0] != "ISO 2022 IR 13"],  # of two sets, Orthanc 1.10 takes one
+)
 def test_orthanc_reads_the_names(orthanc: Orthanc, tmp_path: Path, character_set: str, name: str) -> None:
     """Given an Orthanc, which decodes by itself and answers in UTF-8, then it has the patient by the right name."""
     film = make_film(PatientName=name, PatientID=character_set)

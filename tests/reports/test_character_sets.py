@@ -32,6 +32,7 @@ DECLARED = {
     "ISO_IR 6": None,
     "ISO 2022 IR 87": ["", "ISO 2022 IR 87"],
     "ISO 2022 IR 149": ["", "ISO 2022 IR 149"],
+    "ISO 2022 IR 13": ["ISO 2022 IR 13", "ISO 2022 IR 87"],
 }
 """What Specific Character Set says where that is not the name of the set."""
 
@@ -51,10 +52,16 @@ NAMES = [
     ("GBK", "Wang^XiaoDong=王^小东乗乛"),
     ("ISO 2022 IR 87", "Yamada^Tarou=山田^太郎=やまだ^たろう"),
     ("ISO 2022 IR 149", "Hong^Gildong=洪^吉洞=홍^길동"),
+    ("ISO 2022 IR 13", "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう"),
 ]
 
 FROM_THE_STANDARD = [
-    # PS3.5 annexes H.3.1, I.2 and J.3 or K.2
+    # PS3.5 annexes H.3.1, H.3.2, I.2 and J.3 or K.2
+    (
+        "ISO 2022 IR 13",
+        "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう",
+        b"\xd4\xcf\xc0\xde^\xc0\xdb\xb3=\x1b$B;3ED\x1b(J^\x1b$BB@O:\x1b(J=\x1b$B$d$^$@\x1b(J^\x1b$B$?$m$&\x1b(J",
+    ),
     (
         "ISO 2022 IR 87",
         "Yamada^Tarou=山田^太郎=やまだ^たろう",
@@ -194,6 +201,7 @@ def test_reports_in_english_need_no_more_than_ascii(dx, full, identify, display,
         ("ISO 2022 IR 87", "ﾔﾏﾀﾞ^ﾀﾛｳ"),
         ("ISO 2022 IR 87", "山田±"),
         ("ISO 2022 IR 149", "홍°"),
+        ("ISO 2022 IR 13", "Yamada~Tarou"),  # an overline there, and a backslash is a yen sign
         ("ISO 2022 IR 149", "Bērziņš"),
         ("GBK", "Bērziņš"),
     ],
@@ -205,6 +213,16 @@ def test_what_a_set_cannot_say_is_not_written_in_it(made, character_set, name, k
     before = encoded(document)
     assert in_character_set(document, character_set) is None
     assert encoded(document) == before
+
+
+def test_a_backslash_that_separates_no_values_is_no_yen_sign():
+    one = plain(TextValue="a")
+    one.TextValue = "C:\\films"
+    assert in_character_set(one, "ISO 2022 IR 13") is None
+    assert in_character_set(one, "ISO 2022 IR 87") is not None
+    several = plain(StudyDescription="a")
+    several.OtherPatientNames = ["山田^太郎", "ﾔﾏﾀﾞ^ﾀﾛｳ"]
+    assert in_character_set(several, "ISO 2022 IR 13").OtherPatientNames == ["山田^太郎", "ﾔﾏﾀﾞ^ﾀﾛｳ"]
 
 
 def test_one_letter_deep_in_the_tree_is_enough(made):
@@ -260,7 +278,7 @@ def test_a_text_arrives_or_is_not_written(character_set, words, between):
     document = plain(TextValue=text, PatientComments=text, StudyDescription=line[:64], PatientName=name[:64])
     written = in_character_set(document, character_set)
     if written is None:
-        assert not text.isascii()
+        assert not text.isascii() or (character_set == "ISO 2022 IR 13" and set("~\\") & set(text))
     else:
         assert texts(written) == texts(document)
 
@@ -276,7 +294,9 @@ def test_what_is_no_document_of_ours_is_left_alone():
 @pytest.mark.peer("dcmtk")
 @pytest.mark.parametrize(
     ("character_set", "name"),
-    [pair for pair in NAMES if pair[0] != "ISO 2022 IR 87"],  # Debian's DCMTK has no code extensions of that
+    [
+        pair for pair in NAMES if pair[0] not in {"ISO 2022 IR 13", "ISO 2022 IR 87"}
+    ],  # Debian's DCMTK has no code extensions of that
 )
 def test_another_toolkit_reads_the_same(made, require_peer, tmp_path, character_set, name):
     """Given a report with its name in many places, then DCMTK, which decodes by itself, reads each as it was."""
