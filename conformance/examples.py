@@ -1,7 +1,7 @@
 """``python -m conformance.examples OUT``: every document of the shipped samples, and something to look at.
 
 Of a reading, a refusal and an unknown sex: each document as DICOM (the secondary capture as a picture only, since it is
-large), reports as text, the pictures as JPEG. The same command makes the same files.
+large), reports as text, and a picture of each. The same command makes the same files.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 from pydicom import Dataset, FileDataset, dcmread
 
+from conformance import pictures
 from inference.engine import Engine
 from inference.film import display_bytes, read_film
 from inference.finding import Estimate, Finding
@@ -88,12 +89,17 @@ def compose_case(
 def write_case(folder: Path, name: str, film: Dataset, finding: Finding, language: Language) -> None:
     """Write all documents of one finding."""
     extras = Extras(_assess(finding), language, patient_line(film))
-    picture = draw_overlay(display_bytes(read_film(film)), finding, film_size(film), extras)
+    display = display_bytes(read_film(film))
+    picture = draw_overlay(display, finding, film_size(film), extras)
     Image.fromarray(picture).save(folder / f"{name}-sc.jpg", quality=82)
     for kind, document in compose_case(film, finding, language=language):
         (folder / f"{name}-{kind}.dcm").write_bytes(encoded(document))
         if kind in {"sr", "text", "kos"}:
-            (folder / f"{name}-{kind}.txt").write_text("\n".join(tree(document)) + "\n", encoding="utf-8")
+            lines = tree(document)
+            (folder / f"{name}-{kind}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            pictures.page(lines).convert("L").save(folder / f"{name}-{kind}.png", optimize=True)
+        elif kind == "gsps":
+            pictures.presentation(document, display).save(folder / f"{name}-{kind}.jpg", quality=75)
 
 
 def read_sample(name: str) -> Dataset:

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
 
-from inference.anatomy import ROI_NAMES
+from inference.anatomy import CARPAL_NAMES, ROI_NAMES
 from inference.finding import Box, Estimate, Finding, Laterality
 from reports import wording
 from reports.document import begin, image_reference, sealed, written_date, written_time
@@ -97,11 +97,9 @@ def _layer(name: str, order: int) -> Dataset:
 
 
 def _annotations(report: Report, area: Box, language: Language) -> list[Dataset]:
-    """Return the regions' boxes with their numbers and names, and the result in the upper left corner."""
+    """Return the regions' boxes with their names, and the result in the upper left corner."""
     boxes = [
-        (f"{ROI_NAMES.index(roi.name) + 1} {wording.region(roi.name, language)}", box)
-        for roi in report.finding.rois
-        if (box := report.on_image(roi.box)) is not None
+        (_name(roi.name, language), box) for roi in report.finding.rois if (box := report.on_image(roi.box)) is not None
     ]
     found = report.finding.hand
     hand = None if found is None else report.on_image(found)
@@ -112,6 +110,12 @@ def _annotations(report: Report, area: Box, language: Language) -> list[Dataset]
         return [result]
     names = [(name, box.x0, box.y0) for name, box in boxes]
     return [_annotation(report.source, REGIONS, drawn, names), result]
+
+
+def _name(region: str, language: Language) -> str:
+    """Return a region's number and name; of the carpal ones, which lie over each other, the number alone."""
+    number = str(ROI_NAMES.index(region) + 1)
+    return number if region in CARPAL_NAMES else f"{number} {wording.region(region, language)}"
 
 
 def _annotation(source: Dataset, layer: str, boxes: list[Box], texts: list[tuple[str, float, float]]) -> Dataset:
