@@ -98,7 +98,7 @@ class FoundHand:
     pose: Pose
     score: float
     inverted: float  # probability that the film's polarity is inverted
-    in_half: bool = False  # whether it was seen in a half of the film only
+    second_look: bool = False  # whether it was seen in a half of the film or in the film turned only
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,14 +178,40 @@ def find_all_hands(net: nn.Module, film: Grey) -> list[FoundHand]:
     """
     hands = find_hands(net, film)
     rows, columns = film.shape
-    if len(hands) > 1 or columns < WIDE * rows:
-        return hands
-    middle = columns // 2
-    for start, part in ((0, film[:, :middle]), (middle, film[:, middle:])):
-        for hand in find_hands(net, part, most=1):
-            pose = Pose(hand.pose.matrix + np.array([[0, 0, start], [0, 0, 0]]))
-            hands.append(FoundHand(pose, hand.score, hand.inverted, in_half=True))
+    if len(hands) < 2 and columns >= WIDE * rows:
+        middle = columns // 2
+        for start, part in ((0, film[:, :middle]), (middle, film[:, middle:])):
+            hands += _seen_again(find_hands(net, part, most=1), np.array([[1, 0, start], [0, 1, 0]]))
     return hands
+
+
+def find_turned_hands(net: nn.Module, film: Grey) -> list[FoundHand]:
+    """Find the hand, if any, that each of the film's three other orientations shows."""
+    hands = []
+    for turn in (1, 3, 2):
+        turned = np.ascontiguousarray(np.rot90(film, turn))
+        hands += _seen_again(find_hands(net, turned, most=1), _turned_back(turn, *film.shape))
+    return sorted(hands, key=lambda hand: -hand.score)
+
+
+def _seen_again(hands: list[FoundHand], to_film: npt.NDArray[np.int_]) -> list[FoundHand]:
+    """Carry hands from a part's or a turned film's pixels to the film's by a matrix (2, 3)."""
+    carried = []
+    for hand in hands:
+        matrix = to_film[:, :2] @ hand.pose.matrix
+        matrix[:, 2] += to_film[:, 2]
+        carried.append(FoundHand(Pose(matrix), hand.score, hand.inverted, second_look=True))
+    return carried
+
+
+def _turned_back(quarters: int, rows: int, columns: int) -> npt.NDArray[np.int_]:
+    """Return the matrix from the pixels of ``np.rot90(film, quarters)`` to those of the film (rows, columns)."""
+    matrices = {
+        1: [[0, -1, columns], [1, 0, 0]],
+        2: [[-1, 0, columns], [0, -1, rows]],
+        3: [[0, 1, 0], [-1, 0, rows]],
+    }
+    return np.array(matrices[quarters])
 
 
 def is_same_hand(one: Landmarks, other: Landmarks) -> bool:

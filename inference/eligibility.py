@@ -20,8 +20,8 @@ LEAST_HAND_POINTS = 24
 """A hand has 44 points; with fewer found than this nothing says it is one."""
 LEAST_MEAN_SCORE = 0.42
 """Least mean score over all points."""
-LEAST_HALF_SCORE = 0.7
-"""The same for hands seen in a half of the film only, which may as well be half a wrist (up to 0.55)."""
+LEAST_SECOND_LOOK_SCORE = 0.7
+"""The same for hands seen at a second look only, which may as well be half a wrist (up to 0.55)."""
 MOST_SHAPE_ERROR = 0.10
 """Largest root-mean-square distance in template units between the points and the template in its best pose."""
 LEAST_RUS_BONES = 12
@@ -65,7 +65,7 @@ class Doubt:
 class HandEvidence:
     """What speaks for a hand: finder score, points found of 44, mean score, shape error, RUS bones found of 13.
 
-    ``in_half`` says that it was seen in a half of the film only.
+    ``second_look`` says that it was seen in a half of the film or in the film turned only.
     """
 
     finder_score: float
@@ -74,7 +74,7 @@ class HandEvidence:
     shape_error: float
     bones_found: int
     missing: tuple[str, ...]
-    in_half: bool = False
+    second_look: bool = False
 
 
 def weigh(hand: FoundHand, landmarks: Landmarks) -> HandEvidence:
@@ -90,7 +90,7 @@ def weigh(hand: FoundHand, landmarks: Landmarks) -> HandEvidence:
         error,
         len(RUS_NAMES) - len(missing),
         missing,
-        hand.in_half,
+        hand.second_look,
     )
 
 
@@ -145,7 +145,7 @@ def is_hand(evidence: HandEvidence) -> bool:
     """Whether the landmarks make a hand, complete or not."""
     return (
         evidence.points_found >= LEAST_HAND_POINTS
-        and evidence.mean_score >= (LEAST_HALF_SCORE if evidence.in_half else LEAST_MEAN_SCORE)
+        and evidence.mean_score >= (LEAST_SECOND_LOOK_SCORE if evidence.second_look else LEAST_MEAN_SCORE)
         and evidence.shape_error <= MOST_SHAPE_ERROR
     )
 

@@ -13,8 +13,16 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from inference.bundle import Bundle
-from inference.detector import find_all_hands, find_landmarks, is_same_hand, make_finder, make_landmark_net
-from inference.eligibility import weigh
+from inference.detector import (
+    FoundHand,
+    find_all_hands,
+    find_landmarks,
+    find_turned_hands,
+    is_same_hand,
+    make_finder,
+    make_landmark_net,
+)
+from inference.eligibility import is_hand, weigh
 from inference.engine import LocatedHand, Reading, SexedHand
 from inference.errors import BundleError
 from inference.finding import Sex
@@ -108,17 +116,32 @@ class TorchLocator:
         self._landmarks = load_net(make_landmark_net(), bundle, "landmarks.safetensors", device)
 
     def locate(self, image: Grey) -> tuple[list[LocatedHand], Grey, bool]:
-        """Find hands; see :class:`inference.engine.Locator`."""
-        found = find_all_hands(self._finder, image)
+        """Find hands; see :class:`inference.engine.Locator`. A film that seems to show none is turned by quarters."""
+        located = self._describe(find_all_hands(self._finder, image), image)
+        if any(is_hand(hand.evidence) for hand in located[0]):
+            return located
+        turned = find_turned_hands(self._finder, image)
+        return self._describe(turned, image) if turned else located
+
+    def _describe(self, found: list[FoundHand], image: Grey) -> tuple[list[LocatedHand], Grey, bool]:
         inverted = bool(found) and found[0].inverted > 0.5
         if inverted:
             image = np.asarray(255 - image, dtype=np.uint8)
         hands: list[LocatedHand] = []
         for hand in found:
             landmarks = find_landmarks(self._landmarks, image, hand.pose)
-            if not any(is_same_hand(landmarks, before.landmarks) for before in hands):
-                hands.append(LocatedHand(hand, landmarks, weigh(hand, landmarks)))
+            _keep(hands, LocatedHand(hand, landmarks, weigh(hand, landmarks)))
         return hands, image, inverted
+
+
+def _keep(hands: list[LocatedHand], new: LocatedHand) -> None:
+    """Add a hand, unless it is one that is there: of two findings of one hand, the surer one stays."""
+    for place, before in enumerate(hands):
+        if is_same_hand(new.landmarks, before.landmarks):
+            if new.evidence.mean_score > before.evidence.mean_score:
+                hands[place] = new
+            return
+    hands.append(new)
 
 
 class TorchAgeNetwork:

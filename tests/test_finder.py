@@ -8,9 +8,11 @@ import pytest
 
 from inference import detector
 from inference.anatomy import BOX_NAMES
-from inference.detector import FoundHand, Landmarks, find_all_hands, is_same_hand
+from inference.detector import FoundHand, Landmarks, find_all_hands, find_turned_hands, is_same_hand
 from inference.eligibility import HandEvidence, is_hand
+from inference.engine import LocatedHand
 from inference.pose import Pose, template_points
+from inference.torch_backend import _keep
 
 ROWS = 100
 
@@ -42,10 +44,33 @@ def test_hands_in_halves_lie_where_they_are_in_the_film(looked):
     assert [float(hand.pose.to_film([(0.5, 0.5)])[0, 0]) for hand in hands] == pytest.approx([45, 90 + 45.5])
 
 
-@pytest.mark.parametrize("columns", [80, 119])
-def test_a_film_that_is_not_wide_is_looked_at_once(looked, columns):
+@pytest.mark.parametrize("columns", [80, 100])
+def test_a_film_with_a_hand_that_is_not_wide_is_looked_at_once(looked, columns):
     find_all_hands(None, np.zeros((ROWS, columns), dtype=np.uint8))
     assert looked == [columns]
+
+
+@pytest.mark.parametrize("turn", [1, 2, 3])
+def test_a_hand_seen_in_the_film_turned_lies_where_it_is_in_the_film(monkeypatch, turn):
+    """Given a finder that sees a bright spot in one orientation only, then the hand it makes of it is at the spot."""
+    film = np.zeros((ROWS, 90), dtype=np.uint8)
+    film[20, 70] = 255
+    wanted = np.rot90(film, turn)
+
+    def find(_net, shown, threshold=0.3, most=3):
+        if shown.shape != wanted.shape or not (shown == wanted).all():
+            return []
+        (y, x) = np.argwhere(shown > 0)[0] + 0.5
+        return [FoundHand(Pose(np.array([[50.0, 0, x - 25], [0, 50, y - 25]])), 0.9, 0.0)]
+
+    monkeypatch.setattr(detector, "find_hands", find)
+    assert find_all_hands(None, film) == []
+    (hand,) = find_turned_hands(None, film)
+    assert hand.pose.to_film([(0.5, 0.5)])[0] == pytest.approx((70.5, 20.5))
+    assert hand.pose.scale == pytest.approx(50)
+    assert hand.pose.rotation_deg % 360 == pytest.approx(90 * turn)
+    assert not hand.pose.mirrored
+    assert hand.second_look
 
 
 def test_a_film_with_two_hands_is_looked_at_once(monkeypatch):
@@ -63,7 +88,20 @@ def test_landmarks_a_palm_apart_are_two_hands():
     assert not is_same_hand(here, there)
 
 
-@pytest.mark.parametrize(("in_half", "score", "is_one"), [(False, 0.55, True), (True, 0.55, False), (True, 0.8, True)])
-def test_half_a_wrist_makes_no_hand(in_half, score, is_one):
-    """Given points found by halves, then a hand seen in a half of the film only needs them surer."""
-    assert is_hand(HandEvidence(0.5, 44, score, 0.05, 13, (), in_half)) is is_one
+@pytest.mark.parametrize(
+    ("second_look", "score", "is_one"), [(False, 0.55, True), (True, 0.55, False), (True, 0.8, True)]
+)
+def test_half_a_wrist_makes_no_hand(second_look, score, is_one):
+    """Given points found by halves, then a hand seen at a second look only needs them surer."""
+    assert is_hand(HandEvidence(0.5, 44, score, 0.05, 13, (), second_look)) is is_one
+
+
+@pytest.mark.parametrize("order", [(0.6, 0.8), (0.8, 0.6)])
+def test_of_two_findings_of_one_hand_the_surer_one_stays(order):
+    hands: list[LocatedHand] = []
+    for x, score in zip((50, 54), order, strict=True):
+        found = hand_at(x)
+        _keep(hands, LocatedHand(found, landmarks(found.pose), HandEvidence(0.9, 44, score, 0.05, 13, ())))
+    assert [hand.evidence.mean_score for hand in hands] == [0.8]
+    _keep(hands, LocatedHand(hand_at(90), landmarks(hand_at(90).pose), HandEvidence(0.9, 44, 0.5, 0.05, 13, ())))
+    assert len(hands) == 2
