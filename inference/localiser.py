@@ -22,4 +22,4 @@ def read_localiser(config: dict[str, Any]) -> Localiser:
         if found == known:
             localiser: Localiser = known
             return localiser
-    raise BundleError(f"There is no localiser {found!r}; there are {', '.join(get_args(Localiser))}.")
+    raise BundleError(f"localiser = {found!r} is not known; choose one of {', '.join(get_args(Localiser))}.")
