@@ -198,18 +198,18 @@ def _nets(name: str, config: dict[str, Any], recorded: dict[str, str]) -> dict[s
 
         return {"finder.safetensors": make_finder, "landmarks.safetensors": make_landmark_net}
     from inference.familiarity import FILE
-    from inference.global_local import REGIONS_FILE, GlobalLocalMethod
     from inference.house import HouseMethod
+    from inference.localiser import HasLocaliser
 
     method = open_method(name, config)
     if isinstance(method, HouseMethod):
         fitted = {FILE: method.make_familiarity} if method.familiarity else {}
         return {"model.safetensors": method.make_plain_net, **fitted}
-    if not isinstance(method, GlobalLocalMethod):
+    if not isinstance(method, HasLocaliser):
         return {"model.safetensors": method.make_net}
-    nets: dict[str, Callable[[], nn.Module]] = {"model.safetensors": method.make_fusion_net}
-    if method.localiser == "paper" or REGIONS_FILE in recorded:
-        nets[REGIONS_FILE] = method.make_detector
+    nets: dict[str, Callable[[], nn.Module]] = {"model.safetensors": method.make_age_net}
+    if method.localiser == "paper" or method.localiser_file in recorded:
+        nets[method.localiser_file] = method.make_localiser
     return nets
 
 

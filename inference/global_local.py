@@ -251,6 +251,7 @@ class GlobalLocalMethod:
     """The method with its network's width, the parts that an ablation takes away, and where it takes the ROIs from."""
 
     name = "global-local"
+    localiser_file = REGIONS_FILE
 
     def __init__(
         self,
@@ -265,19 +266,19 @@ class GlobalLocalMethod:
         self.localiser, self.detector = localiser, detector or DetectorForm()
         self.weight_files = WEIGHTS if localiser == "shared" else WEIGHTS | {REGIONS_FILE: "detector."}
 
-    def make_detector(self) -> RegionNet:
+    def make_localiser(self) -> RegionNet:
         """Return the paper's detector with fresh weights."""
         return RegionNet(self.detector.width, self.detector.depth)
 
-    def make_fusion_net(self) -> GlobalLocalNet:
+    def make_age_net(self) -> GlobalLocalNet:
         """Return the fusion network alone with fresh weights."""
         return GlobalLocalNet(self.width, paths=self.paths)
 
     def make_net(self) -> GlobalLocalNet:
         """Return the network with fresh weights, the detector before it with the paper's localiser."""
         if self.localiser == "shared":
-            return self.make_fusion_net()
-        return LocatingNet(self.width, self.paths, self.make_detector(), self.detector.side, equalise=self.equalise)
+            return self.make_age_net()
+        return LocatingNet(self.width, self.paths, self.make_localiser(), self.detector.side, equalise=self.equalise)
 
     def prepare(self, film: Grey, pose: Pose, centres: Float) -> tuple[Grey, ...]:
         """Return the whole hand (224, 224) and the 18 patches (18, 64, 64), equalised; without a pathway, the other.

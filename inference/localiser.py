@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 from inference.errors import BundleError
 
+if TYPE_CHECKING:
+    from torch import nn
+
 Localiser = Literal["shared", "paper"]
+
+
+@runtime_checkable
+class HasLocaliser(Protocol):
+    """A method that can find its regions as its paper does, by nets with a weight file of their own in the bundle."""
+
+    localiser: Localiser
+    localiser_file: str
+
+    def make_localiser(self) -> nn.Module:
+        """Return what fills ``localiser_file``, with fresh weights."""
+        ...
+
+    def make_age_net(self) -> nn.Module:
+        """Return what fills the bundle's first weight file, with fresh weights: the network without the localiser."""
+        ...
 
 
 def read_localiser(config: dict[str, Any]) -> Localiser:

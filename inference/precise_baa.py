@@ -28,14 +28,14 @@ Decisions where the paper is silent or contradicts itself:
 * With the paper's localiser the film is seen as it lies, 512 pixels in a square; grey values are equalised within the
   palm, and what is outside it is black.
 
-``localiser`` says where the 13 regions come from: "paper" is stages 1 and 2, which need weights of their own in the
-bundle (``python -m training.bones`` trains them and joins them to a run's); "shared", the default, is this project's
-landmark detector, whose weights are shipped: upright patches of a left hand.
+``localiser`` says where the 13 regions come from: "paper" is stages 1 and 2, which have weights of their own in the
+bundle (``python -m training.bones`` trains them, ``boneage-node export bones`` puts them there); "shared", the default,
+is this project's landmark detector: upright patches of a left hand.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +47,7 @@ from inference.bone_detector import BoneDetector, best_boxes
 from inference.finding import BoneProfile, BoneStage
 from inference.localiser import Localiser, read_localiser
 from inference.maturity import BONES, MaturityNet
-from inference.method import Prediction
+from inference.method import WEIGHTS, Prediction
 from inference.palm import PalmNet, keep_palm
 from inference.pose import Pose
 from inference.preparation import fit_film, prepare
@@ -57,6 +57,8 @@ from inference.rus_chn import STAGE_COUNTS, Maturity
 Grey = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float64]
 
+LOCALISER_FILE = "localiser.safetensors"
+"""Palm net and detector in the bundle."""
 FILM_SIDE = 512
 """Side of the square that holds the whole film for the paper's localiser, in pixels."""
 
@@ -94,6 +96,37 @@ class PreciseNet(nn.Module):
         self.maturity.load_imagenet(weights)
 
 
+class LocatedBones(NamedTuple):
+    """What stages 1 and 2 say of N films."""
+
+    palm: Tensor
+    """Shape (N, 1, 512, 512), -1..1: what stage 2 saw, all but the palm black."""
+    boxes: Tensor
+    """Shape (N, 13, 4): x0, y0, x1, y1 in its pixels, in the order of RUS_NAMES."""
+    scores: Tensor
+    """Shape (N, 13), 0..1."""
+
+
+class BoneLocaliser(nn.Module):
+    """Stages 1 and 2: from a whole film to the palm and the 13 regions in it.
+
+    Parameters
+    ----------
+    width
+        Factor on the channels of palm net and detector; 1.0 is the papers'.
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        self.palm = PalmNet(width)
+        self.detector = BoneDetector(width=width)
+
+    def forward(self, film: Tensor) -> LocatedBones:
+        """Find palms and bones in films (N, 1, 512, 512), float32 of -1..1."""
+        palm = keep_palm(film, self.palm(film))
+        return LocatedBones(palm, *best_boxes(self.detector(palm), FILM_SIDE))
+
+
 class FourStageNet(PreciseNet):
     """All four stages: from a whole film to stages and age.
 
@@ -102,55 +135,47 @@ class FourStageNet(PreciseNet):
     growth
         As :class:`PreciseNet`.
     detector_width
-        Factor on the channels of palm net and detector; 1.0 is the papers'.
+        Of :class:`BoneLocaliser`.
     side
         Side of the patches in pixels.
     """
 
     def __init__(self, growth: int = 32, detector_width: float = 1.0, side: int = 96) -> None:
         super().__init__(growth)
-        self.palm = PalmNet(detector_width)
-        self.detector = BoneDetector(width=detector_width)
+        self.localiser = BoneLocaliser(detector_width)
         self.side = side
-
-    def locate(self, film: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return palms as the detector sees them, the 13 boxes in them and their scores.
-
-        Parameters
-        ----------
-        film
-            Shape (N, 1, 512, 512), float32 of -1..1.
-
-        Returns
-        -------
-        tuple of Tensor
-            (N, 1, 512, 512) of -1..1; (N, 13, 4) x0, y0, x1, y1 in pixels; (N, 13) in 0..1.
-        """
-        palm = keep_palm(film, self.palm(film))
-        boxes, scores = best_boxes(self.detector(palm), FILM_SIDE)
-        return palm, boxes, scores
 
     def forward(self, film: Tensor, male: Tensor) -> Prediction:
         """Return ages and stages, boxes and their scores among the extras; gradients reach stage 3 only."""
         with torch.no_grad():
-            palm, boxes, scores = self.locate(film)
-            patches = roi_align(palm, grow_to_squares(boxes), stride=1, side=self.side, samples=1)[:, :, 0]
-        return super().forward(patches, male)._replace(extras={"boxes": boxes, "box_scores": scores})
+            found = self.localiser(film)
+            patches = roi_align(found.palm, grow_to_squares(found.boxes), stride=1, side=self.side, samples=1)[:, :, 0]
+        return super().forward(patches, male)._replace(extras={"boxes": found.boxes, "box_scores": found.scores})
 
 
 class PreciseMethod:
     """The method with its networks' sizes and where it takes the regions from."""
 
     name = "precise-baa"
+    localiser_file = LOCALISER_FILE
 
     def __init__(self, side: int, growth: int, detector_width: float, localiser: Localiser) -> None:
         self.side, self.growth, self.detector_width, self.localiser = side, growth, detector_width, localiser
+        self.weight_files = WEIGHTS if localiser == "shared" else WEIGHTS | {LOCALISER_FILE: "localiser."}
+
+    def make_localiser(self) -> BoneLocaliser:
+        """Return palm net and detector with fresh weights."""
+        return BoneLocaliser(self.detector_width)
+
+    def make_age_net(self) -> PreciseNet:
+        """Return stages 3 and 4 with fresh weights."""
+        return PreciseNet(self.growth)
 
     def make_net(self) -> PreciseNet:
         """Return the network with fresh weights: stages 3 and 4, or all four with the paper's localiser."""
         if self.localiser == "paper":
             return FourStageNet(self.growth, self.detector_width, self.side)
-        return PreciseNet(self.growth)
+        return self.make_age_net()
 
     def prepare(self, film: Grey, pose: Pose, centres: Float) -> tuple[Grey]:
         """Return 13 equalised patches (13, side, side), or the whole film (512, 512) for the paper's localiser."""

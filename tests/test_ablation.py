@@ -16,6 +16,8 @@ RECIPES = {
     "global-local-no-equalisation": ({"equalise": False}, ((224, 224), (18, 64, 64))),
     "global-local-global-only": ({"paths": "global"}, ((224, 224),)),
     "global-local-local-only": ({"paths": "local"}, ((18, 64, 64),)),
+    "global-local-global-only-no-equalisation": ({"paths": "global", "equalise": False}, ((224, 224),)),
+    "global-local-local-only-no-equalisation": ({"paths": "local", "equalise": False}, ((18, 64, 64),)),
 }
 POSE = Pose(np.array([[360.0, 0, -20], [0, 360.0, 10]]))
 FILM = np.random.default_rng(1).integers(40, 90, (400, 320)).astype(np.uint8)
@@ -23,8 +25,8 @@ CENTRES = roi_centres(POSE.to_film(template_points()), POSE)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_each_recipe_changes_one_thing(name):
-    """Given an ablation's recipe, then only its switch differs, and the network takes what is prepared."""
+def test_each_recipe_changes_its_switches_alone(name):
+    """Given an ablation's recipe, then only its switches differ, and the network takes what is prepared."""
     recipe, (switch, shapes) = read_recipe(name), RECIPES[name]
     assert recipe.method == FULL.method | switch
     assert (recipe.target, recipe.loss) == (FULL.target, FULL.loss)

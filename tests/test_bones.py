@@ -1,24 +1,28 @@
-"""How precise-baa's localiser is taught: samples, runs, joining. Does not cover how well it then finds bones."""
+"""How precise-baa's localiser is taught: samples, runs, export. Does not cover how well it then finds bones."""
 
-import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from inference import catalogue
 from inference.anatomy import BOX_NAMES
 from inference.bone_detector import BoneDetector
-from inference.method import open_method
+from inference.bundle import open_bundle
+from inference.method import open_method, weight_files_of
 from inference.palm import PalmNet
 from inference.pose import Pose, template_points
-from inference.precise_baa import FourStageNet, PreciseNet
-from training import bones
-from training.bones import box_batches, draw_palm, has_all_bones, join, palm_batches
+from inference.precise_baa import LOCALISER_FILE, FourStageNet, PreciseNet
+from inference.torch_backend import load_net
+from training import bones, export
+from training.bones import box_batches, draw_palm, has_all_bones, palm_batches
 from training.detector import AnnotatedFilm
-from training.errors import RunError
+from training.errors import RecipeError
 from training.recipe import read_recipe
-from training.run import read_about, read_run, write_about
+from training.run import begin_run, finish_run, read_about, read_run, write_about
+from training.train import AgeFilms, Job, train_age
 
 
 @pytest.fixture(autouse=True)
@@ -76,23 +80,58 @@ def test_runs_of_both_nets_are_begun_and_finished(annotated, tmp_path, monkeypat
         net.load_state_dict(read_run(run))
 
 
-def test_the_papers_localiser_is_joined_to_a_run(tmp_path):
-    """Given runs of all three nets, when they are joined, then the new run's weights fit the four-stage net."""
+@pytest.fixture
+def bundle_and_runs(tmp_path, monkeypatch):
+    """A bundle of precise-baa, where exports go to, and runs of palm net and detector; all tiny."""
+    root = tmp_path / "bundles"
+    monkeypatch.setattr(export, "bundles_folder", lambda: root)
     recipe = read_recipe("precise-baa").model_dump(mode="json")
     recipe["method"] |= {"growth": 4}
     nets = {"precise-baa": PreciseNet(4), "palm": PalmNet(0.02), "detector": BoneDetector(width=0.02)}
     for name, net in nets.items():
-        (tmp_path / name).mkdir()
-        write_about(tmp_path / name, {"target": name, "width": 0.02, "recipe": recipe})
-        torch.save(net.state_dict(), tmp_path / name / "final.pt")
-    join(tmp_path / "precise-baa", tmp_path / "palm", tmp_path / "detector", tmp_path / "all")
-    about = read_about(tmp_path / "all")
-    method = open_method("precise-baa", about["recipe"]["method"])
-    net = method.make_net()
+        begin_run(tmp_path / name, {"target": name, "width": 0.02, "seed": 1, "data_sha256": "x", "recipe": recipe})
+        finish_run(tmp_path / name, net)
+    assert export.main(["age", "--run", str(tmp_path / "precise-baa")]) == 0
+    return root, tmp_path
+
+
+def test_the_localiser_is_exported_beside_the_weights_and_used_when_asked_for(bundle_and_runs):
+    """Given a bundle and both runs, then both localisers open it; exporting the age again keeps the localiser."""
+    root, runs = bundle_and_runs
+    options = ["bones", "--palm", str(runs / "palm"), "--detector", str(runs / "detector")]
+    for more, localiser in (([], "shared"), (["--use"], "paper")):
+        assert export.main([*options, *more]) == 0
+        bundle = open_bundle("precise-baa", root)
+        assert (bundle.config["localiser"], bundle.config["detector_width"]) == (localiser, 0.02)
+        assert [p for p in catalogue.find_problems("precise-baa", root) if "intervals" not in p] == []
+    assert export.main(["age", "--run", str(runs / "precise-baa")]) == 0
+    bundle = open_bundle("precise-baa", root)
+    method = open_method("precise-baa", bundle.config)
+    first, *others = weight_files_of(method).items()
+    net = load_net(method.make_net(), bundle, first[0], torch.device("cpu"), more=dict(others)).net
     assert isinstance(net, FourStageNet)
-    net.load_state_dict(read_run(tmp_path / "all"))
-    with pytest.raises(RunError, match="in this order"):
-        join(tmp_path / "palm", tmp_path / "palm", tmp_path / "detector", tmp_path / "none")
-    write_about(tmp_path / "palm", json.loads((tmp_path / "palm" / "run.json").read_text()) | {"width": 1.0})
-    with pytest.raises(RunError, match="one width"):
-        join(tmp_path / "precise-baa", tmp_path / "palm", tmp_path / "detector", tmp_path / "none")
+    own = bundle.read_weights(LOCALISER_FILE)
+    assert all(torch.equal(value, own[key]) for key, value in net.localiser.state_dict().items())
+
+
+def test_runs_that_do_not_belong_together_are_refused(bundle_and_runs, capsys):
+    """Given runs in the wrong order, or of two widths, or no bundle, then the command says so and writes nothing."""
+    root, runs = bundle_and_runs
+    assert export.main(["bones", "--palm", str(runs / "detector"), "--detector", str(runs / "palm")]) == 2
+    assert "in this order" in capsys.readouterr().err
+    write_about(runs / "palm", read_about(runs / "palm") | {"width": 1.0})
+    good = ["bones", "--palm", str(runs / "palm"), "--detector", str(runs / "detector")]
+    assert export.main(good) == 2
+    assert "one width" in capsys.readouterr().err
+    write_about(runs / "palm", read_about(runs / "palm") | {"width": 0.02})
+    (root / "precise-baa" / "configs" / "inference.json").unlink()
+    assert export.main(good) == 2
+    assert "no bundle" in capsys.readouterr().err
+    assert not (root / "precise-baa" / "models" / LOCALISER_FILE).exists()
+
+
+def test_the_age_is_trained_without_the_localiser():
+    recipe = read_recipe("precise-baa")
+    asked = recipe.model_copy(update={"method": recipe.method | {"localiser": "paper"}})
+    with pytest.raises(RecipeError, match=r"training\.bones"):
+        train_age(asked, AgeFilms([], [], []), Job(Path()))

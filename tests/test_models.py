@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from dicom_node import cli
-from inference import catalogue
-from inference.bundle import DETECTOR, bundles_folder, list_methods
+from inference import catalogue, familiarity
+from inference.bundle import DETECTOR, bundles_folder, list_methods, open_bundle
 from inference.engine import Engine
 from inference.errors import BundleError
 from inference.method import DEFAULT_METHOD, method_names, open_method
@@ -211,6 +211,32 @@ def test_exported_weights_are_half_as_large_and_nearly_the_same(folder):
     assert {key: value.shape for key, value in weights.items()} == {k: v.shape for k, v in net.state_dict().items()}
     size = sum(value.numel() for value in weights.values())
     assert (folder / "global-local" / "models" / "model.safetensors").stat().st_size < 3 * size
+
+
+def test_compact_weights_take_half_the_room_and_are_within_half_a_step_of_their_channels(folder, capsys):
+    """Given a bundle, when it is made compact, then it is whole, smaller, and every weight within its rounding."""
+    path = folder / "global-local" / "models" / "model.safetensors"
+    before, size = open_bundle("global-local", folder).read_weights(path.name), path.stat().st_size
+    assert export.main(["compact", "global-local"]) == 0
+    after = open_bundle("global-local", folder).read_weights(path.name)
+    assert path.stat().st_size < 0.6 * size
+    assert catalogue.find_problems("global-local", folder) == []
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(value, after[key]) for key, value in before.items())
+    for key, value in before.items():
+        steps = value.flatten(1).abs().amax(1) / 127 if value.ndim > 1 else torch.zeros(1)
+        off = (after[key].float() - value.float()).abs()
+        worst = off.flatten(1).amax(1) if value.ndim > 1 else off.max()
+        assert (worst <= 0.51 * steps + 1e-6).all(), key
+    assert export.main(["compact", "no-such"]) == 2
+    assert "no model bundle" in capsys.readouterr().err
+
+
+def test_an_export_says_that_what_was_fitted_to_the_old_weights_is_gone(folder, tmp_path, caplog):
+    (folder / "global-local" / "models" / familiarity.FILE).write_bytes(b"fitted")
+    assert export.main(["age", "--run", str(tmp_path / "run")]) == 0
+    assert not (folder / "global-local" / "models" / familiarity.FILE).exists()
+    assert "run python -m training.familiarity" in caplog.text
 
 
 def test_a_bundle_tells_of_its_run(folder):

@@ -1,7 +1,7 @@
-"""``python -m training.bones``: train the paper's localiser of precise-baa, and join it to a run (Jia et al. 2022).
+"""``python -m training.bones``: train the paper's localiser of precise-baa (Jia et al. 2022).
 
-``palm`` trains stage 1, the U-Net, and ``detector`` stage 2, the 13 regions; ``join`` puts both and a finished run of
-the age method together into a new run that ``training.export`` can write as a bundle.
+``palm`` trains stage 1, the U-Net, and ``detector`` stage 2, the 13 regions; ``boneage-node export bones`` puts both
+beside the weights of the age method.
 
 Decisions where the paper's data are not to be had: its 100 palm masks are drawn here from annotated points (fingers as
 capsules, the palm as a hull, discs around the 13 bones, the ends of radius and ulna), which teaches a U-Net roughly
@@ -32,11 +32,11 @@ from inference.preparation import equalisation_table
 from training.annotations import read_annotations
 from training.cascade import detector_loss, palm_loss
 from training.detector import AnnotatedFilm
-from training.errors import RunError, TimeUp, TrainingError
+from training.errors import TimeUp, TrainingError
 from training.machine import join as join_machine
 from training.radiographs import load_half, load_small, read_split
 from training.recipe import Stretch
-from training.run import begin_run, data_sha256, finish_run, read_about, read_run, write_about
+from training.run import begin_run, data_sha256, finish_run
 from training.train import (
     DONE,
     SEED,
@@ -197,8 +197,8 @@ def train(target: str, films: list[AnnotatedFilm], width: float, stretch: Stretc
 
 def _train(arguments: argparse.Namespace) -> None:
     stretch = STRETCHES[arguments.command]
-    if arguments.epochs:
-        stretch = stretch.model_copy(update={"epochs": arguments.epochs})
+    changes = {"epochs": arguments.epochs, "peak_learning_rate": arguments.learning_rate}
+    stretch = stretch.model_copy(update={key: value for key, value in changes.items() if value})
     with join_machine(arguments.device, deterministic=arguments.deterministic) as machine:
         job = make_job(arguments, machine, Start())
         films = annotated_films(arguments.data)
@@ -213,31 +213,6 @@ def _train(arguments: argparse.Namespace) -> None:
             finish_run(job.run, net)
 
 
-def join(age: Path, palm: Path, detector: Path, out: Path) -> None:
-    """Write a run of precise-baa with the paper's localiser: the age run's weights, the palm net's, the detector's.
-
-    Raises
-    ------
-    RunError
-        If a run has no weights, is of another target, or palm net and detector differ in width.
-    """
-    about, parts = read_about(age), {"palm": read_about(palm), "detector": read_about(detector)}
-    targets = (about["target"], *(part["target"] for part in parts.values()))
-    if targets != ("precise-baa", "palm", "detector"):
-        raise RunError(f"Runs of precise-baa, palm and detector are needed, in this order; these are {targets}.")
-    widths = {part["width"] for part in parts.values()}
-    if len(widths) > 1:
-        raise RunError(f"Palm net and detector must have one width, not {sorted(widths)}; train one of them again.")
-    weights = read_run(age)
-    for prefix, run in (("palm", palm), ("detector", detector)):
-        weights |= {f"{prefix}.{key}": value for key, value in read_run(run).items()}
-    changes = {"localiser": "paper", "detector_width": widths.pop()}
-    about["recipe"]["method"] |= changes
-    out.mkdir(parents=True, exist_ok=True)
-    write_about(out, about)
-    torch.save(weights, out / "final.pt")
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = argparse.ArgumentParser(prog="python -m training.bones", description=__doc__)
@@ -248,26 +223,21 @@ def make_parser() -> argparse.ArgumentParser:
         one.add_argument("--run", type=Path, required=True, help="the run's folder; a run found there is resumed")
         one.add_argument("--width", type=float, default=0.25, help="factor on the papers' channels (default 0.25)")
         one.add_argument("--epochs", type=int, help=f"epochs instead of {stretch.epochs}")
+        one.add_argument("--learning-rate", type=float, help=f"peak instead of {stretch.peak_learning_rate:g}")
         one.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
         one.add_argument("--seed", type=int, default=SEED)
         add_machine_options(one)
-    joined = commands.add_parser("join")
-    for name in ("age", "palm", "detector", "out"):
-        joined.add_argument(f"--{name}", type=Path, required=True, help="a run's folder")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train or join; returns 0 when done, 2 when data or runs cannot be used, 3 out of time."""
+    """Train; returns 0 when done, 2 when the data or the run's folder cannot be used, 3 out of time."""
     arguments = make_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        if arguments.command == "join":
-            join(arguments.age, arguments.palm, arguments.detector, arguments.out)
-        else:
-            torch.set_num_threads(arguments.threads)
-            cv2.setNumThreads(1)
-            _train(arguments)
+        torch.set_num_threads(arguments.threads)
+        cv2.setNumThreads(1)
+        _train(arguments)
     except TimeUp as over:
         _log.info("%s", over)
         return TIME_UP

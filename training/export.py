@@ -1,13 +1,15 @@
 """``boneage-node export``: write MONAI bundles from runs: weights as half-precision safetensors, hashes, metadata.
 
-``export detector [--finder RUN] [--landmarks RUN]``, ``export age --run RUN``, ``export regions --run RUN`` write into
-the package's ``inference/bundles``; model cards are written by hand and stay.
+``export detector [--finder RUN] [--landmarks RUN]``, ``export age --run RUN``, ``export regions --run RUN``, ``export
+bones --palm RUN --detector RUN`` and ``export compact NAME`` write into the package's ``inference/bundles``; model
+cards are written by hand and stay.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,15 @@ import torch
 from safetensors.torch import save_file
 
 from inference import familiarity
-from inference.bundle import DETECTOR, bundles_folder, file_sha256
+from inference.bundle import DETECTOR, SCALE_SUFFIX, bundles_folder, file_sha256, open_bundle
+from inference.errors import BundleError
 from inference.global_local import REGIONS_FILE
+from inference.precise_baa import LOCALISER_FILE
 from training.errors import RunError, TrainingError
 from training.recipe import Recipe, RegionRecipe
 from training.run import read_about, read_run
+
+_log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
 _DETECTOR_KEYS = ("detector_width", "detector_depth", "detector_side")
@@ -38,9 +44,33 @@ def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
         key: (value.half() if value.is_floating_point() and value.ndim > 1 else value).contiguous()
         for key, value in weights.items()
     }
+    _write(tensors, path)
+
+
+def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
     save_file(tensors, path)
     path.chmod(0o644)  # safetensors writes files that only their owner may read
 
+
+def in_eight_bits(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Store the large ones of some weights in 8 bits, as :meth:`inference.bundle.Bundle.read_weights` reads them.
+
+    Each slice of the first axis (an output channel) has a scale of its own, its largest value over 127, in float32
+    under the weight's name and SCALE_SUFFIX. Tensors of fewer than two axes or 4,096 numbers stay as
+    :func:`save_weights` has them.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for key, value in weights.items():
+        if not value.is_floating_point() or value.ndim < 2 or value.numel() < _LEAST_IN_EIGHT_BITS:
+            tensors[key] = value.half() if value.is_floating_point() and value.ndim > 1 else value
+            continue
+        scale = value.flatten(1).abs().amax(1).clamp(min=1e-12) / _LARGEST
+        tensors[key] = torch.round(value / scale.view(-1, *[1] * (value.ndim - 1))).to(torch.int8)
+        tensors[key + SCALE_SUFFIX] = scale
+    return {key: value.contiguous() for key, value in tensors.items()}
+
+
+_LEAST_IN_EIGHT_BITS, _LARGEST = 4096, 127
 
 _ORIGIN = ("revision", "versions", "seed", "data_sha256", "detector_sha256", "device", "half_precision")
 """What a bundle tells of the run it comes from."""
@@ -104,7 +134,7 @@ _DESCRIPTIONS = {
 def export_age(run: Path) -> Path:
     """Write the bundle of a run's age method and return its folder; ``boneage-node calibrate`` adds the intervals.
 
-    What ``training.familiarity`` fitted to other weights goes.
+    What ``training.familiarity`` fitted to other weights goes, and a warning says so.
 
     Raises
     ------
@@ -117,7 +147,10 @@ def export_age(run: Path) -> Path:
     recipe = Recipe.model_validate(about["recipe"])
     folder = bundles_folder() / recipe.target
     save_weights(read_run(run), folder / "models" / "model.safetensors")
-    (folder / "models" / familiarity.FILE).unlink(missing_ok=True)  # it described the weights there were before
+    fitted = folder / "models" / familiarity.FILE
+    if fitted.is_file():
+        fitted.unlink()  # it described the weights there were before
+        _log.warning("The fit of familiar hands is gone with the old weights: run python -m training.familiarity.")
     _describe(folder, recipe.method | _own_detector(folder), about)
     return folder
 
@@ -131,7 +164,7 @@ def _describe(folder: Path, method: dict[str, Any], about: dict[str, Any] | None
 
 def _own_detector(folder: Path) -> dict[str, Any]:
     """Return what a bundle's configuration says of the method's own detector, if it has one's weights."""
-    if not (folder / "models" / REGIONS_FILE).is_file():
+    if not any((folder / "models" / file).is_file() for file in (REGIONS_FILE, LOCALISER_FILE)):
         return {}
     config = json.loads((folder / "configs" / "inference.json").read_text())
     return {key: config[key] for key in ("localiser", *_DETECTOR_KEYS) if key in config}
@@ -155,20 +188,75 @@ def export_regions(run: Path, *, use: bool) -> Path:
     about = read_about(run)
     if about.get("target") != "regions":
         raise RunError(f"{run} trained {about.get('target')}, not regions; export it with export age or detector.")
-    folder = bundles_folder() / "global-local"
+    recipe = RegionRecipe.model_validate(about["recipe"])
+    own = dict(zip(_DETECTOR_KEYS, (recipe.width, recipe.depth, recipe.side), strict=True))
+    return _add_localiser("global-local", REGIONS_FILE, read_run(run), own, use=use)
+
+
+def export_bones(palm: Path, detector: Path, *, use: bool) -> Path:
+    """Write precise-baa's own localiser into its bundle, which must be there, and return its folder.
+
+    Parameters
+    ----------
+    palm, detector
+        Runs of ``training.bones``.
+    use
+        As :func:`export_regions`.
+
+    Raises
+    ------
+    RunError
+        If a run is of another target or has no weights yet, the two differ in width, or there is no bundle.
+    """
+    runs = {"palm": palm, "detector": detector}
+    abouts = {name: read_about(run) for name, run in runs.items()}
+    targets = [about.get("target") for about in abouts.values()]
+    if targets != list(runs):
+        raise RunError(f"Runs of palm and detector are needed, in this order; these are {targets}.")
+    widths = {about["width"] for about in abouts.values()}
+    if len(widths) > 1:
+        raise RunError(f"Palm net and detector must have one width, not {sorted(widths)}; train one of them again.")
+    weights = {f"{name}.{key}": value for name, run in runs.items() for key, value in read_run(run).items()}
+    return _add_localiser("precise-baa", LOCALISER_FILE, weights, {"detector_width": widths.pop()}, use=use)
+
+
+def _add_localiser(name: str, file: str, weights: dict[str, torch.Tensor], own: dict[str, Any], *, use: bool) -> Path:
+    folder = bundles_folder() / name
     path = folder / "configs" / "inference.json"
     if not path.is_file():
-        raise RunError("global-local has no bundle here; train and export it first.")
-    recipe = RegionRecipe.model_validate(about["recipe"])
-    save_weights(read_run(run), folder / "models" / REGIONS_FILE)
-    method = {key: value for key, value in json.loads(path.read_text()).items() if key != "network_def"}
-    own = dict(zip(_DETECTOR_KEYS, (recipe.width, recipe.depth, recipe.side), strict=True))
-    _describe(folder, method | own | {"localiser": "paper" if use else "shared"}, None)
+        raise RunError(f"{name} has no bundle here; train and export it first.")
+    save_weights(weights, folder / "models" / file)
+    _describe(folder, _read_method(path) | own | {"localiser": "paper" if use else "shared"}, None)
     return folder
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Export; returns 0, or 2 when a run's folder cannot be used."""
+def _read_method(inference: Path) -> dict[str, Any]:
+    """Read a method's configuration from its bundle's ``inference.json``."""
+    return {key: value for key, value in json.loads(inference.read_text()).items() if key != "network_def"}
+
+
+def export_compact(name: str) -> Path:
+    """Store a method's weights in 8 bits, half the room, and return its folder; figures must be measured anew then.
+
+    Raises
+    ------
+    RunError
+        If the method has no whole bundle.
+    """
+    try:
+        bundle = open_bundle(name, bundles_folder())
+    except BundleError as error:
+        raise RunError(str(error)) from error
+    path = bundle.folder / "models" / "model.safetensors"
+    if not path.is_file():
+        raise RunError(f"{name} has no weights of its own; name one of its members.")
+    _write(in_eight_bits(bundle.read_weights(path.name)), path)
+    _describe(bundle.folder, _read_method(bundle.folder / "configs" / "inference.json"), None)
+    return bundle.folder
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
     parser = argparse.ArgumentParser(prog="boneage-node export", description=(__doc__ or "").splitlines()[0])
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     detector = kinds.add_parser("detector", help="the hand detector; a net without a run keeps the weights it has")
@@ -178,15 +266,31 @@ def main(argv: list[str] | None = None) -> int:
     ages.add_argument("--run", type=Path, required=True)
     regions = kinds.add_parser("regions", help="global-local's own detector, beside its weights")
     regions.add_argument("--run", type=Path, required=True)
-    regions.add_argument("--use", action="store_true", help="have the method read with it (then calibrate anew)")
-    arguments = parser.parse_args(argv)
+    bones = kinds.add_parser("bones", help="precise-baa's own palm net and detector, beside its weights")
+    bones.add_argument("--palm", type=Path, required=True, metavar="RUN")
+    bones.add_argument("--detector", type=Path, required=True, metavar="RUN")
+    for own in (regions, bones):
+        own.add_argument("--use", action="store_true", help="have the method read with it (then calibrate anew)")
+    compact = kinds.add_parser("compact", help="a method's weights in 8 bits, half the room (then measure anew)")
+    compact.add_argument("name", metavar="NAME")
+    return parser
+
+
+def _carry_out(arguments: argparse.Namespace) -> Path:
+    if arguments.kind == "detector":
+        return export_detector(arguments.finder, arguments.landmarks)
+    if arguments.kind == "regions":
+        return export_regions(arguments.run, use=arguments.use)
+    if arguments.kind == "bones":
+        return export_bones(arguments.palm, arguments.detector, use=arguments.use)
+    return export_compact(arguments.name) if arguments.kind == "compact" else export_age(arguments.run)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export; returns 0, or 2 when a run's folder cannot be used."""
+    arguments = make_parser().parse_args(argv)
     try:
-        if arguments.kind == "detector":
-            folder = export_detector(arguments.finder, arguments.landmarks)
-        elif arguments.kind == "regions":
-            folder = export_regions(arguments.run, use=arguments.use)
-        else:
-            folder = export_age(arguments.run)
+        folder = _carry_out(arguments)
     except TrainingError as error:
         sys.stderr.write(f"{error.code}: {error}\n")
         return 2

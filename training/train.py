@@ -23,6 +23,7 @@ from inference.bundle import DETECTOR, open_bundle
 from inference.detector import make_finder, make_landmark_net
 from inference.efficientnet_lite import read_imagenet
 from inference.global_local import REGIONS_FILE, GlobalLocalMethod
+from inference.localiser import HasLocaliser
 from inference.method import open_method
 from inference.torch_backend import OnDevice, load_net
 from inference.yolo import RegionNet
@@ -316,12 +317,14 @@ def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
     RecipeError
         If the method would read with a detector that has weights of its own: these are trained apart.
     """
-    if recipe.target == "global-local" and recipe.method.get("localiser") == "paper":
+    method = open_method(recipe.target, recipe.method)
+    if isinstance(method, HasLocaliser) and method.localiser == "paper":
         raise RecipeError(
-            'Train global-local with localiser = "shared"; the recipe regions trains its own detector, which '
-            "boneage-node export regions --use chooses."
+            f'Train {recipe.target} with localiser = "shared"; its own localiser is trained apart (global-local: '
+            "recipe regions; precise-baa: python -m training.bones), and boneage-node export regions or bones, each "
+            "with --use, chooses it."
         )
-    net = job.start.apply(recipe.target, open_method(recipe.target, recipe.method).make_net())
+    net = job.start.apply(recipe.target, method.make_net())
     loss, device = LOSSES[recipe.loss], job.machine.device
     reference = np.array([film.reading.age_months for film in films.validation])
     for place, phase in enumerate(recipe.phases):

@@ -8,7 +8,7 @@ detector of their own:
   each is given to one of the 17 key points so that all overlap most (Hungarian method); what goes to one of the four
   carpal points, which nobody annotated, is left out. True boxes are squares of the method's side around the annotated
   bones, not the readers' boxes, and all count as one class, as in the paper;
-* ``precise-baa``: palm and cascade, where its bundle says ``localiser = "paper"``.
+* ``precise-baa``: palm and cascade, where its bundle has ``localiser.safetensors``, used or not.
 
 All see what the node's engine gives a method: the film without flat borders, bones bright, and, for ``ala-net``, the
 upright hand that the shared detector found; a film without a hand has no regions.
@@ -35,7 +35,7 @@ from inference.finding import Box, Roi
 from inference.global_local import REGIONS_FILE, GlobalLocalMethod, square_film
 from inference.method import open_method
 from inference.pose import Pose
-from inference.precise_baa import FILM_SIDE, FourStageNet
+from inference.precise_baa import FILM_SIDE, LOCALISER_FILE, PreciseMethod
 from inference.preparation import fit_film, hand_length, roi_centres, to_units
 from inference.torch_backend import OnDevice, TorchLocator, as_batch, choose_device, load_net
 from inference.yolo import locate_in_square
@@ -88,14 +88,13 @@ def open_own(bundle: Bundle, device: torch.device) -> OwnDetector | None:
         return OwnDetector(_one_stage(method, bundle, device), named=True)
     if isinstance(method, AlaNetMethod):
         return OwnDetector(_proposals(method, bundle, device), named=False)
-    net = method.make_net() if bundle.config.get("localiser") == "paper" else None
-    if isinstance(net, FourStageNet):
-        return OwnDetector(_cascade(net, bundle, device), named=True)
+    if isinstance(method, PreciseMethod) and LOCALISER_FILE in bundle.metadata["weights_sha256"]:
+        return OwnDetector(_cascade(method, bundle, device), named=True)
     return None
 
 
 def _one_stage(method: GlobalLocalMethod, bundle: Bundle, device: torch.device) -> Find:
-    net = method.make_detector()
+    net = method.make_localiser()
     net.load_state_dict(bundle.read_weights(REGIONS_FILE))
     net.eval().to(device)
 
@@ -108,15 +107,16 @@ def _one_stage(method: GlobalLocalMethod, bundle: Bundle, device: torch.device) 
     return find
 
 
-def _cascade(net: FourStageNet, bundle: Bundle, device: torch.device) -> Find:
-    net.load_state_dict(bundle.read_weights("model.safetensors"))
+def _cascade(method: PreciseMethod, bundle: Bundle, device: torch.device) -> Find:
+    net = method.make_localiser()
+    net.load_state_dict(bundle.read_weights(LOCALISER_FILE))
     net.eval().to(device)
 
     def find(image: Grey, hand: LocatedHand) -> list[Roi]:  # noqa: ARG001 - as Find has it
         square, scale = fit_film(image, FILM_SIDE)
         with torch.inference_mode():
-            _, boxes, scores = net.locate(as_batch(to_units(square)[None]).to(device))
-        return _named(RUS_NAMES, boxes[0] / scale, scores[0])
+            found = net(as_batch(to_units(square)[None]).to(device))
+        return _named(RUS_NAMES, found.boxes[0] / scale, found.scores[0])
 
     return find
 
