@@ -1,6 +1,7 @@
 """Methods, runs and kept evaluations side by side. Does not cover what the shipped models do on films."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from dicom_node.cli import DELEGATED, build_parser
 from inference.bundle import open_bundle
 from inference.method import method_names, open_method
 from training import compare as command
-from training.compare import compare, gain, group_rows, paper_of, read_papers, summary_rows
+from training.compare import compare, comparison_page, gain, group_rows, paper_of, read_papers, summary_rows
 from training.errors import DataError, RunError
+from training.evaluation.ablation import ablation_rows
 from training.evaluation.contestants import Computing, Contestant, common_films, from_evaluation, from_run
 from training.evaluation.reading import Row
 
@@ -83,6 +85,23 @@ def test_an_ablation_stands_beside_its_own_row_of_table_4():
     assert paper_of("global-local", FULL | {"equalise": False})["mae_months"] == 7.90
     assert paper_of("global-local", FULL | {"paths": "local"})["mae_months"] == 5.60
     assert paper_of("house", {}) is None
+
+
+def test_the_ablation_stands_as_table_4_has_it():
+    """Given three of six configurations, then each has its place and its paper's figure, the others a dash."""
+    tried = [{}, {"equalise": False}, {"paths": "local"}]
+    ones = [
+        replace(contestant(str(place), [(place + 1) * e for e in ERRORS], method="global-local"), config=FULL | config)
+        for place, config in enumerate(tried)
+    ]
+    mean = sum(abs(e) for e in ERRORS) / len(ERRORS)
+    plain, plain_paper, equal, equal_paper = ablation_rows(compare(ones, "test"))
+    assert plain == ("as it is", "\N{EN DASH}", "\N{EN DASH}", f"{2 * mean:.1f}")
+    assert plain_paper[1:] == ("\N{EN DASH}", "\N{EN DASH}", "8.54")
+    assert equal[1:] == ("\N{EN DASH}", f"{3 * mean:.1f}", f"{mean:.1f}")
+    assert equal_paper[1:] == ("\N{EN DASH}", "6.36", "6.14")
+    assert "What equalisation and pathways are worth" in comparison_page(compare(ones, "test"))
+    assert ablation_rows(compare(ones[:1], "test")) == []
 
 
 def write_evaluation(path, one: Contestant, part: str = "test"):

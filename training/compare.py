@@ -24,6 +24,8 @@ import numpy as np
 from inference.bundle import SEPARATOR, list_methods
 from inference.errors import InferenceError
 from training.errors import DataError, TrainingError, exit_code
+from training.evaluation.ablation import HEAD as ABLATION_HEAD
+from training.evaluation.ablation import ablation_rows, switches
 from training.evaluation.ages import age_figures
 from training.evaluation.contestants import (
     Computing,
@@ -59,15 +61,15 @@ def paper_of(method: str, config: dict[str, Any]) -> dict[str, Any] | None:
     paper = read_papers().get(method)
     if paper is None:
         return None
-    switches = (bool(config.get("equalise", True)), str(config.get("paths", "both")))
-    if switches == (True, "both"):
+    if switches(config) == (True, "both"):
         return dict(paper)
     for row in paper.get("ablation", ()):
-        if (row["equalise"], row["paths"]) == switches:
+        if (row["equalise"], row["paths"]) == switches(config):
             return {
                 "source": f"{paper['source']}, Table 4",
                 "data": paper["data"],
                 "mae_months": row["in_house_mae_months"],
+                "rsna_mae_months": row["rsna_mae_months"],
                 "other_data": f"RSNA films (which of them the paper does not say): {row['rsna_mae_months']:.2f} months",
             }
     return None
@@ -246,6 +248,7 @@ def comparison_page(comparison: dict[str, Any]) -> str:
                 ),
             ),
             *_roi_section(comparison),
+            *_ablation_section(comparison),
             section("The papers' data", *map(paragraph, data_differences(comparison) or ["No paper describes these."])),
             section(
                 "By age and sex",
@@ -271,6 +274,17 @@ def _roi_section(comparison: dict[str, Any]) -> list[str]:
         "no names: they count as one class, against squares of its side around the bones."
     )
     return [section("Regions of interest", table("As found on films with boxes", ROI_HEAD, rows), note)]
+
+
+def _ablation_section(comparison: dict[str, Any]) -> list[str]:
+    rows = ablation_rows(comparison)
+    if not rows:
+        return []
+    note = paragraph(
+        "Hui et al. 2022, Table 4. What stands here was trained as long as its run says, and is compared with what was "
+        "trained as long; the paper's networks were trained to the end, on many more films."
+    )
+    return [section("What equalisation and pathways are worth", table("MAE, months", ABLATION_HEAD, rows), note)]
 
 
 def _group_plot(ones: Sequence[dict[str, Any]], groups: list[str], colours: list[str]) -> Plot:
@@ -364,6 +378,9 @@ def main(argv: list[str] | None = None) -> int:
     if regions := roi_rows(comparison):
         print("\nRegions of the 13 RUS bones, against boxes people drew")  # noqa: T201
         print_table(ROI_HEAD, regions)
+    if ablation := ablation_rows(comparison):
+        print("\nEqualisation and pathways of global-local (Hui et al., Table 4), MAE in months")  # noqa: T201
+        print_table(ABLATION_HEAD, ablation)
     print("\n" + "\n".join(data_differences(comparison)))  # noqa: T201
     if arguments.json:
         arguments.json.write_text(json.dumps(comparison, indent=1, allow_nan=False) + "\n")
