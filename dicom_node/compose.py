@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.errors import CompositionFailed, DocumentRejected, DocumentUnwritten
 from dicom_node.events import record
-from dicom_node.interpret import finding_from_json
+from dicom_node.findings import finding_from_json
 from dicom_node.priors import Priors, earlier
 from dicom_node.revisions import lock_revision
 from dicom_node.settings import ComposeSettings, NodeSettings

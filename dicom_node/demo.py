@@ -25,7 +25,8 @@ from dicom_node import logs
 from dicom_node.archive import Archive, CallBack, StoredObject
 from dicom_node.cli import DONE, FAILED
 from dicom_node.errors import NodeError, PeerUnreachable
-from dicom_node.interpret import Interpreter, finding_from_json
+from dicom_node.findings import finding_from_json
+from dicom_node.interpret import Interpreter
 from dicom_node.ownership import check_ownership
 from dicom_node.revisions import DeliveryState, StudyState
 from dicom_node.settings import LogSettings, Settings

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import threading
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import sqlalchemy as sa
-from pydantic import TypeAdapter, ValidationError
 from pydicom import Dataset
 
 from dicom_node import priors
-from dicom_node.errors import InterpretationFailed, StoreError
+from dicom_node.errors import InterpretationFailed
 from dicom_node.events import record
-from dicom_node.findings import finding_columns, kind_of
+from dicom_node.findings import finding_columns, finding_to_json
 from dicom_node.revisions import lock_revision
 from dicom_node.sources import read_source
 from dicom_node.store import FindingRow, Instance, Store, insert_if_absent
-from inference.finding import Estimate, Finding, ModelIdentity, Refusal
-
-_KINDS: dict[str, TypeAdapter[Any]] = {"estimate": TypeAdapter(Estimate), "refusal": TypeAdapter(Refusal)}
+from inference.finding import Estimate, Finding, ModelIdentity
 
 
 class Interpreter(Protocol):
@@ -35,27 +30,6 @@ class Interpreter(Protocol):
     def interpret(self, ds: Dataset) -> Finding:
         """Read one object. A bad film is a Refusal, never an exception."""
         ...
-
-
-def finding_to_json(finding: Finding) -> str:
-    """Write a finding as JSON, whole: ``finding_from_json`` returns an equal one."""
-    return json.dumps({"kind": kind_of(finding), "finding": dataclasses.asdict(finding)}, allow_nan=False)
-
-
-def finding_from_json(text: str) -> Finding:
-    """Read a finding that ``finding_to_json`` wrote.
-
-    Raises
-    ------
-    StoreError
-        The text is no finding: the row was changed by something else, or by a newer version.
-    """
-    try:
-        body = json.loads(text)
-        finding: Finding = _KINDS[body["kind"]].validate_python(body["finding"])
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
-        raise StoreError(f"A finding in the store cannot be read: {type(error).__name__}.") from None
-    return finding
 
 
 class Reader:

@@ -24,8 +24,8 @@ from sqlalchemy.orm import Session
 from dicom_node.cli import DONE
 from dicom_node.errors import StoreError
 from dicom_node.events import record
-from dicom_node.findings import finding_columns
-from dicom_node.interpret import Interpreter, finding_to_json
+from dicom_node.findings import finding_columns, finding_to_json
+from dicom_node.interpret import Interpreter
 from dicom_node.revisions import lock_revision
 from dicom_node.settings import load_settings
 from dicom_node.sources import read_source

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.cli import DONE
 from dicom_node.errors import UnknownStudy
-from dicom_node.interpret import finding_from_json
+from dicom_node.findings import finding_from_json
 from dicom_node.settings import Settings, load_settings
 from dicom_node.status import open_existing
 from dicom_node.store import Delivery, Document, Event, FindingRow, Instance, Revision, Series, Study

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from dicom_node import cli
 from dicom_node.errors import UnknownStudy
-from dicom_node.interpret import finding_to_json
+from dicom_node.findings import finding_to_json
 from dicom_node.revisions import CommitmentState, DeliveryState, RevisionState
 from dicom_node.settings import load_settings
 from dicom_node.show import find_study_by_beginning

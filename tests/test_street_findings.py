@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicom_node.errors import StoreError
-from dicom_node.interpret import finding_from_json, finding_to_json
+from dicom_node.findings import finding_from_json, finding_to_json
 from inference.finding import (
     Box,
     Estimate,

@@ -18,7 +18,7 @@ from conformance.nodes import Journal, document_uids, held_uids, ledger, make_se
 from conformance.stand_in import StandIn, estimate, refuse
 from dicom_node.archive import Archive, CallBack
 from dicom_node.assemble import reprocess
-from dicom_node.interpret import finding_from_json
+from dicom_node.findings import finding_from_json
 from dicom_node.node import Node
 from dicom_node.store import Document, Event, FindingRow, Instance, Revision
 from inference.finding import Finding

@@ -24,6 +24,7 @@ from training.ages import LocatedFilm
 from training.detector import AnnotatedFilm
 from training.machine import Machine
 from training.radiographs import Reading
+from training.recipe import read_recipe
 from training.run import read_about, read_run
 
 AGE_RECIPE = """
@@ -110,6 +111,20 @@ def test_the_detectors_nets_are_trained_within_a_time_and_go_on(tmp_path, target
     if target == "finder":
         make_finder().load_state_dict(read_run(tmp_path / "run"))
     assert read_about(tmp_path / "run")["recipe"]["batch"] == 2
+
+
+def test_a_methods_configuration_is_changed_for_one_run(tmp_path, caplog, capsys):
+    """Given --set, then the run has it and no other; what is no assignment, or of a detector, is refused."""
+    (tmp_path / "r.toml").write_text(AGE_RECIPE)
+    options = (str(tmp_path / "r.toml"), tmp_path / "run", "--precision", "float32")
+    before = read_recipe(str(tmp_path / "r.toml")).method
+    assert run_train(*options, "--set", "rows=32", "--set", 'variant="lite0"', "--epochs", "1") == 0
+    assert read_about(tmp_path / "run")["recipe"]["method"] == before | {"rows": 32, "variant": "lite0"}
+    with pytest.raises(SystemExit):
+        run_train(*options, "--set", "rows")
+    assert "no KEY=VALUE" in capsys.readouterr().err
+    assert run_train("finder", tmp_path / "finder", "--set", "rows=32") == 2
+    assert "--set changes an age method's configuration" in caplog.text
 
 
 def test_recipes_and_devices_that_are_not_there_are_refused(tmp_path, caplog, monkeypatch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -379,6 +380,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, help="epochs instead of the recipe's (of each of its phases)")
     parser.add_argument("--learning-rate", type=float, help="peak learning rate instead of the recipe's")
     parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=read_assignment,
+        metavar="KEY=VALUE",
+        help="of the recipe's method, such as width=0.125; again for each",
+    )
+    parser.add_argument(
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
@@ -408,8 +417,26 @@ def _changed(recipe: AnyRecipe, arguments: argparse.Namespace) -> AnyRecipe:
     changes = {"epochs": arguments.epochs, "peak_learning_rate": arguments.learning_rate}
     wanted = {key: value for key, value in changes.items() if value}
     if not isinstance(recipe, Recipe):
+        if arguments.set:
+            raise RecipeError(f"--set changes an age method's configuration; {recipe.target} has none.")
         return recipe.model_copy(update=wanted)
-    return recipe.model_copy(update={"phases": tuple(p.model_copy(update=wanted) for p in recipe.phases)})
+    phases = tuple(p.model_copy(update=wanted) for p in recipe.phases)
+    return recipe.model_copy(update={"phases": phases, "method": recipe.method | dict(arguments.set)})
+
+
+def read_assignment(text: str) -> tuple[str, Any]:
+    """Read ``key=value`` of a recipe's ``method``, the value as in its file (TOML).
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If it is no assignment.
+    """
+    try:
+        ((key, value),) = tomllib.loads(text).items()
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE as a recipe has it") from error
+    return key, value
 
 
 def make_job(arguments: argparse.Namespace, machine: Machine, start: Start) -> Job:
