@@ -380,6 +380,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, help="epochs instead of the recipe's (of each of its phases)")
     parser.add_argument("--learning-rate", type=float, help="peak learning rate instead of the recipe's")
     parser.add_argument(
+        "--averaging",
+        type=float,
+        metavar="DECAY",
+        help="of the averaged weights, a step, instead of the recipe's (0.998); of few steps average fewer: 0.98",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -414,7 +420,11 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _changed(recipe: AnyRecipe, arguments: argparse.Namespace) -> AnyRecipe:
-    changes = {"epochs": arguments.epochs, "peak_learning_rate": arguments.learning_rate}
+    changes = {
+        "epochs": arguments.epochs,
+        "peak_learning_rate": arguments.learning_rate,
+        "averaging": arguments.averaging,
+    }
     wanted = {key: value for key, value in changes.items() if value}
     if not isinstance(recipe, Recipe):
         if arguments.set:
