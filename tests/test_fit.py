@@ -17,19 +17,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.overrides import TorchFunctionMode
 
 from training import events, prefetch
 from training.errors import RecipeError, RunError, TimeUp
-from training.fit import Schedule, duration, fit, read_curve
+from training.fit import Drops, Schedule, duration, fit, read_curve
 from training.machine import ALONE, Machine, join
 from training.prefetch import Steps, prefetched, seed_of
-from training.recipe import DetectorRecipe, open_recipe, read_recipe
+from training.recipe import DetectorRecipe, Phase, Stretch, open_recipe, read_recipe
 from training.run import begin_run, data_sha256, finish_run, read_about, read_run
 from training.summary import write_summary
 
@@ -187,6 +189,119 @@ def test_a_folder_with_another_schedule_is_refused(tmp_path):
         run_tiny(tmp_path, schedule=Schedule(5, 3, 0.05))
 
 
+STEPS = replace(SCHEDULE, optimiser="sgd", momentum=0.9, drops=Drops((4, 7), 0.1, warm_up=2, begin=0.5), clip=0.0)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(STEPS, momentum=0.8),
+        replace(STEPS, drops=Drops((4, 8), 0.1, warm_up=2, begin=0.5)),
+        replace(STEPS, drops=None),
+        replace(STEPS, clip=5.0),
+        replace(STEPS, patience=3),
+    ],
+)
+def test_a_schedule_is_another_when_any_part_of_it_is(tmp_path, other):
+    run_tiny(tmp_path, schedule=STEPS)
+    run_tiny(tmp_path, schedule=STEPS)
+    with pytest.raises(RunError, match="another schedule"):
+        run_tiny(tmp_path, schedule=other)
+
+
+def test_a_rate_in_steps_rises_and_falls_where_it_is_told(tmp_path):
+    """Given a rise from half the peak in 2 steps and tenths from steps 4 and 7 on, then a run of 12 steps has these."""
+    assert STEPS.drops is not None
+    shares = [0.5, 0.75, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01]
+    assert [STEPS.drops.share(step) for step in range(9)] == pytest.approx(shares)
+    run_tiny(tmp_path, schedule=STEPS)
+    rates = [row["learning_rate"] for row in read_curve(tmp_path)]
+    assert rates == pytest.approx([0.05, 0.005, 0.0005, 0.0005]), "of the step that follows each epoch"
+
+
+def test_a_run_in_steps_is_resumed_as_if_it_had_not_stopped(tmp_path, one_epoch):
+    with pytest.raises(TimeUp):
+        run_tiny(tmp_path / "stopped", schedule=STEPS, deadline=one_epoch)
+    resumed, whole = (run_tiny(tmp_path / name, schedule=STEPS) for name in ("stopped", "whole"))
+    assert same(resumed, whole)
+
+
+def one_weight(folder: Path, schedule: Schedule) -> float:
+    """Train a weight that starts at 1 with a loss whose slope is always 3."""
+    net = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(net.weight)
+    ones = torch.ones(1, 1)
+    return fit(net, lambda _: (ones,), lambda forward, b: 3 * forward(b[0]).sum(), schedule, folder).weight.item()
+
+
+def test_optimisers_step_as_their_papers_say(tmp_path):
+    """Given two steps at a rate of 0.1 down a slope of 3, then by hand: SGD, momentum, a short slope, Adam, decays."""
+    plain = Schedule(1, 2, 0.1, weight_decay=0.0, averaging=0.0, optimiser="sgd", drops=Drops((), 1.0), clip=0.0)
+    assert one_weight(tmp_path / "sgd", plain) == pytest.approx(1 - 0.3 - 0.3)
+    assert one_weight(tmp_path / "momentum", replace(plain, momentum=0.9)) == pytest.approx(1 - 0.3 - 0.3 * 1.9)
+    assert one_weight(tmp_path / "clip", replace(plain, clip=1.0)) == pytest.approx(1 - 0.1 - 0.1, abs=1e-5)
+    assert one_weight(tmp_path / "adam", replace(plain, optimiser="adam")) == pytest.approx(1 - 0.1 - 0.1, abs=1e-5)
+    decayed = replace(plain, optimiser="adam", weight_decay=9.0)
+    assert one_weight(tmp_path / "l2", decayed) == pytest.approx(0.8, abs=0.01), "Adam's decay is part of the slope,"
+    decoupled = one_weight(tmp_path / "w", replace(decayed, optimiser="adamw"))
+    assert decoupled == pytest.approx((1 * 0.1 - 0.1) * 0.1 - 0.1, abs=1e-5), "AdamW's shrinks the weight beside it"
+
+
+def test_a_cycle_leaves_sgd_the_momentum_of_its_schedule(tmp_path):
+    run_tiny(tmp_path, schedule=replace(STEPS, drops=None))
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["optimiser"]["param_groups"][0]["momentum"] == 0.9
+
+
+def test_a_run_without_progress_ends_when_its_patience_does(tmp_path):
+    """Given scores that are best in the second of eight epochs and a patience of 2, then the fourth is the last."""
+    schedule = replace(SCHEDULE, epochs=8, patience=2)
+    scores = iter((5.0, 3.0, 4.0, 3.0))
+    chosen = run_tiny(tmp_path / "a", schedule=schedule, validate=lambda _: next(scores))
+    assert [row["score"] for row in read_curve(tmp_path / "a")] == [5.0, 3.0, 4.0, 3.0]
+    again = run_tiny(tmp_path / "a", schedule=schedule, validate=lambda _: next(scores))
+    assert len(read_curve(tmp_path / "a")) == 4, "the same command does not go on"
+    assert same(chosen, again)
+    run_tiny(tmp_path / "b", schedule=schedule, validate=lambda _: -float(len(read_curve(tmp_path / "b"))))
+    assert len(read_curve(tmp_path / "b")) == 8
+
+
+STRETCH = {"batch": 8, "epochs": 40, "steps_per_epoch": 10, "peak_learning_rate": 0.002}
+
+
+def test_a_recipe_names_the_steps_of_its_rate_in_epochs_or_batches():
+    def drops(**keys) -> Drops | None:
+        return Stretch(**STRETCH, rate={"factor": 0.1, **keys}).schedule(half_precision=False).drops
+
+    assert drops(every_epochs=15) == Drops((150, 300), 0.1)
+    assert drops(every_epochs=20) == Drops((200,), 0.1), "a drop after the last epoch is none"
+    assert drops(at_epochs=(5, 7)) == Drops((50, 70), 0.1)
+    assert drops(at_steps=(33, 44)) == Drops((33, 44), 0.1)
+    assert drops(at_steps=(33,), warm_up_epochs=3, warm_up_from=0.001) == Drops((33,), 0.1, 30, 0.5)
+    constant = Stretch(**STRETCH, rate="constant").schedule(half_precision=False).drops
+    assert constant is not None
+    assert [constant.share(step) for step in (0, 399)] == [1.0, 1.0]
+    assert Stretch(**STRETCH).schedule(half_precision=False) == Schedule(40, 10, 0.002)
+    phase = Phase(**STRETCH, name="one", sharp_share=1.0, patience=7)
+    assert phase.schedule(half_precision=True) == Schedule(40, 10, 0.002, half_precision=True, patience=7)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"optimiser": "adam", "momentum": 0.9}, "adam takes no momentum"),
+        ({"rate": {"factor": 0.1}}, "one of every_epochs"),
+        ({"rate": {"factor": 0.1, "every_epochs": 3, "at_epochs": (1,)}}, "one of every_epochs"),
+        ({"rate": "steps"}, "one-cycle"),
+        ({"optimiser": "lion"}, "adamw"),
+        ({"patience": 3}, "patience"),
+    ],
+)
+def test_a_stretch_that_contradicts_itself_is_refused(keys, words):
+    with pytest.raises(ValidationError, match=words):
+        Stretch(**STRETCH, **keys)
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_epoch_before(tmp_path):
     calls = []
 
@@ -205,7 +320,8 @@ def test_a_checkpoint_of_before_is_still_read(tmp_path, one_epoch):
         run_tiny(tmp_path, deadline=one_epoch, validate=lambda _: 1.0)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert set(state) == {"schedule", "epoch", "net", "average", "optimiser", "cycle", "best"}
-    del state["schedule"]["half_precision"]  # had a default when it came
+    first = ("epochs", "steps_per_epoch", "peak_learning_rate", "weight_decay", "averaging", "warm_up")
+    state["schedule"] = {key: state["schedule"][key] for key in first}  # the others had defaults when they came
     torch.save(state, tmp_path / "checkpoint.pt")
     (tmp_path / "curve.jsonl").write_text('{"epoch": 0, "loss": 1.0, "seconds": 1.0, "score": 1.0}\n')
     run_tiny(tmp_path, validate=lambda _: 1.0)

@@ -19,12 +19,13 @@ from inference.method import AgeMethod
 from inference.pose import Pose, fit_pose, template_points
 from inference.preparation import roi_centres, to_units
 from inference.torch_backend import as_batch
+from training.augmentation import Augmentation
 from training.radiographs import Radiograph, Reading
 
 Float = npt.NDArray[np.float64]
 
 LABEL_SOFTNESS_MONTHS = 3.0
-"""Training labels move by up to this much (Hui et al. 2022, section 3.1)."""
+"""Training labels move by up to this much (Hui et al. 2022, section 3.1), unless a recipe says otherwise."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,12 +136,17 @@ def sample(
 
 
 def augmented(
-    film: LocatedFilm, method: AgeMethod, generator: np.random.Generator
+    film: LocatedFilm, method: AgeMethod, generator: np.random.Generator, augmentation: Augmentation | None = None
 ) -> tuple[tuple[npt.NDArray[np.float32], ...], Float]:
-    """Return the method's inputs for a film, jittered and changed in grey, and where the ROIs lie in them.
+    """Return the method's inputs for a film, changed at random, and where the ROIs lie in them.
 
-    The centres (18, 2) are in the template's plane as the jittered pose has it, without the jitter of their own.
+    Without an ``augmentation`` as this project does it: jittered, changed in grey, blurred, covered. The centres
+    (18, 2) are in the template's plane as the changed pose has it, without the jitter of their own.
     """
+    if augmentation is not None:
+        moved, table = augmentation.move(film.pose, generator), augmentation.grey_table(generator)
+        parts = method.prepare(film.pixels, moved, film.centres)
+        return tuple(table[part] for part in parts), moved.to_template(film.centres)
     pose, centres = jittered(film, generator)
     gamma = float(np.exp(generator.uniform(-0.35, 0.35)))
     table = np.asarray(2 * np.linspace(0, 1, 256) ** gamma - 1, dtype=np.float32)
@@ -214,8 +220,16 @@ class AgeBatch(NamedTuple):
     centres: Tensor | None = None
 
 
-def age_batches(pools: list[Pool], method: AgeMethod, size: int, seed: int) -> Iterator[AgeBatch]:
-    """Yield batches for ever, labels softened by LABEL_SOFTNESS_MONTHS."""
+def age_batches(
+    pools: list[Pool],
+    method: AgeMethod,
+    size: int,
+    seed: int,
+    *,
+    augmentation: Augmentation | None = None,
+    softness: float = LABEL_SOFTNESS_MONTHS,
+) -> Iterator[AgeBatch]:
+    """Yield batches for ever, films changed as :func:`augmented` does, labels moved by up to ``softness`` months."""
     generator = np.random.default_rng(seed)
     shares = np.array([pool.share for pool in pools])
     while True:
@@ -223,8 +237,8 @@ def age_batches(pools: list[Pool], method: AgeMethod, size: int, seed: int) -> I
         for place in generator.choice(len(pools), size, p=shares / shares.sum()):
             pool = pools[place]
             chosen.append(pool.films[generator.choice(len(pool.films), p=pool.probabilities)])
-        ages = [f.reading.age_months + generator.uniform(-LABEL_SOFTNESS_MONTHS, LABEL_SOFTNESS_MONTHS) for f in chosen]
-        samples = [augmented(film, method, generator) for film in chosen]
+        ages = [film.reading.age_months + generator.uniform(-softness, softness) for film in chosen]
+        samples = [augmented(film, method, generator, augmentation) for film in chosen]
         centres = torch.from_numpy(np.stack([places for _, places in samples])).float()
         inputs = stack_inputs([parts for parts, _ in samples])
         yield AgeBatch(inputs, males(chosen), torch.tensor(ages, dtype=torch.float32), centres)

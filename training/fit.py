@@ -1,4 +1,4 @@
-"""The loop all nets of this package train in: one-cycle Adam, weight averaging, checkpoints, resume, progress.
+"""The loop all nets of this package train in: optimiser, rate, weight averaging, checkpoints, resume, progress.
 
 Every step's batch is drawn from a seed of its own, made of the run's seed, the process's rank and the step's number. So
 a resumed run goes on with the draws it would have had, however many workers make the batches.
@@ -11,9 +11,9 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,6 +36,24 @@ _MARGIN = 1.1
 """An epoch may take this much longer than the longest one so far."""
 
 
+Optimiser = Literal["adamw", "adam", "sgd"]
+
+
+@dataclass(frozen=True, slots=True)
+class Drops:
+    """A learning rate that is multiplied by ``factor`` after each of ``steps``; before, it may rise linearly."""
+
+    steps: tuple[int, ...]
+    factor: float
+    warm_up: int = 0  # steps in which it rises to the peak
+    begin: float = 1.0  # share of the peak that it rises from
+
+    def share(self, step: int) -> float:
+        """Return the share of the peak learning rate at a step, counted from 0."""
+        risen = min(1.0, step / self.warm_up) if self.warm_up else 1.0
+        return (self.begin + (1 - self.begin) * risen) * self.factor ** sum(step >= drop for drop in self.steps)
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """How long and how fast to train. ``epochs`` of ``steps_per_epoch`` batches each."""
@@ -45,8 +63,17 @@ class Schedule:
     peak_learning_rate: float
     weight_decay: float = 1e-4
     averaging: float = 0.998  # decay of the exponential moving average of the weights, per step
-    warm_up: float = 0.15  # share of the steps in which the learning rate rises
+    warm_up: float = 0.15  # share of the steps of one cycle in which the learning rate rises
     half_precision: bool = False  # bfloat16 in the forward pass; weights, losses and averages stay float32
+    optimiser: Optimiser = "adamw"
+    momentum: float = 0.0  # of sgd
+    drops: Drops | None = None  # without, one cycle
+    clip: float = 5.0  # longest gradient of a step; 0 leaves all as they are
+    patience: int | None = None  # epochs without a better validation score after which a run ends
+
+
+_DEFAULTS = {field.name: field.default for field in fields(Schedule) if field.default is not MISSING}
+"""What a schedule means that a checkpoint of an earlier version has not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +125,27 @@ def _moved(batch: Any, device: torch.device) -> Any:
     return tree_map(move, batch)
 
 
+def _make_optimiser(net: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    rate, decay = schedule.peak_learning_rate, schedule.weight_decay
+    if schedule.optimiser == "sgd":
+        return torch.optim.SGD(net.parameters(), lr=rate, momentum=schedule.momentum, weight_decay=decay)
+    kind = torch.optim.Adam if schedule.optimiser == "adam" else torch.optim.AdamW
+    return kind(net.parameters(), lr=rate, weight_decay=decay)
+
+
+def _make_cycle(optimiser: torch.optim.Optimizer, schedule: Schedule) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return what sets the learning rate of each step: the drops, or else one cycle."""
+    if schedule.drops is not None:
+        return torch.optim.lr_scheduler.LambdaLR(optimiser, schedule.drops.share)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        max_lr=schedule.peak_learning_rate,
+        total_steps=schedule.epochs * schedule.steps_per_epoch + 1,
+        pct_start=schedule.warm_up,
+        cycle_momentum=schedule.optimiser != "sgd",  # whose momentum is the schedule's
+    )
+
+
 class _Training:
     """Everything that changes while a net is trained."""
 
@@ -110,15 +158,8 @@ class _Training:
         if machine.processes > 1:
             # A batch without girls leaves the girls' network without gradients, in one process and not in another.
             self.objective = DistributedDataParallel(objective, find_unused_parameters=True)
-        self.optimiser = torch.optim.AdamW(
-            net.parameters(), lr=schedule.peak_learning_rate, weight_decay=schedule.weight_decay
-        )
-        self.cycle = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser,
-            max_lr=schedule.peak_learning_rate,
-            total_steps=schedule.epochs * schedule.steps_per_epoch + 1,
-            pct_start=schedule.warm_up,
-        )
+        self.optimiser = _make_optimiser(net, schedule)
+        self.cycle = _make_cycle(self.optimiser, schedule)
         moving = torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.averaging)  # type: ignore[no-untyped-call]
         self.average = torch.optim.swa_utils.AveragedModel(self.net, multi_avg_fn=moving, use_buffers=True)
         self.best: tuple[float, dict[str, Tensor]] | None = None
@@ -128,7 +169,8 @@ class _Training:
         self.optimiser.zero_grad(set_to_none=True)
         loss: Tensor = self.objective(_moved(batch, self.machine.device))
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
+        if self.schedule.clip:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.schedule.clip)
         self.optimiser.step()
         self.cycle.step()
         self.average.update_parameters(self.net)
@@ -166,7 +208,7 @@ class _Training:
         if not path.exists():
             return 0
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if Schedule(**state["schedule"]) != self.schedule:
+        if _DEFAULTS | state["schedule"] != asdict(self.schedule):
             raise RunError(
                 f"{path.parent} holds a run with another schedule; choose another folder or delete that run."
             )
@@ -219,6 +261,12 @@ def read_curve(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a phase's curve, oldest first; none before its first epoch has ended."""
     path = folder / CURVE
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _epochs_since_best(folder: Path) -> int:
+    """Return how many epochs of a curve came after the best validation score; 0 if none was scored."""
+    scores = [row["score"] for row in read_curve(folder)]
+    return 0 if not scores or None in scores else len(scores) - 1 - scores.index(min(scores))
 
 
 def _begin_curve(folder: Path, first: int) -> None:
@@ -323,6 +371,9 @@ def fit(
     steps, longest = Steps(draw, seed, machine.rank), 0.0
     with prefetched(steps, places, workers, pinned=machine.device.type == "cuda") as source:
         for epoch in range(first, schedule.epochs):
+            if schedule.patience is not None and machine.agree(_epochs_since_best(folder) >= schedule.patience):
+                _log.info("no better score in %d epochs: ended after epoch %d", schedule.patience, epoch)
+                break
             started = time.monotonic()
             if machine.agree(deadline is not None and started + _MARGIN * longest > deadline):
                 raise TimeUp(f"The time was up after epoch {epoch} of {schedule.epochs}; the same command goes on.")

@@ -3,20 +3,60 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from inference.method import method_names
+from training.ages import LABEL_SOFTNESS_MONTHS
+from training.augmentation import Augmentation
 from training.errors import RecipeError
-from training.fit import Schedule
+from training.fit import Drops, Optimiser, Schedule
 from training.losses import LOSSES
 
 DETECTORS = ("finder", "landmarks", "regions")
 """The shared detector's nets and global-local's own; all other recipes are age methods'."""
 _STRICT = ConfigDict(frozen=True, extra="forbid")
+
+
+class Steps(BaseModel):
+    """A learning rate that falls in steps, after a linear rise if one is asked for."""
+
+    model_config = _STRICT
+
+    factor: float = Field(gt=0, lt=1)
+    """What it is multiplied by at each step."""
+    every_epochs: int | None = Field(None, gt=0)
+    at_epochs: tuple[int, ...] = ()
+    """It falls after so many epochs."""
+    at_steps: tuple[int, ...] = ()
+    """It falls after so many batches, for papers that count these."""
+    warm_up_epochs: int = Field(0, ge=0)
+    """Epochs, counted among the others, in which it rises to the peak."""
+    warm_up_from: float = Field(0.0, ge=0)
+    """The learning rate it rises from."""
+
+    @model_validator(mode="after")
+    def _falls_once(self) -> Self:
+        if sum(map(bool, (self.every_epochs, self.at_epochs, self.at_steps))) != 1:
+            raise ValueError("steps need one of every_epochs, at_epochs and at_steps")
+        return self
+
+    def drops(self, epochs: int, steps_per_epoch: int, peak: float) -> Drops:
+        """Return the same in batches and as shares of the peak learning rate."""
+        ends = range(self.every_epochs, epochs, self.every_epochs) if self.every_epochs else self.at_epochs
+        return Drops(
+            steps=self.at_steps or tuple(end * steps_per_epoch for end in ends),
+            factor=self.factor,
+            warm_up=self.warm_up_epochs * steps_per_epoch,
+            begin=self.warm_up_from / peak if self.warm_up_epochs else 1.0,
+        )
+
+
+_CONSTANT = Drops(steps=(), factor=1.0)
 
 
 class Stretch(BaseModel):
@@ -29,9 +69,24 @@ class Stretch(BaseModel):
     epochs: int = Field(gt=0)
     steps_per_epoch: int = Field(gt=0)
     peak_learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    averaging: float = Field(0.998, ge=0, lt=1)
+    rate: Literal["one-cycle", "constant"] | Steps = "one-cycle"
+    """How the learning rate goes to its peak and from it."""
     warm_up: float = Field(0.15, gt=0, lt=1)
+    """Share of one cycle in which it rises."""
+    optimiser: Optimiser = "adamw"
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """Of sgd, which alone has it."""
+    weight_decay: float = Field(1e-4, ge=0)
+    clip: float = Field(5.0, ge=0)
+    """Gradients of a step that are longer together are shortened to this; 0 leaves them."""
+    averaging: float = Field(0.998, ge=0, lt=1)
+    """Decay, a step, of the moving average of the weights, which is what a run ends with; 0 takes the last weights."""
+
+    @model_validator(mode="after")
+    def _has_what_its_optimiser_takes(self) -> Self:
+        if self.momentum and self.optimiser != "sgd":
+            raise ValueError(f"{self.optimiser} takes no momentum")
+        return self
 
     def schedule(self, *, half_precision: bool) -> Schedule:
         """Return how long and how fast to train."""
@@ -43,7 +98,16 @@ class Stretch(BaseModel):
             averaging=self.averaging,
             warm_up=self.warm_up,
             half_precision=half_precision,
+            optimiser=self.optimiser,
+            momentum=self.momentum,
+            drops=self._drops(),
+            clip=self.clip,
         )
+
+    def _drops(self) -> Drops | None:
+        if isinstance(self.rate, Steps):
+            return self.rate.drops(self.epochs, self.steps_per_epoch, self.peak_learning_rate)
+        return _CONSTANT if self.rate == "constant" else None
 
 
 class Phase(Stretch):
@@ -56,6 +120,12 @@ class Phase(Stretch):
     """Share of the films of a batch that come from the ``train`` part; the others are small ones (``pretrain``)."""
     balance: float = Field(0.0, ge=0, le=1)
     """Draw films by the density of their age to the power of minus this."""
+    patience: int | None = Field(None, gt=0)
+    """Epochs without a better validation MAE after which the phase ends; without, it never ends early."""
+
+    def schedule(self, *, half_precision: bool) -> Schedule:
+        """Return how long and how fast to train."""
+        return replace(super().schedule(half_precision=half_precision), patience=self.patience)
 
 
 class DetectorRecipe(Stretch):
@@ -88,6 +158,10 @@ class Recipe(BaseModel):
     choose_epoch: bool = True
     """Whether the last phase's best epoch by validation MAE is kept, else its last: intervals from the validation part
     are honest where nothing was chosen on it."""
+    augmentation: Literal["house"] | Augmentation = "house"
+    """How films are changed at random: as this project does it, or as a paper names it."""
+    label_softness_months: float = Field(LABEL_SOFTNESS_MONTHS, ge=0)
+    """Ages of training films move by up to this much, at random."""
     phases: tuple[Phase, ...] = Field(min_length=1)
 
     @field_validator("target")

@@ -25,7 +25,7 @@ from inference.detector import make_finder, make_landmark_net
 from inference.efficientnet_lite import read_imagenet
 from inference.global_local import REGIONS_FILE, GlobalLocalMethod
 from inference.localiser import HasLocaliser
-from inference.method import open_method
+from inference.method import AgeMethod, open_method
 from inference.torch_backend import OnDevice, load_net
 from inference.yolo import RegionNet
 from training.ages import LocatedFilm, Pool, age_batches, estimate, locate, read_located, write_located
@@ -48,6 +48,7 @@ from training.recipe import (
     DETECTORS,
     AnyRecipe,
     DetectorRecipe,
+    Phase,
     Recipe,
     RegionRecipe,
     Stretch,
@@ -307,6 +308,18 @@ class AgeFilms:
         )
 
 
+def _age_draw(recipe: Recipe, phase: Phase, method: AgeMethod, films: AgeFilms, size: int) -> Draw:
+    """Return what makes the batches of a phase."""
+    pools = [
+        Pool.make(part, share, phase.balance)
+        for part, share in ((films.sharp, phase.sharp_share), (films.small, 1 - phase.sharp_share))
+        if share > 0 and part
+    ]
+    augmentation = None if recipe.augmentation == "house" else recipe.augmentation
+    softness = recipe.label_softness_months
+    return lambda seed: next(age_batches(pools, method, size, seed, augmentation=augmentation, softness=softness))
+
+
 def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
     """Train an age method phase by phase.
 
@@ -330,15 +343,10 @@ def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
     reference = np.array([film.reading.age_months for film in films.validation])
     for place, phase in enumerate(recipe.phases):
         method, size = open_method(recipe.target, recipe.method | phase.method), job.machine.share(phase.batch)
-        pools = [
-            Pool.make(part, share, phase.balance)
-            for part, share in ((films.sharp, phase.sharp_share), (films.small, 1 - phase.sharp_share))
-            if share > 0 and part
-        ]
         _log.info("phase %s: %d epochs", phase.name, phase.epochs)
         net = job.fit(
             net,
-            lambda seed, pools=pools, method=method, size=size: next(age_batches(pools, method, size, seed)),  # type: ignore[misc]
+            _age_draw(recipe, phase, method, films, size),
             lambda forward, batch: loss(forward(*batch.inputs, batch.male), batch),
             phase,
             place=place,
