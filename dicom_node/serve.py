@@ -48,6 +48,7 @@ def _serve(settings: Settings, leave: threading.Event) -> None:
         threads=interpret.threads,
         device=interpret.device,
         recalibration=interpret.recalibration,
+        stages=interpret.stages,
     )
     node = Node(settings, engine)
     if leave.is_set():

@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 
 from dicom_node.errors import SettingsError
 from inference.bundle import SEPARATOR, canonical_name, list_methods
-from inference.method import DEFAULT_METHOD
+from inference.method import DEFAULT_METHOD, STAGE_METHODS
 from reports.character_sets import FOR_CHINESE, UTF_8, CharacterSet
 from reports.identity import KINDS, Kind
 
@@ -67,9 +67,17 @@ def _check_method(name: str) -> str:
     return name if members == [name] else canonical_name(name)
 
 
+def _check_stage_method(name: str) -> str:
+    """Return the name of a method that tells stages and has weights here."""
+    if name not in STAGE_METHODS:
+        raise ValueError(f"This method tells no stages; use one of: {', '.join(STAGE_METHODS)}.")
+    return _check_method(name)
+
+
 DeliveredKind = Literal["sr", "sc", "text", "gsps", "pdf", "kos", "sr-cornerstone"]
 AETitle = Annotated[str, AfterValidator(_check_ae_title)]
 Method = Annotated[str, AfterValidator(_check_method)]
+StageMethod = Annotated[str, AfterValidator(_check_stage_method)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 SeriesNumber = Annotated[int, Field(ge=1, le=2**31 - 1 - len(KINDS))]
@@ -130,7 +138,14 @@ class InterpretSettings(_Section):
     threads: Annotated[int, Field(ge=1)] = 2
     device: Literal["auto", "cpu", "cuda"] = "auto"
     recalibration: Path | None = None  # written by `boneage-node evaluate --recalibrate` on the site's own films
+    stages: StageMethod | None = None  # tells stages of bones and an age of its own by them, beside the method's
     shadow: tuple[Method, ...] = ()  # read the same films afterwards; recorded, never sent
+
+    @model_validator(mode="after")
+    def _stages_are_another_methods(self) -> InterpretSettings:
+        if self.stages == self.method:
+            raise ValueError(f"{self.method} tells stages by itself; leave stages out, or choose another method.")
+        return self
 
     @model_validator(mode="after")
     def _shadows_differ(self) -> InterpretSettings:

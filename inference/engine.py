@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
-from inference.bundle import DETECTOR, canonical_name, open_bundle
+from inference.bundle import DETECTOR, Bundle, canonical_name, open_bundle
 from inference.errors import FilmError
 from inference.film import Film, display_bytes, read_film, without_border
 from inference.finding import (
@@ -96,6 +96,18 @@ class AgeNetwork(Protocol):
         ...
 
 
+class Stager(NamedTuple):
+    """A second method beside the one that reads the age: its stages, and the age their score gives, go with it."""
+
+    network: AgeNetwork
+    identity: ModelIdentity
+
+    def tell(self, hands: Sequence[SexedHand]) -> list[BoneProfile | None]:
+        """Return the bones of each hand, named as this model's."""
+        profiles = [reading.profile for reading in self.network.read(hands)]
+        return [profile and replace(profile, model=self.identity) for profile in profiles]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Readable:
     """A film that nothing speaks against reading, on its way to the network."""
@@ -131,6 +143,8 @@ class Engine:
         A site's own correction of its ages; it shows in the identity's version and in a flag.
     sex_alarm
         When a film that contradicts PatientSex is flagged; never without.
+    stager
+        What tells the stages of bones beside the age; without, the network itself does, if it can.
 
     Raises
     ------
@@ -147,6 +161,7 @@ class Engine:
         recalibration: Recalibration | None = None,
         *,
         sex_alarm: SexAlarm | None = None,
+        stager: Stager | None = None,
     ) -> None:
         if recalibration is not None:
             recalibration.check(identity)
@@ -156,6 +171,7 @@ class Engine:
         self._calibration = calibration
         self._recalibration = recalibration
         self._sex_alarm = sex_alarm
+        self._stager = stager
         self.identity = identity
 
     @classmethod
@@ -168,6 +184,7 @@ class Engine:
         recalibration: Path | None = None,
         folder: Path | None = None,
         form: Form = "eager",
+        stages: str | None = None,
     ) -> Engine:
         """Load a method's bundle and the detector's.
 
@@ -186,6 +203,8 @@ class Engine:
             Where the method's bundle lies; the shipped ones by default. The detector's is always the shipped one.
         form
             How the age network computes; "eager" is what the node runs, see ``inference.torch_backend.Form``.
+        stages
+            One of ``inference.method.STAGE_METHODS`` that tells the stages of bones beside the method's age.
 
         Raises
         ------
@@ -198,15 +217,22 @@ class Engine:
 
         where = choose_device(device, threads)
         detector, bundle = open_bundle(DETECTOR), open_bundle(method, folder)
-        network, weights_sha256 = open_network(method, bundle, where, folder, form)
+
+        def open_one(name: str, opened: Bundle, form: Form) -> Stager:
+            network, weights_sha256 = open_network(name, opened, where, folder, form)
+            label = str(opened.metadata["name"])
+            return Stager(network, ModelIdentity(canonical_name(name), label, opened.version, weights_sha256))
+
+        network, identity = open_one(method, bundle, form)
         calibration = bundle.read_json("calibration.json")
         return cls(
             TorchLocator(detector, where),
             network,
             Calibration.parse(calibration),
-            ModelIdentity(canonical_name(method), str(bundle.metadata["name"]), bundle.version, weights_sha256),
+            identity,
             Recalibration.read(recalibration) if recalibration is not None else None,
             sex_alarm=SexAlarm.parse(calibration),
+            stager=None if stages is None else open_one(stages, open_bundle(stages, folder), "eager"),
         )
 
     def interpret(self, ds: Dataset) -> Finding:
@@ -278,10 +304,14 @@ class Engine:
         by_film = [[next(readings) for _ in one.sexed] for one in readable]
         certain = [i for i, one in enumerate(readable) if one.subject.sex is not None]
         alarms = self._check_sex([readable[i].sexed[0] for i in certain], [by_film[i][0] for i in certain])
+        profiles = self._tell_stages([readable[i].sexed[0] for i in certain], [by_film[i][0] for i in certain])
         findings: list[Finding] = [self._leave_open(one, found) for one, found in zip(readable, by_film, strict=True)]
-        for i, alarm in zip(certain, alarms, strict=True):
-            findings[i] = self._conclude(readable[i], by_film[i][0], alarm)
+        for i, alarm, profile in zip(certain, alarms, profiles, strict=True):
+            findings[i] = self._conclude(readable[i], by_film[i][0], alarm, profile)
         return findings
+
+    def _tell_stages(self, hands: list[SexedHand], readings: list[Reading]) -> list[BoneProfile | None]:
+        return [one.profile for one in readings] if self._stager is None else self._stager.tell(hands)
 
     def _leave_open(self, one: _Readable, readings: list[Reading]) -> Refusal:
         """Return the refusal of a hand whose sex is not known, with what either sex would give."""
@@ -315,7 +345,7 @@ class Engine:
             flags[i] = [] if flag is None else [flag]
         return flags
 
-    def _conclude(self, one: _Readable, reading: Reading, alarm: list[Flag]) -> Estimate:
+    def _conclude(self, one: _Readable, reading: Reading, alarm: list[Flag], profile: BoneProfile | None) -> Estimate:
         hand, sex = one.hand, one.sexed[0].sex
         age, (low, high), changes = self._place(reading.age_months, sex)
         pose_flags = _flags_of_pose(one.film, hand, one.hands_found)
@@ -332,7 +362,7 @@ class Engine:
             quality=min(1.0, max(0.0, hand.evidence.mean_score)),
             flags=(*one.flags, *alarm, *changes, *pose_flags, *_flags_of_age(age, hand.evidence), *_strange(reading)),
             model=self.identity,
-            profile=reading.profile,
+            profile=profile,
         )
 
     def _place(self, age: float, sex: Sex) -> tuple[float, tuple[float, float], list[Flag]]:

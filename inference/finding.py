@@ -129,6 +129,7 @@ class BoneProfile:
     points: float  # 0..1000, the sum of the expected points
     age_months: float
     origin: str = DERIVED
+    model: ModelIdentity | None = None  # what told the stages, where it is not what read the age
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,10 @@ DEFAULT_METHOD = "house"
 """What the node, the demo and the commands use unless told otherwise."""
 
 
+STAGE_METHODS = ("precise-baa",)
+"""Methods that tell maturity stages; their reading can stand beside another method's age."""
+
+
 def weight_files_of(method: AgeMethod) -> dict[str, str]:
     """Return the bundle's files that fill a method's network, each with the prefix of its names in the state.
 

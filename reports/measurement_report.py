@@ -213,13 +213,18 @@ def _roi_groups(report: Report, side: Laterality) -> list[Item]:
     for roi in report.finding.rois:
         box = report.on_image(roi.box)
         if box is not None:
-            values = [_site(codes.SITES[roi.name], side), *algorithm, *_stage(report, stages.get(roi.name), box)]
+            told_by = None if profile is None else profile.model
+            stage = _stage(report, stages.get(roi.name), box, told_by)
+            values = [_site(codes.SITES[roi.name], side), *algorithm, *stage]
             groups.append(_group(report, f"Region {roi.name}", codes.REGIONS[roi.name], box, values))
     return groups
 
 
-def _stage(report: Report, bone: BoneStage | None, box: Box) -> list[Item]:
-    """Return a bone's maturity stage as a number of its scale, with its points and how sure the model is of it."""
+def _stage(report: Report, bone: BoneStage | None, box: Box, told_by: ModelIdentity | None) -> list[Item]:
+    """Return a bone's maturity stage as a number of its scale, with its points and how sure the model is of it.
+
+    ``told_by`` is that model, where it is not the group's.
+    """
     if bone is None:
         return []
     scale = content.text(
@@ -229,10 +234,16 @@ def _stage(report: Report, bone: BoneStage | None, box: Box) -> list[Item]:
         codes.STAGE_PROBABILITY, round(bone.probability, 4), codes.NO_UNITS, Relation.HAS_PROPERTIES
     )
     stage = content.count(codes.BONE_STAGE, bone.stage, codes.NO_UNITS, Relation.CONTAINS)
+    region = content.region(box, report.source, Relation.INFERRED_FROM)
     return [
-        content.with_children(stage, scale, probability, content.region(box, report.source, Relation.INFERRED_FROM)),
-        content.number(codes.BONE_POINTS, bone.points, codes.NO_UNITS),
+        content.with_children(stage, *_told_by(told_by), scale, probability, region),
+        content.number(codes.BONE_POINTS, bone.points, codes.NO_UNITS, *_told_by(told_by)),
     ]
+
+
+def _told_by(model: ModelIdentity | None) -> list[Item]:
+    """TID 4019 for one number, where another model made it than the rest."""
+    return [] if model is None else _algorithm_named(model)
 
 
 def rois_off_image(report: Report) -> list[Roi]:
@@ -350,6 +361,7 @@ def _assessed_numbers(assessment: Assessment | None, language: Language) -> list
         items.append(content.with_children(score, *_reference(assessment.sd)))
     for age in assessment.stage_ages:
         named = [_by(codes.METHOD, wording.method(age.method, language)), _by(codes.AUTHORITY, age.citation)]
+        named = [*_told_by(age.model), *named]
         items.append(content.number(codes.RUS_SCORE, age.points, codes.NO_UNITS, *named))
         items.append(content.number(codes.RUS_AGE, age.age_months, codes.MONTH, *named))
     for prediction in assessment.heights:

@@ -15,6 +15,7 @@ from inference.finding import (
     Finding,
     Flag,
     Laterality,
+    ModelIdentity,
     Refusal,
     Sex,
     Subject,
@@ -255,11 +256,17 @@ def stage_age(age: StageAge, language: Language = "en") -> str:
     """Return the score and the age a scale gives, which were derived by the model and not read by a person."""
     years, points = years_and_months(age.age_months, language), f"{age.points:.0f}"
     years += _either(language, " or more", "及以上") if age.is_mature else ""
+    of_model = _of_model(age.model, language)
     return _either(
         language,
-        f"{age.method}: score {points}, age {years} (derived, not read)",
-        f"{method(age.method, language)}：评分 {points}，骨龄 {years} (由模型推导，非人工判读)",
+        f"{age.method}: score {points}, age {years} (derived, not read{of_model})",
+        f"{method(age.method, language)}：评分 {points}，骨龄 {years} (由模型推导，非人工判读{of_model})",
     )
+
+
+def _of_model(model: ModelIdentity | None, language: Language) -> str:
+    """Return which other model told the stages; nothing where it is the one that read the age."""
+    return "" if model is None else f"{_either(language, '; ', '；')}{model.method} {model.version}"
 
 
 def height(prediction: HeightPrediction, language: Language = "en") -> str:
@@ -371,7 +378,8 @@ def legend(language: Language = "en", *, staged: bool = False) -> str:
 
 def profile_title(profile: BoneProfile, language: Language = "en") -> str:
     """Return the heading of the stage profile, which says that nobody read the stages."""
-    return _either(language, f"Stages ({profile.origin})", "分期 (由模型推导，非人工判读)")
+    of_model = _of_model(profile.model, language)
+    return _either(language, f"Stages ({profile.origin}{of_model})", f"分期 (由模型推导，非人工判读{of_model})")
 
 
 def flags(finding: Finding) -> tuple[Flag, ...]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
+from dicom_node.findings import finding_from_json, finding_to_json
 from inference.anatomy import ROI_NAMES
 from inference.bundle import bundles_folder, list_methods, open_bundle
 from inference.detector import make_finder, make_landmark_net
@@ -171,6 +173,19 @@ def test_an_unknown_sex_is_read_by_either(engine, hand):
         assert reading.age_months == pytest.approx(estimate.age_months, abs=1e-3)
         assert reading.interval_low_months == pytest.approx(estimate.interval_low_months, abs=1e-3)
         assert reading.interval_high_months == pytest.approx(estimate.interval_high_months, abs=1e-3)
+
+
+def test_a_second_methods_stages_and_age_stand_beside_the_first_ones_age(engine, hand):
+    """Given a method for the stages, then the age stays, and bones, score and second age are that method's own."""
+    film = as_object(hand)
+    both = Engine.load(engine.identity.method, stages="precise-baa", device="cpu").interpret(film)
+    alone = Engine.load("precise-baa", device="cpu")
+    read = alone.interpret(film)
+    assert (both.age_months, both.model) == (engine.interpret(film).age_months, engine.identity)
+    assert both.profile == replace(read.profile, model=alone.identity)
+    assert both.profile.age_months == read.age_months
+    assert both.profile.age_months != both.age_months
+    assert finding_from_json(finding_to_json(both)) == both
 
 
 def test_reading_twice_gives_the_same(engine, hand):

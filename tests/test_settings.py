@@ -112,6 +112,8 @@ def test_all_problems_are_listed_with_section_key_and_remedy(tmp_path: Path) -> 
         ("store", '[store]\nurl = "sqlite://"\nurl_file = "u"\n'),
         ("deliver.max_retry_s", "[deliver]\nmax_retry_s = inf\n"),
         ("log.level", '[log]\nlevel = "LOUD"\n'),
+        ("interpret.stages", '[interpret]\nstages = "ala-net"\n'),
+        ("interpret", '[interpret]\nmethod = "precise-baa"\nstages = "precise-baa"\n'),
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, section: str, text: str) -> None:

@@ -7,6 +7,8 @@ from datetime import date
 from enum import StrEnum
 from typing import Literal
 
+from inference.finding import ModelIdentity
+
 ReferenceName = Literal["brush-foundation", "greulich-pyle"]
 Verdict = Literal["advanced", "delayed", "normal"]
 
@@ -61,6 +63,7 @@ class StageAge:
     age_months: float
     citation: str
     is_mature: bool = False  # the scale ends here: the age is this one or any later
+    model: ModelIdentity | None = None  # what told the stages, where it is not what read the bone age
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,14 +29,15 @@ def stage_ages(profile: BoneProfile, sex: Sex) -> tuple[tuple[StageAge, ...], tu
         (TW3_C_RUS, [(score, age) for age, score in china["age"][SEX_KEYS[sex]]], china["citation"]),
     )
     is_mature = profile.points >= MOST_POINTS
-    ages = [StageAge(RUS_CHN, profile.points, profile.age_months, entry["rus_chn_citation"], is_mature)]
+    rus_chn = StageAge(RUS_CHN, profile.points, profile.age_months, entry["rus_chn_citation"], is_mature, profile.model)
+    ages = [rus_chn]
     why_not = []
     for method, rows, citation in curves:
         found = interpolated(rows, points)
         if found is None:
             why_not.append(OUTSIDE_SCALE.format(method=method, points=round(points)))
         else:
-            ages.append(StageAge(method, points, found[0] * 12, citation, points >= MOST_POINTS))
+            ages.append(StageAge(method, points, found[0] * 12, citation, points >= MOST_POINTS, profile.model))
     return tuple(ages), tuple(why_not)
 
 

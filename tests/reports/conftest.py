@@ -93,6 +93,15 @@ def full(estimate):
 
 
 @pytest.fixture
+def two_models(full):
+    """The same, the stages told by another model than the age."""
+    film, _ = full
+    stager = ModelIdentity("precise-baa", "Bone age, precise-baa", "0.1.0", "b" * 64)
+    film = replace(film, profile=replace(film.profile, model=stager))
+    return film, assess(film, height_cm=140.0, weight_kg=32.0, midparent_cm=171.0)
+
+
+@pytest.fixture
 def sex_unknown(refusal_with_hand) -> Refusal:
     assumed = tuple(AssumedReading(sex, 120.0 - 12 * i, 100.0, 140.0, 0.9) for i, sex in enumerate(Sex))
     return replace(refusal_with_hand, assumed=assumed)

@@ -45,6 +45,28 @@ def texts(document) -> list[str]:
     return [str(item.TextValue) for item in descendants(document) if item.ValueType == "TEXT"]
 
 
+@pytest.mark.parametrize(("case", "named"), [("full", None), ("two_models", "Bone age, precise-baa")])
+def test_stages_of_another_model_bear_its_name(dx, identify, request, case, named):
+    """Given stages of another model than the age's, then each number made of them names it, and no other does."""
+    finding, assessment = request.getfixturevalue(case)
+    document = compose_sr(dx, finding, identify(dx, "sr"), assessment=assessment)
+    verify(document, dx, finding)
+    told = {"RUS-SCORE", "RUS-AGE", "BONE-STAGE", "BONE-POINTS"}
+    for item in descendants(document):
+        if item.ValueType == "NUM":
+            made_of_stages = item.ConceptNameCodeSequence[0].CodeValue in told
+            names = [
+                child.TextValue
+                for child in children(item)
+                if matches(child.ConceptNameCodeSequence, codes.ALGORITHM_NAME)
+            ]
+            assert names == ([named] if named and made_of_stages else [])
+    lines = [text for text in texts(document) if "RUS-CHN: score" in text]
+    assert lines
+    assert all(("; precise-baa 0.1.0)" in line) == bool(named) for line in lines)
+    assert ("precise-baa" in wording.profile_title(finding.profile, "zh")) == bool(named)
+
+
 def test_the_first_five_numbers_are_what_a_viewer_shows(dx, full, identify):
     finding, assessment = full
     document = compose_sr(dx, finding, identify(dx, "sr"), assessment=assessment)

@@ -46,6 +46,7 @@ CASES = ISSUE | {
     "sparse-cr-refused": ("cr", "refusal", "en"),
     "refused-hand": ("dx", "refusal_with_hand", "en"),
     "chinese-full": ("chinese", "full", "zh"),
+    "two-models": ("dx", "two_models", "en"),
     "chinese-refused": ("chinese", "refusal", "zh"),
     "chinese-sex-unknown": ("chinese", "sex_unknown", "zh"),
 }
@@ -130,7 +131,7 @@ def documents(request, dx, cr, display, identify, tmp_path_factory):
         folder = tmp_path_factory.mktemp("documents")
         for name, (source, finding, language) in CASES.items():
             value = request.getfixturevalue(finding)
-            found, assessment = value if finding == "full" else (value, None)
+            found, assessment = value if isinstance(value, tuple) else (value, None)
             header = SOURCES[source](deepcopy(dx), deepcopy(cr), display)
             shown = display_bytes(read_film(header)) if source == "jpeg2000" else display
             capture = Capture(*identified(identify(header, "sc")))
