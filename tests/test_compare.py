@@ -10,10 +10,19 @@ from dicom_node.cli import DELEGATED, build_parser
 from inference.bundle import open_bundle
 from inference.method import method_names, open_method
 from training import compare as command
-from training.compare import compare, comparison_page, gain, group_rows, paper_of, read_papers, summary_rows
+from training.compare import (
+    compare,
+    comparison_page,
+    gain,
+    group_notes,
+    group_rows,
+    roi_rows,
+    summary_rows,
+)
 from training.errors import DataError, RunError
 from training.evaluation.ablation import ablation_rows
 from training.evaluation.contestants import Computing, Contestant, common_films, from_evaluation, from_run
+from training.evaluation.papers import own_groups, paper_cells, paper_of, read_papers
 from training.evaluation.reading import Row
 
 COST = {"parameters": 7_800_000, "megabytes": 19.4, "threads": 2, "device": "cpu"}
@@ -57,27 +66,109 @@ def test_every_paper_is_of_a_method_and_says_what_it_measured_on():
     assert all(paper["data"] and paper["source"] and paper["mae_months"] > 0 for paper in papers.values())
 
 
+HUI_TABLE_3 = {
+    # years: MAE of boys, girls, both; RMSE of boys, girls, both
+    "(4, 6]": (0.195, 0.455, 0.301, 0.291, 0.554, 0.418),
+    "(6, 8]": (0.54, 0.424, 0.455, 0.69, 0.542, 0.585),
+    "(8, 10]": (0.521, 0.445, 0.469, 0.736, 0.591, 0.641),
+    "(10, 12]": (0.8, 0.43, 0.482, 0.992, 0.557, 0.635),
+    "(12, 14]": (0.368, 0.519, 0.418, 0.536, 0.639, 0.572),
+    "(14, 16]": (0.518, 0.616, 0.561, 0.637, 0.818, 0.722),
+    "(16, 18]": (0.412, 0.639, 0.484, 0.587, 0.765, 0.649),
+    "all": (0.427, 0.455, 0.444, 0.617, 0.588, 0.599),
+}
+JIA_TABLE_2 = {
+    "0\N{EN DASH}3": (0.95, 0.99),
+    "4\N{EN DASH}7": (0.72, 0.78),
+    "8\N{EN DASH}11": (0.48, 0.54),
+    "12\N{EN DASH}15": (0.57, 0.62),
+    "16\N{EN DASH}18": (0.94, 1.22),
+    "2\N{EN DASH}18": (0.59, 0.67),
+    "all": (0.61, 0.69),
+}
+
+
+def in_months(years: tuple[float, ...]) -> object:
+    return pytest.approx([12 * value for value in years], abs=0.006)
+
+
 def test_hui_in_years_is_hui_in_months():
     paper = read_papers()["global-local"]
-    years = {"(4, 6]": 0.301, "(6, 8]": 0.455, "(8, 10]": 0.469, "(10, 12]": 0.482, "(12, 14]": 0.418,
-             "(14, 16]": 0.561, "(16, 18]": 0.484}  # fmt: skip
-    for group, value in years.items():
-        assert paper["groups_mae_months"][group] == pytest.approx(12 * value, abs=0.006)
-    assert paper["mae_months"] == pytest.approx(12 * 0.444, abs=0.006)
-    table_4 = [0.813, 0.68, 0.658, 0.6, 0.467, 0.444]
-    rows = paper["ablation"]
-    assert [row["in_house_mae_months"] for row in rows] == pytest.approx([12 * v for v in table_4], abs=0.006)
+    told = paper["groups_mae_rmse_months"]
+    assert set(told) == set(HUI_TABLE_3)
+    for group, years in HUI_TABLE_3.items():
+        for place, sex in enumerate(("male", "female", "total")):
+            assert told[group][sex] == in_months((years[place], years[place + 3])), (group, sex)
+    assert told["all"]["total"] == [paper["mae_months"], paper["rmse_months"]]
+    table_4 = (0.813, 0.68, 0.658, 0.6, 0.467, 0.444)
+    assert [row["in_house_mae_months"] for row in paper["ablation"]] == in_months(table_4)
+    assert [row["rsna_mae_months"] for row in paper["ablation"]] == in_months((0.854, 0.735, 0.712, 0.68, 0.53, 0.512))
+
+
+def test_jia_in_years_is_jia_in_months():
+    paper = read_papers()["precise-baa"]
+    told = paper["groups_mae_rmse_months"]
+    assert set(told) == set(JIA_TABLE_2)
+    for group, years in JIA_TABLE_2.items():
+        assert told[group]["total"] == in_months(years), group
+    assert told["all"]["total"] == [paper["mae_months"], paper["rmse_months"]]
+
+
+def test_the_other_papers_tell_what_they_tell():
+    """Li et al. in the text and Table 2, Liu et al. in Table 6 and the abstract, Wang et al. in Tables 1 and 2."""
+    papers = read_papers()
+    assert papers["unsupervised-mobilenet"]["parameters"] == 7_600_000
+    assert papers["unsupervised-mobilenet"]["mae_months"] == 6.2
+    sexes = {"male": [3.89, None], "female": [4.07, None], "total": [3.98, None]}
+    assert papers["2m-net"]["groups_mae_rmse_months"] == {"all": sexes}
+    assert (papers["2m-net"]["mae_months"], papers["2m-net"]["parameters"]) == (3.98, 11_800_000)
+    assert papers["ala-net"]["mae_months"] == 3.91
+    assert [papers["ala-net"]["roi"][key] for key in ("ap", "ap50", "ap75")] == [0.892, 0.980, 0.980]
 
 
 def test_a_papers_figures_by_age_and_by_sex_stand_below_its_method():
-    """Given Hui et al., then its age groups stand beside both sexes' and its sexes' figures beside all ages'."""
+    """Given Hui et al., then MAE and RMSE of its age groups stand beside ours, for boys, girls and both."""
     comparison = compare([contestant("a", ERRORS, method="global-local"), contestant("b", ERRORS)], "test")
     both, male, female = (group_rows(comparison, sex) for sex in ("total", "male", "female"))
     assert [row[0] for row in both] == [row[0] for row in male] == ["a", "  paper", "b"]
-    assert both[1][-1] == "5.3"
-    assert both[1][2] == "3.6", "(4, 6]"
-    assert (male[1][-1], female[1][-1]) == ("5.1", "5.5")
-    assert set(male[1][1:-1]) == {"\N{EN DASH}"}
+    assert both[1][1:4] == ("\N{EN DASH}", "3.6 / 5.0", "5.5 / 7.0"), "none below 4 years, (4, 6], (6, 8]"
+    assert both[1][-2:] == ("5.8 / 7.8", "5.3 / 7.2"), "its (16, 18] beside (16, 19], all"
+    assert (male[1][5], female[1][5]) == ("9.6 / 11.9", "5.2 / 6.7"), "(10, 12]"
+    assert (male[1][-1], female[1][-1]) == ("5.1 / 7.4", "5.5 / 7.1")
+    assert any("(16, 18] stand beside" in note for note in group_notes(comparison))
+
+
+def test_a_papers_own_age_groups_stand_below_the_table():
+    """Given Jia et al., whose groups are whole years, then only all ages stand in the table, of both sexes together."""
+    comparison = compare([contestant("a", ERRORS, method="precise-baa"), contestant("b", ERRORS)], "test")
+    assert group_rows(comparison, "total")[1] == ("  paper", *["\N{EN DASH}"] * 8, "7.3 / 8.3")
+    assert [row[0] for row in group_rows(comparison, "male")] == ["a", "b"]
+    (note,) = group_notes(comparison)
+    assert "0\N{EN DASH}3 11.4 / 11.9, 4\N{EN DASH}7 8.6 / 9.4" in note
+    assert note in comparison_page(comparison)
+    assert group_notes(compare([contestant("b", ERRORS)], "test")) == []
+
+
+def test_a_paper_without_rmse_stands_with_its_mae():
+    paper = read_papers()["2m-net"]
+    groups = ["(0, 4]", "all"]
+    assert paper_cells(paper, groups, "male") == ["\N{EN DASH}", "3.9"]
+    wang = read_papers()["ala-net"]
+    assert paper_cells(wang, groups, "total") == ["\N{EN DASH}", "3.9"]
+    assert paper_cells(wang, groups, "female") is None
+    assert own_groups(wang, groups) is None
+
+
+ROI = dict.fromkeys(("precision", "recall", "f1", "ap", "ap50", "ap75", "centre_median", "within_3_percent"), 0.5)
+
+
+def test_a_paper_stands_below_its_own_methods_regions_only():
+    """Given a method with figures of regions and one without, then the other's paper is left out."""
+    measured = contestant("a", ERRORS, method="precise-baa")
+    measured = replace(measured, rois={"detector": "shared", "shared": ROI | {"films": 81}})
+    comparison = compare([measured, contestant("b", ERRORS, method="ala-net")], "test")
+    assert [row[0] for row in roi_rows(comparison)] == ["a", "  paper"]
+    assert roi_rows(comparison)[1][1] == "13 regions, its mAP"
 
 
 def test_an_ablation_stands_beside_its_own_row_of_table_4():

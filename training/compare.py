@@ -15,7 +15,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from inference.bundle import SEPARATOR, list_methods
 from inference.errors import InferenceError
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.ablation import HEAD as ABLATION_HEAD
-from training.evaluation.ablation import ablation_rows, switches
+from training.evaluation.ablation import ablation_rows
 from training.evaluation.ages import age_figures
 from training.evaluation.contestants import (
     Computing,
@@ -39,6 +38,7 @@ from training.evaluation.drawing import COLOURS, Plot
 from training.evaluation.figures import clean
 from training.evaluation.own_rois import boxed_films
 from training.evaluation.page import decimal, figure, figures, page, paragraph, percent, section, table
+from training.evaluation.papers import own_groups, paper_cells, paper_of
 from training.evaluation.report import cumulative_plot, short_names
 from training.radiographs import load_half, read_split
 from training.run import git_revision
@@ -47,32 +47,6 @@ _log = logging.getLogger(__name__)
 
 SCHEMA = "boneage-node/comparison/1"
 _DASH = "\N{EN DASH}"
-
-
-def read_papers() -> dict[str, Any]:
-    """Return the papers' figures by method, as ``training/evaluation/papers.json`` has them."""
-    text = resources.files("training.evaluation").joinpath("papers.json").read_text("utf-8")
-    papers: dict[str, Any] = json.loads(text)
-    return papers
-
-
-def paper_of(method: str, config: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the paper's figures for a method; for an ablation, those of its row of Table 4 alone."""
-    paper = read_papers().get(method)
-    if paper is None:
-        return None
-    if switches(config) == (True, "both"):
-        return dict(paper)
-    for row in paper.get("ablation", ()):
-        if (row["equalise"], row["paths"]) == switches(config):
-            return {
-                "source": f"{paper['source']}, Table 4",
-                "data": paper["data"],
-                "mae_months": row["in_house_mae_months"],
-                "rsna_mae_months": row["rsna_mae_months"],
-                "other_data": f"RSNA films (which of them the paper does not say): {row['rsna_mae_months']:.2f} months",
-            }
-    return None
 
 
 def gain(contestant: Contestant, first: Contestant) -> dict[str, float] | None:
@@ -153,23 +127,25 @@ def summary_rows(comparison: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def group_rows(comparison: dict[str, Any], sex: str) -> list[tuple[str, ...]]:
-    """Return MAE / RMSE per age group of one sex or of both: a row a contestant, and its paper's MAE below it.
+    """Return MAE / RMSE per age group of one sex or of both: a row a contestant, and its paper's figures below it.
 
-    Papers tell age groups for both sexes together, if at all, and each sex for all ages.
+    A paper has a row where it tells something of that sex; what it tells of other age groups, :func:`group_notes` has.
     """
     rows: list[tuple[str, ...]] = []
     for one in comparison["contestants"]:
         cells = [row[sex] for row in one["table_3"].values()]
         rows.append((one["label"], *(f"{decimal(c['mae_months'])} / {decimal(c['rmse_months'])}" for c in cells)))
-        theirs = (one["paper"] or {}).get("groups_mae_months")
-        if theirs and sex == "total":
-            renamed = {"(16, 19]": "(16, 18]"}
-            own = [theirs.get(renamed.get(group, group)) for group in list(one["table_3"])[:-1]]
-            rows.append(("  paper", *(decimal(value) for value in own), decimal(one["paper"]["mae_months"])))
-        elif one["paper"] and f"mae_{sex}_months" in one["paper"]:
-            blank = [_DASH] * (len(one["table_3"]) - 1)
-            rows.append(("  paper", *blank, decimal(one["paper"][f"mae_{sex}_months"])))
+        theirs = paper_cells(one["paper"], list(one["table_3"]), sex) if one["paper"] else None
+        if theirs:
+            rows.append(("  paper", *theirs))
     return rows
+
+
+def group_notes(comparison: dict[str, Any]) -> list[str]:
+    """Say of each paper that has them its figures in age groups of its own, and how its groups differ from these."""
+    groups = list(comparison["contestants"][0]["table_3"])
+    notes = (own_groups(one["paper"], groups) for one in comparison["contestants"] if one["paper"])
+    return list(dict.fromkeys(note for note in notes if note))
 
 
 ROI_HEAD = (
@@ -186,6 +162,7 @@ def roi_rows(comparison: dict[str, Any]) -> list[tuple[str, ...]]:
     for one in comparison["contestants"]:
         rois = one.get("rois") or {}
         kinds = ("own", "shared") if rois.get("detector") == "own" else ("shared", "own")
+        before = len(rows)
         for kind in kinds:
             found = rois.get(kind)
             if found is None:
@@ -199,7 +176,7 @@ def roi_rows(comparison: dict[str, Any]) -> list[tuple[str, ...]]:
                 percent(found["centre_median"], 2), percent(found["within_3_percent"], 1),
             ))  # fmt: skip
         theirs = (one["paper"] or {}).get("roi")
-        if theirs and rows:
+        if theirs and len(rows) > before:
             rows.append((
                 "  paper", theirs["data"], _DASH,
                 *(percent(theirs.get(key), 1) for key in ("precision", "recall", "f1")),
@@ -255,6 +232,7 @@ def comparison_page(comparison: dict[str, Any]) -> str:
                 table("All: MAE / RMSE, months", names, group_rows(comparison, "total")),
                 table("Boys: MAE / RMSE, months", names, group_rows(comparison, "male")),
                 table("Girls: MAE / RMSE, months", names, group_rows(comparison, "female")),
+                *map(paragraph, group_notes(comparison)),
                 figures(
                     figure(_group_plot(ones, groups, colours).svg(), "Mean absolute error by age group."),
                     figure(cumulative_plot(curves).svg(), "How many films are read within so many months."),
@@ -375,6 +353,7 @@ def main(argv: list[str] | None = None) -> int:
     for sex in ("total", "male", "female"):
         print(f"\nMAE / RMSE in months by age, {sex}")  # noqa: T201 - a command's answer
         print_table(("", *comparison["contestants"][0]["table_3"]), group_rows(comparison, sex))
+    print("\n".join(group_notes(comparison)))  # noqa: T201
     if regions := roi_rows(comparison):
         print("\nRegions of the 13 RUS bones, against boxes people drew")  # noqa: T201
         print_table(ROI_HEAD, regions)
