@@ -27,6 +27,9 @@ Decisions where the paper is silent, and where this differs from it:
 * Trained with AdamW and one cycle, not Adam and steps, and augmented as all methods are here: ``training/recipes``.
 * ``width`` scales every convolution and the head's dense layer (1.0 is the paper's); the MLPs keep their hidden layer.
 
+What a report shows as regions are the shared detector's 18, as with every method: the 17 the network proposes bear no
+names, so nobody could be told which is which. ``compare`` measures both.
+
 ``extras`` of the prediction: ``ordinal_logits`` (N, 240); ``boxes`` (N, 17, 4), x0, y0, x1, y1 in input pixels, best
 first, and ``box_scores`` (N, 17), 0..1; while training, too, ``patch_logits`` (N, 17, 240), ``anchor_logits`` (N, A),
 ``anchor_deltas`` (N, A, 4) and ``anchors`` (A, 4).

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
 from inference.bundle import DETECTOR, Bundle, canonical_name, open_bundle
-from inference.errors import FilmError
+from inference.errors import BundleError, FilmError
 from inference.film import Film, display_bytes, read_film, without_border
 from inference.finding import (
     AssumedReading,
@@ -224,7 +224,7 @@ class Engine:
             return Stager(network, ModelIdentity(canonical_name(name), label, opened.version, weights_sha256))
 
         network, identity = open_one(method, bundle, form)
-        calibration = bundle.read_json("calibration.json")
+        calibration = _read_intervals(bundle)
         return cls(
             TorchLocator(detector, where),
             network,
@@ -380,6 +380,16 @@ class Engine:
         self, code: RefusalCode, sentence: str, remedy: str, subject: Subject, flags: tuple[Flag, ...] = ()
     ) -> Refusal:
         return Refusal(code, sentence, remedy, subject, flags=(*flags, *subject.flags), model=self.identity)
+
+
+def _read_intervals(bundle: Bundle) -> dict[str, Any]:
+    try:
+        return bundle.read_json("calibration.json")
+    except FileNotFoundError as error:
+        name = bundle.folder.name
+        raise BundleError(
+            f"Bundle {name!r} has no intervals (calibration.json): run boneage-node calibrate --method {name}."
+        ) from error
 
 
 def _places(image: Grey, hand: LocatedHand, corner: tuple[int, int]) -> tuple[Box | None, tuple[Roi, ...]]:

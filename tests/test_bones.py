@@ -1,5 +1,6 @@
 """How precise-baa's localiser is taught: samples, runs, export. Does not cover how well it then finds bones."""
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,9 @@ import torch
 from inference import catalogue
 from inference.anatomy import BOX_NAMES
 from inference.bone_detector import BoneDetector
-from inference.bundle import open_bundle
+from inference.bundle import bundles_folder, open_bundle
+from inference.engine import Engine
+from inference.errors import BundleError
 from inference.method import open_method, weight_files_of
 from inference.palm import PalmNet
 from inference.pose import Pose, template_points
@@ -99,13 +102,18 @@ def test_the_localiser_is_exported_beside_the_weights_and_used_when_asked_for(bu
     """Given a bundle and both runs, then both localisers open it; exporting the age again keeps the localiser."""
     root, runs = bundle_and_runs
     options = ["bones", "--palm", str(runs / "palm"), "--detector", str(runs / "detector")]
+    intervals = root / "precise-baa" / "configs" / "calibration.json"
+    shutil.copy(bundles_folder() / "precise-baa" / "configs" / "calibration.json", intervals)
     for more, localiser in (([], "shared"), (["--use"], "paper")):
         assert export.main([*options, *more]) == 0
+        assert intervals.exists() == (localiser == "shared"), "intervals are of the regions that were read"
         bundle = open_bundle("precise-baa", root)
         assert (bundle.config["localiser"], bundle.config["detector_width"]) == (localiser, 0.02)
         assert [p for p in catalogue.find_problems("precise-baa", root) if "intervals" not in p] == []
     assert export.main(["age", "--run", str(runs / "precise-baa")]) == 0
     bundle = open_bundle("precise-baa", root)
+    with pytest.raises(BundleError, match=r"calibrate --method precise-baa"):
+        Engine.load("precise-baa", folder=root, device="cpu", threads=1)
     method = open_method("precise-baa", bundle.config)
     first, *others = weight_files_of(method).items()
     net = load_net(method.make_net(), bundle, first[0], torch.device("cpu"), more=dict(others)).net

@@ -24,7 +24,7 @@ from inference.global_local import REGIONS_FILE
 from inference.precise_baa import LOCALISER_FILE
 from training.errors import RunError, TrainingError
 from training.recipe import Recipe, RegionRecipe
-from training.run import read_about, read_run
+from training.run import read_about, read_run, unfinished
 
 _log = logging.getLogger(__name__)
 
@@ -77,18 +77,28 @@ _ORIGIN = ("revision", "versions", "seed", "data_sha256", "detector_sha256", "de
 
 
 def write_metadata(
-    folder: Path, name: str, description: str, config: dict[str, Any], *, origin: dict[str, Any] | None = None
+    folder: Path,
+    name: str,
+    description: str,
+    config: dict[str, Any],
+    *,
+    origin: dict[str, Any] | None = None,
+    unconverged: str | None = None,
 ) -> None:
     """Write ``metadata.json`` (with the hashes of the weight files as they lie there) and ``inference.json``.
 
-    ``origin`` is the content of ``run.json``; without it, what the metadata said of their origin stays.
+    ``origin`` is the content of ``run.json``, ``unconverged`` says how far training got that did not converge; without
+    both, what the metadata said of their origin and of that stays.
     """
     configs = folder / "configs"
     configs.mkdir(parents=True, exist_ok=True)
     hashes = {path.name: file_sha256(path) for path in sorted((folder / "models").glob("*.safetensors"))}
     path = configs / "metadata.json"
-    before = json.loads(path.read_text()).get("training") if path.exists() else None
-    training = {key: origin[key] for key in _ORIGIN if key in origin} if origin else before
+    before = json.loads(path.read_text()) if path.exists() else {}
+    training = {key: origin[key] for key in _ORIGIN if key in origin} if origin else before.get("training")
+    mark = {"converged": False, "convergence": unconverged} if unconverged else {}
+    if not origin and not mark:
+        mark = {key: before[key] for key in ("converged", "convergence") if key in before}
     metadata = {
         "version": VERSION,
         "name": name,
@@ -101,6 +111,7 @@ def write_metadata(
         "monai_version": "1.5",
         "pytorch_version": "2.6",
         **({"training": training} if training else {}),
+        **mark,
         "weights_sha256": hashes,
     }
     path.write_text(json.dumps(metadata, indent=2) + "\n")
@@ -131,10 +142,12 @@ _DESCRIPTIONS = {
 }
 
 
-def export_age(run: Path) -> Path:
+def export_age(run: Path, *, unconverged: str | None = None) -> Path:
     """Write the bundle of a run's age method and return its folder; ``boneage-node calibrate`` adds the intervals.
 
-    What ``training.familiarity`` fitted to other weights goes, and a warning says so.
+    What ``training.familiarity`` fitted to other weights goes, and a warning says so. ``unconverged`` says how far a
+    training got that did not converge; a run that has not ended its recipe is marked by itself. Where a mark goes, a
+    warning says so.
 
     Raises
     ------
@@ -151,15 +164,24 @@ def export_age(run: Path) -> Path:
     if fitted.is_file():
         fitted.unlink()  # it described the weights there were before
         _log.warning("The fit of familiar hands is gone with the old weights: run python -m training.familiarity.")
-    _describe(folder, recipe.method | _own_detector(folder), about)
+    mark = unconverged or unfinished(run)
+    metadata = folder / "configs" / "metadata.json"
+    if mark is None and metadata.is_file() and not json.loads(metadata.read_text()).get("converged", True):
+        _log.warning(
+            "%s is no longer marked as unconverged; if it still is, export it with --unconverged.", folder.name
+        )
+    _describe(folder, recipe.method | _own_detector(folder), about, mark)
     return folder
 
 
-def _describe(folder: Path, method: dict[str, Any], about: dict[str, Any] | None) -> None:
+def _describe(
+    folder: Path, method: dict[str, Any], about: dict[str, Any] | None, unconverged: str | None = None
+) -> None:
     name = folder.name
     # What MONAI's ConfigParser instantiates; the node itself opens the method by its name.
     network = {"_target_": "inference.method.make_net", "name": name, "config": method}
-    write_metadata(folder, f"Bone age, {name}", _DESCRIPTIONS[name], method | {"network_def": network}, origin=about)
+    config = method | {"network_def": network}
+    write_metadata(folder, f"Bone age, {name}", _DESCRIPTIONS[name], config, origin=about, unconverged=unconverged)
 
 
 def _own_detector(folder: Path) -> dict[str, Any]:
@@ -226,7 +248,12 @@ def _add_localiser(name: str, file: str, weights: dict[str, torch.Tensor], own: 
     if not path.is_file():
         raise RunError(f"{name} has no bundle here; train and export it first.")
     save_weights(weights, folder / "models" / file)
-    _describe(folder, _read_method(path) | own | {"localiser": "paper" if use else "shared"}, None)
+    before, localiser = _read_method(path), "paper" if use else "shared"
+    _describe(folder, before | own | {"localiser": localiser}, None)
+    calibration = folder / "configs" / "calibration.json"
+    if before.get("localiser", "shared") != localiser and calibration.is_file():
+        calibration.unlink()  # it is of the regions that were read before
+        _log.warning("The intervals were of the other regions and are gone: run boneage-node calibrate on %s.", name)
     return folder
 
 
@@ -264,6 +291,9 @@ def make_parser() -> argparse.ArgumentParser:
     detector.add_argument("--landmarks", type=Path, metavar="RUN")
     ages = kinds.add_parser("age", help="an age method")
     ages.add_argument("--run", type=Path, required=True)
+    ages.add_argument(
+        "--unconverged", metavar="WORDS", help="mark the weights so: how far training got, such as '24 of 60 epochs'"
+    )
     regions = kinds.add_parser("regions", help="global-local's own detector, beside its weights")
     regions.add_argument("--run", type=Path, required=True)
     bones = kinds.add_parser("bones", help="precise-baa's own palm net and detector, beside its weights")
@@ -283,7 +313,9 @@ def _carry_out(arguments: argparse.Namespace) -> Path:
         return export_regions(arguments.run, use=arguments.use)
     if arguments.kind == "bones":
         return export_bones(arguments.palm, arguments.detector, use=arguments.use)
-    return export_compact(arguments.name) if arguments.kind == "compact" else export_age(arguments.run)
+    if arguments.kind == "compact":
+        return export_compact(arguments.name)
+    return export_age(arguments.run, unconverged=arguments.unconverged)
 
 
 def main(argv: list[str] | None = None) -> int:
