@@ -20,6 +20,8 @@ from dicom_node.errors import SettingsError
 from dicom_node.ownership import check_ownership
 from dicom_node.settings import Settings, SettingsProblem, load_settings
 from dicom_node.terminal import make_table, open_console
+from inference.bundle import SEPARATOR, list_methods
+from inference.catalogue import read_bundle
 
 CONNECT_TIMEOUT_S = 5
 
@@ -95,6 +97,25 @@ def find_remarks(settings: Settings) -> Iterator[str]:
     for peer in settings.archives:
         if not peer.commitment:
             yield f"peers: {peer.name} has commitment = false; nothing there will ever be shown as committed."
+    yield from _unconverged_methods(settings)
+
+
+def _unconverged_methods(settings: Settings) -> Iterator[str]:
+    """Say of each method that reads films here whether its training did not converge."""
+    interpret = settings.interpret
+    places = [
+        ("method", interpret.method),
+        ("stages", interpret.stages),
+        *(("shadow", name) for name in interpret.shadow),
+    ]
+    for key, name in places:
+        for member in [] if name is None else [name] if name in list_methods() else name.split(SEPARATOR):
+            bundle = read_bundle(member)
+            if bundle.unconverged is not None:
+                yield (
+                    f"interpret.{key}: {member} is unconverged ({bundle.unconverged}); reports say so in the model's "
+                    f"version, {bundle.version}."
+                )
 
 
 def render(settings: Settings) -> Iterator[str]:

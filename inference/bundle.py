@@ -2,7 +2,8 @@
 
 Layout of one bundle (docs.monai.io, "MONAI Bundle Specification")::
 
-    <name>/configs/metadata.json      name, version, what goes in and out, data, terms, sha256 of every weight file
+    <name>/configs/metadata.json      name, version, what goes in and out, data, terms, sha256 of every weight file;
+                                      converged: false with convergence, how far it got, where training had no time
     <name>/configs/inference.json     the network's definition and the settings it was trained with
     <name>/configs/calibration.json   intervals (age methods only)
     <name>/models/*.safetensors       weights
@@ -30,6 +31,8 @@ SCALE_SUFFIX = ".eight_bit_scale"
 """After a weight's name: its scales, one an output channel, where it is stored in 8 bits (``training.export``)."""
 SEPARATOR = "+"
 """Between the members' names of an ensemble that has no bundle of its own, see ``inference.named_ensemble``."""
+UNCONVERGED = "-unconverged"
+"""At the end of the version of weights whose training did not converge, so that every report says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +46,16 @@ class Bundle:
     """Files of ``configs`` that lie nowhere, by name: what an ensemble by name has instead of a folder."""
 
     @property
+    def unconverged(self) -> str | None:
+        """How far its training got, where that did not converge (``converged`` is false in the metadata); else None."""
+        if self.metadata.get("converged", True):
+            return None
+        return str(self.metadata.get("convergence", "how far it got is not recorded"))
+
+    @property
     def version(self) -> str:
-        """Version of the weights."""
-        return str(self.metadata["version"])
+        """Version of the weights, with UNCONVERGED at its end where that is so."""
+        return f"{self.metadata['version']}{'' if self.unconverged is None else UNCONVERGED}"
 
     @property
     def weights_sha256(self) -> str:

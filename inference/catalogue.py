@@ -66,8 +66,10 @@ def print_list(folder: Path | None = None) -> None:
     for name in have:
         bundle = read_bundle(name, folder)
         size = sum(path.stat().st_size for path in weight_files(bundle)) / 1e6
-        default = " (the default)" if name == DEFAULT_METHOD else ""
-        lines.append((name, bundle.version, f"{size:.1f} MB", f"{bundle.metadata.get('name', name)}{default}"))
+        words = " (the default)" if name == DEFAULT_METHOD else ""
+        if bundle.unconverged is not None:
+            words += f" (unconverged: {bundle.unconverged})"
+        lines.append((name, bundle.version, f"{size:.1f} MB", f"{bundle.metadata.get('name', name)}{words}"))
     missing = (name for name in method_names() if name not in have)
     lines.extend((name, "-", "-", f"no weights here: boneage-node train {name}") for name in missing)
     widths = [max(len(line[place]) for line in lines) for place in range(3)]
@@ -81,7 +83,7 @@ def print_one(name: str, folder: Path | None = None) -> None:
     bundle = read_bundle(name, folder)
     if SEPARATOR in name:
         print(f"method: {canonical_name(name)}")  # noqa: T201
-    for key, value in bundle.metadata.items():
+    for key, value in (bundle.metadata | {"version": bundle.version}).items():
         if key != "weights_sha256":
             print(f"{key.replace('_', ' ')}: {value}")  # noqa: T201
     print(f"configuration: {json.dumps(bundle.config)}")  # noqa: T201

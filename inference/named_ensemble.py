@@ -9,7 +9,8 @@ Intervals: its own where ``boneage-node calibrate --method house+global-local`` 
 member's half-width at each age and sex stands in, and the version ends in ``-uncalibrated``. The rule is cautious: the
 mean is never further off than the member that is furthest off, and its mean squared error is at most the mean of theirs
 (convexity). It claims no coverage; ``house+ala-net`` covered 99 % of the 123 validation films where 90 % was meant. An
-alarm for a wrong sex is given only where one was calibrated for the mean.
+alarm for a wrong sex is given only where one was calibrated for the mean. With an unconverged member the mean is
+unconverged.
 """
 
 from __future__ import annotations
@@ -58,11 +59,19 @@ def open_named(
     own, table = _intervals(name, folder, members)
     metadata = {
         "name": f"Bone age, mean of {' and '.join(members)}",
-        "version": "+".join(bundle.version for bundle in members.values()) + ("" if own else "-uncalibrated"),
+        "version": "+".join(str(one.metadata["version"]) for one in members.values())
+        + ("" if own else "-uncalibrated"),
+        **unconverged_of(members),
         "members": dict.fromkeys(members, 1.0),
         "weights_sha256": {},
     }
     return Bundle((folder or bundles_folder()) / name, metadata, {}, {"calibration.json": table})
+
+
+def unconverged_of(members: dict[str, Bundle]) -> dict[str, Any]:
+    """Return the metadata that mark an ensemble as unconverged, as one is if a member is; else none."""
+    marks = [f"{name}: {bundle.unconverged}" for name, bundle in members.items() if bundle.unconverged is not None]
+    return {"converged": False, "convergence": "; ".join(marks)} if marks else {}
 
 
 def calibration_path(name: str, folder: Path | None = None) -> Path:

@@ -18,11 +18,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dicom_node import cli, ownership
+from dicom_node import cli, ownership, settings_report
 from dicom_node.archive import Archive
 from dicom_node.errors import SettingsError, UnknownStudy
 from dicom_node.settings import load_settings
 from dicom_node.settings_report import mask
+from inference.bundle import Bundle
 
 HEADER = '[node]\ndata_dir = "data"\n'
 
@@ -141,6 +142,22 @@ def test_a_package_that_training_lacks_is_named(
     monkeypatch.setattr(cli, "import_module", import_nothing)
     assert cli.main(["train"]) == 1
     assert "pip install monai" in capsys.readouterr().err
+
+
+def test_settings_check_names_methods_that_did_not_converge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given one method of which the bundle says so, then it is named wherever it is set, and no other is."""
+    unconverged = Bundle(tmp_path, {"version": "1", "converged": False, "convergence": "2 of 9 epochs"}, {})
+    whole = Bundle(tmp_path, {"version": "1"}, {})
+    monkeypatch.setattr(settings_report, "read_bundle", lambda name: unconverged if name == "ala-net" else whole)
+    text = '[interpret]\nmethod = "house+ala-net"\nshadow = ["ala-net", "house"]\n'
+    assert cli.main(["settings", "check", "--config", write(tmp_path, text)]) == 0
+    out = capsys.readouterr().out
+    note = "ala-net is unconverged (2 of 9 epochs); reports say so in the model's version, 1-unconverged."
+    assert out.count("unconverged (") == 2
+    assert f"interpret.method: {note}" in out
+    assert f"interpret.shadow: {note}" in out
 
 
 def test_check_says_that_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,6 +171,21 @@ def test_a_paper_stands_below_its_own_methods_regions_only():
     assert roi_rows(comparison)[1][1] == "13 regions, its mAP"
 
 
+def test_unconverged_methods_are_labelled(tmp_path):
+    """Given an evaluation of unconverged weights, then label, comparison and page say it, of that method alone."""
+    path = write_evaluation(tmp_path / "x.json", contestant("a", ERRORS, method="2m-net"))
+    table = json.loads(path.read_text())
+    path.write_text(json.dumps(table | {"model": {"method": "2m-net", "version": "0.1.0-unconverged+site.1"}}))
+    kept, _ = from_evaluation(path)
+    comparison = compare([kept, contestant("b", ERRORS)], "test")
+    assert [(one["label"], one["converged"]) for one in comparison["contestants"]] == [
+        ("2m-net (x) (unconverged)", False),
+        ("b", True),
+    ]
+    assert "Unconverged methods were given too little" in comparison_page(comparison)
+    assert "nconverged" not in comparison_page(compare([contestant("b", ERRORS)], "test"))
+
+
 def test_an_ablation_stands_beside_its_own_row_of_table_4():
     assert paper_of("global-local", FULL)["mae_months"] == 5.33
     assert paper_of("global-local", FULL | {"equalise": False})["mae_months"] == 7.90
@@ -262,7 +277,7 @@ def test_a_run_is_read_without_an_export(tmp_path):
     torch.manual_seed(1)
     torch.save(open_method("global-local", method).make_net().state_dict(), tmp_path / "final.pt")
     made = from_run(tmp_path, [], Computing(1, "cpu"))
-    assert (made.label, made.method) == (tmp_path.name, "global-local")
+    assert (made.label, made.method, made.converged) == (tmp_path.name, "global-local", True)
     assert made.config == method
     assert 0 < made.cost["parameters"] < 1_000_000
     assert "local-only" not in open_bundle("global-local").metadata["name"]

@@ -56,6 +56,55 @@ def test_an_exported_run_is_whole(folder, capsys):
     assert "global-local: whole" in capsys.readouterr().out
 
 
+def export_again(folder: Path, *more: str, finished: bool = True) -> None:
+    run = folder.parent / "run"
+    if not finished:
+        state = torch.load(run / "final.pt", weights_only=True)
+        (run / "final.pt").unlink()
+        (run / "a").mkdir()
+        (run / "a" / "curve.jsonl").write_text("")
+        torch.save({"best": (0, state), "average": {}}, run / "a" / "checkpoint.pt")
+    assert export.main(["age", "--run", str(run), *more]) == 0
+
+
+def test_weights_that_did_not_converge_say_so_wherever_they_are_named(folder, capsys):
+    """Given an export that says how far training got, then list, show and the version in reports say it."""
+    export_again(folder, "--unconverged", "24 of 60 epochs")
+    assert open_bundle("global-local", folder).version == "0.1.0-unconverged"
+    identity = Engine.load("global-local", threads=1, device="cpu", folder=folder).identity
+    assert identity.version == "0.1.0-unconverged"
+    capsys.readouterr()
+    catalogue.print_list(folder)
+    catalogue.print_one("global-local", folder)
+    listed, shown = capsys.readouterr().out.split("\nversion: ")
+    assert "0.1.0-unconverged" in listed
+    assert "(unconverged: 24 of 60 epochs)" in listed
+    assert shown.startswith("0.1.0-unconverged\n")
+    assert "\nconvergence: 24 of 60 epochs\n" in shown
+
+
+def test_the_mark_stays_until_other_weights_are_exported(folder, caplog):
+    export_again(folder, "--unconverged", "24 of 60 epochs")
+    export.export_compact("global-local")
+    assert open_bundle("global-local", folder).unconverged == "24 of 60 epochs"
+    assert "no longer marked" not in caplog.text
+    export_again(folder)
+    assert open_bundle("global-local", folder).unconverged is None
+    assert "no longer marked as unconverged" in caplog.text
+
+
+def test_a_run_that_has_not_ended_is_exported_as_unconverged(folder):
+    export_again(folder, finished=False)
+    assert open_bundle("global-local", folder).unconverged == "0 of 1 epochs"
+
+
+def test_shipped_methods_that_did_not_converge_are_marked():
+    """Given what the cards say, then the bundles' metadata say the same."""
+    for name in list_methods():
+        card = (bundles_folder() / name / "docs" / "README.md").read_text()
+        assert ("**Unconverged**" in card) == (open_bundle(name).unconverged is not None), name
+
+
 def flip_a_byte(folder: Path) -> None:
     path = folder / "global-local" / "models" / "model.safetensors"
     content = bytearray(path.read_bytes())

@@ -54,6 +54,15 @@ def test_a_name_opens_the_mean_of_its_members_in_any_order(folder):
     assert one.version == "1.a+1.b-uncalibrated"
 
 
+def test_a_mean_with_an_unconverged_member_is_unconverged(folder):
+    path = folder / "b" / "configs" / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"converged": False, "convergence": "2 of 9 epochs"}))
+    bundle = open_bundle("a+b", folder)
+    assert bundle.version == "1.a+1.b-uncalibrated-unconverged"
+    assert bundle.unconverged == "b: 2 of 9 epochs"
+    assert open_bundle("a+b", folder).metadata["name"] == "Bone age, mean of a and b"
+
+
 def test_without_intervals_of_its_own_the_widest_members_hold(folder):
     """Given members that are the wider one for a sex each, then at every age the wider half-width is taken."""
     table = open_bundle("a+b", folder).read_json("calibration.json")

@@ -75,6 +75,7 @@ def compare(contestants: list[Contestant], part: str) -> dict[str, Any]:
             "label": one.label,
             "method": one.method,
             "config": one.config,
+            "converged": one.converged,
             "cost": one.cost,
             **age_figures(one.rows),
             "rois": one.rois,
@@ -93,6 +94,12 @@ _HEAD = (
     "", "MAE", "95 %", "RMSE", "bias", "within 12 m", "coverage", "width", "refused", "ms, CPU", "ms, CUDA",
     "M parameters", "MB", "better than the first by",
 )  # fmt: skip
+
+
+UNCONVERGED_NOTE = (
+    "Unconverged methods were given too little computing: their figures say how far their training got, not what the "
+    "method is worth."
+)
 
 
 def milliseconds(one: dict[str, Any]) -> tuple[float | None, float | None]:
@@ -223,6 +230,7 @@ def comparison_page(comparison: dict[str, Any]) -> str:
                     "that holds 0, the difference may be chance. Milliseconds are the median of a whole reading, "
                     "detection included, on the machine that measured; on CUDA where it has one."
                 ),
+                *([paragraph(UNCONVERGED_NOTE)] if any(not one.get("converged", True) for one in ones) else []),
             ),
             *_roi_section(comparison),
             *_ablation_section(comparison),

@@ -15,6 +15,7 @@ from inference.bundle import bundles_folder, open_bundle
 from inference.ensemble import read_members
 from inference.errors import BundleError, InferenceError
 from inference.method import method_names
+from inference.named_ensemble import unconverged_of
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ def write_ensemble(name: str, members: dict[str, float], folder: Path, version: 
         "name": f"Bone age, mean of {', '.join(sorted(members))}",
         "version": version,
         "description": f"The weighted mean of the ages of {words}.",
+        **unconverged_of({member: open_bundle(member, folder) for member in sorted(members)}),
         "members": dict(sorted(members.items())),
         "weights_sha256": {},
     }

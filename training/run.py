@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import platform
 import subprocess
 import zlib
@@ -24,12 +23,14 @@ import torch
 from torch import nn
 
 from training.errors import RunError
+from training.fit import BEFORE, CHECKPOINT, load_checkpoint, read_curve
+from training.recipe import complete
+from training.storage import load_state, save_state, write_text
 
-_log = logging.getLogger(__name__)
-
+_ABOUT = "run.json"
 _PACKAGES = ("torch", "numpy", "opencv-python-headless", "monai", "scipy")
-_SAME = ("target", "seed", "data_sha256")
-"""What a run must have in common with the one it resumes; its schedule is compared with the checkpoint's."""
+_SAME = ("target", "seed", "data_sha256", "width", "half_precision", "init", "imagenet")
+"""What a run must have in common with the one it resumes, besides the recipe, where both say it."""
 
 
 def git_revision() -> str:
@@ -70,7 +71,7 @@ def data_sha256(films: Iterable[tuple[bytes, *tuple[Any, ...]]]) -> str:
 def write_about(run: Path, about: dict[str, Any]) -> None:
     """Write ``run.json``, with the revision and the versions in force."""
     content = about | {"revision": git_revision(), "versions": versions()}
-    (run / "run.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_text(run / _ABOUT, json.dumps(content, indent=2) + "\n")
 
 
 def begin_run(run: Path, about: dict[str, Any]) -> None:
@@ -79,27 +80,39 @@ def begin_run(run: Path, about: dict[str, Any]) -> None:
     Raises
     ------
     RunError
-        If the run found there had another target, seed or data.
+        If the run found there is another (its recipe, target, seed, precision, starting weights or data); nothing is
+        written then. What a recipe of an earlier version does not say has the value it had then.
     """
     run.mkdir(parents=True, exist_ok=True)
-    before = read_about(run) if (run / "run.json").exists() else {}
+    before = read_about(run) if (run / _ABOUT).exists() else {}
     for key in _SAME:
-        if key in before and before[key] != about[key]:
-            raise RunError(
-                f"{run} holds a run with another {key} ({before[key]}, now {about[key]}); choose another folder or "
-                "delete that run."
-            )
-    if before and before.get("recipe") != about["recipe"]:
-        _log.warning("the recipe differs from the one %s began with; run.json now holds the new one", run)
+        if key in before and key in about and before[key] != about[key]:
+            _refuse(run, f"{key} ({before[key]}, now {about[key]})")
+    if "recipe" in before and complete(before["recipe"]) != complete(about["recipe"]):
+        _refuse(run, f"recipe ({_difference(complete(before['recipe']), complete(about['recipe']))})")
     start = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "revision": git_revision()}
     write_about(run, about | {"starts": [*before.get("starts", []), start]})
 
 
+def _refuse(run: Path, other: str) -> None:
+    raise RunError(f"{run} holds a run with another {other}; choose another folder or delete that run.")
+
+
+def _difference(before: Any, now: Any, name: str = "") -> str:
+    """Name the first value in which two recipes differ: ``phases.0.epochs: 2, now 5``."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        pairs = {key: (before.get(key), now.get(key)) for key in (*before, *now)}
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = dict(enumerate(zip(before, now, strict=True)))
+    else:
+        return f"{name}: {before}, now {now}"
+    key, (one, other) = next((key, pair) for key, pair in pairs.items() if pair[0] != pair[1])
+    return _difference(one, other, f"{name}.{key}" if name else str(key))
+
+
 def finish_run(run: Path, net: nn.Module) -> None:
     """Write the finished weights."""
-    part = run / "final.part"
-    torch.save({key: value.cpu() for key, value in net.state_dict().items()}, part)
-    part.replace(run / "final.pt")
+    save_state({key: value.cpu() for key, value in net.state_dict().items()}, run / "final.pt")
 
 
 def read_about(run: Path) -> dict[str, Any]:
@@ -108,19 +121,32 @@ def read_about(run: Path) -> dict[str, Any]:
     Raises
     ------
     RunError
-        If the folder has none.
+        If the folder has none, or it is torn.
     """
     try:
-        about: dict[str, Any] = json.loads((run / "run.json").read_text())
+        about: dict[str, Any] = json.loads((run / _ABOUT).read_text())
     except OSError as error:
-        raise RunError(f"{run} is no run's folder; it has no run.json.") from error
+        raise RunError(f"{run} is no run's folder; it has no {_ABOUT}.") from error
+    except ValueError as error:
+        raise RunError(
+            f"{run / _ABOUT} is torn; delete it, and the command the run began with goes on from its checkpoint."
+        ) from error
     return about
+
+
+def unfinished(run: Path) -> str | None:
+    """Say how far a run of an age method got that has not ended yet; None of one that has."""
+    if (run / "final.pt").exists():
+        return None
+    phases = read_about(run)["recipe"]["phases"]
+    curves = [run / phase["name"] / "curve.jsonl" for phase in phases]
+    done = sum(len(curve.read_text().splitlines()) for curve in curves if curve.is_file())
+    return f"{done} of {sum(phase['epochs'] for phase in phases)} epochs"
 
 
 def best_score(folder: Path) -> float:
     """Return the best validation score of a phase so far; NaN without any."""
-    lines = (folder / "curve.jsonl").read_text().splitlines()
-    scores = [score for line in lines if (score := json.loads(line)["score"]) is not None]
+    scores = [row["score"] for row in read_curve(folder) if row["score"] is not None]
     return min(scores, default=float("nan"))
 
 
@@ -130,15 +156,15 @@ def read_run(run: Path) -> dict[str, torch.Tensor]:
     Raises
     ------
     RunError
-        If the folder holds neither.
+        If the folder holds neither, or they are torn.
     """
     if (run / "final.pt").exists():
-        final: dict[str, torch.Tensor] = torch.load(run / "final.pt", map_location="cpu", weights_only=True)
-        return final
-    checkpoints = sorted(run.glob("**/checkpoint.pt"), key=lambda path: path.stat().st_mtime)
+        return load_state(run / "final.pt")
+    checkpoints = [path for name in (CHECKPOINT, BEFORE) for path in run.glob(f"**/{name}")]
     if not checkpoints:
         raise RunError(f"{run} holds no weights yet; wait for its first epoch.")
-    state = torch.load(checkpoints[-1], map_location="cpu", weights_only=True)
+    latest = max(checkpoints, key=lambda path: path.stat().st_mtime)
+    state = load_checkpoint(latest.parent)
     if state["best"] is not None:
         best: dict[str, torch.Tensor] = state["best"][1]
         return best

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from inference.bundle import Bundle, open_bundle
+from inference.bundle import UNCONVERGED, Bundle, open_bundle
 from inference.engine import Engine
 from training.errors import DataError, RunError
 from training.evaluation.own_rois import BoxedFilm, detector_of, own_roi_figures
@@ -20,7 +20,7 @@ from training.evaluation.reading import Row, cost, interpret, read_films, read_j
 from training.evaluation.rois import compare_rois, roi_figures
 from training.export import save_weights, write_metadata
 from training.radiographs import Radiograph
-from training.run import read_about, read_run
+from training.run import read_about, read_run, unfinished
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class Contestant:
     config: dict[str, Any]  # the method's configuration: tells an ablation from the full method
     rows: list[Row]
     cost: dict[str, Any]  # parameters, megabytes, threads, device
+    converged: bool = True
     rois: dict[str, Any] = field(default_factory=dict)
     """Figures of regions, as an evaluation has them: ``shared`` and, where the method has one, its ``own`` detector's;
     ``detector`` says which of both it reads with."""
@@ -54,6 +55,11 @@ class Computing:
     device: str
 
 
+def labelled(name: str, *, converged: bool) -> str:
+    """Return a contestant's label, which says where training did not converge."""
+    return name if converged else f"{name} (unconverged)"
+
+
 def from_evaluation(path: Path) -> tuple[Contestant, str]:
     """Take over a kept evaluation; returns it with the part it was made on.
 
@@ -65,10 +71,12 @@ def from_evaluation(path: Path) -> tuple[Contestant, str]:
     try:
         table = read_json(path)
         rows = rows_of(table, path.name)
-        label = f"{table['model']['method']} ({path.stem})"
+        converged = UNCONVERGED not in str(table["model"].get("version", ""))
+        label = labelled(f"{table['model']['method']} ({path.stem})", converged=converged)
         rois = {"detector": table.get("detector"), "shared": (table.get("roi") or {}).get("all")}
         rois["own"] = table.get("own_roi")
-        made = Contestant(label, str(table["model"]["method"]), table.get("config", {}), rows, table["cost"], rois)
+        method, config = str(table["model"]["method"]), table.get("config", {})
+        made = Contestant(label, method, config, rows, table["cost"], converged, rois)
         return made, str(table["part"])
     except (KeyError, TypeError) as error:
         raise DataError(f"{path.name} is no evaluation; write it with boneage-node evaluate --json.") from error
@@ -89,7 +97,9 @@ def from_bundle(
     if costs["device"] == "cpu" and torch.cuda.is_available():
         costs["cuda_milliseconds"] = _milliseconds_on_cuda(name, films, computing, folder)
     bundle = open_bundle(name, folder)
-    return Contestant(name, name, bundle.config, rows, costs, _rois(engine, bundle, computing, folder, boxed or []))
+    converged = bundle.unconverged is None
+    rois = _rois(engine, bundle, computing, folder, boxed or [])
+    return Contestant(labelled(name, converged=converged), name, bundle.config, rows, costs, converged, rois)
 
 
 def _milliseconds_on_cuda(
@@ -127,11 +137,12 @@ def from_run(
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / target
         save_weights(read_run(run), folder / "models" / "model.safetensors")
-        write_metadata(folder, run.name, "A run.", recipe["method"])
+        write_metadata(folder, run.name, "A run.", recipe["method"], unconverged=unfinished(run))
         none = {"level": 0.9, "ages_months": [0], "half_widths_months": {"M": [1], "F": [1]}, "split": "none"}
         (folder / "configs" / "calibration.json").write_text(json.dumps(none))
         read = from_bundle(target, films, computing, Path(made), boxed)
-    return replace(read, label=run.name, rows=[replace(row, low_months=None, high_months=None) for row in read.rows])
+    label = labelled(run.name, converged=read.converged)
+    return replace(read, label=label, rows=[replace(row, low_months=None, high_months=None) for row in read.rows])
 
 
 def common_films(contestants: list[Contestant]) -> list[Contestant]:
