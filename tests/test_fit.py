@@ -498,6 +498,104 @@ def test_a_run_says_how_it_was_made_and_refuses_other_data(tmp_path):
         begin_run(tmp_path, about | {"data_sha256": "y"})
 
 
+ABOUT = {"target": "house", "seed": 1, "data_sha256": "x", "half_precision": False, "init": None, "imagenet": None}
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"half_precision": True}, "another half_precision"),
+        ({"init": "shipped"}, "another init"),
+        ({"imagenet": "lite0.pth"}, "another imagenet"),
+        ({"recipe": {"method": {"rows": 64}, "phases": [{"epochs": 5}]}}, r"recipe \(phases.0.epochs: 2, now 5\)"),
+        ({"recipe": {"method": {"rows": 96}, "phases": [{"epochs": 2}]}}, r"recipe \(method.rows: 64, now 96\)"),
+        ({"recipe": {"method": {"rows": 64}, "phases": []}}, "recipe"),
+    ],
+)
+def test_a_run_with_other_settings_is_refused_and_its_own_are_kept(tmp_path, other, words):
+    about = ABOUT | {"recipe": {"method": {"rows": 64}, "phases": [{"epochs": 2}]}}
+    begin_run(tmp_path, about)
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(RunError, match=words):
+        begin_run(tmp_path, about | other)
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_a_recipe_of_before_is_the_same_without_the_keys_that_came_since(tmp_path):
+    """Given run.json as the version before phases had optimisers wrote it, then the same recipe of today goes on."""
+    today = read_recipe("house").model_dump(mode="json")
+    first = {"batch", "epochs", "steps_per_epoch", "peak_learning_rate", "weight_decay", "averaging", "warm_up"}
+    phase = first | {"name", "method", "sharp_share", "balance"}
+    old = {key: today[key] for key in ("target", "loss", "method", "choose_epoch")}
+    old["phases"] = [{key: one[key] for key in phase} for one in today["phases"]]
+    assert old != today
+    begin_run(tmp_path, ABOUT | {"recipe": old})
+    begin_run(tmp_path, ABOUT | {"recipe": today})
+    assert len(read_about(tmp_path)["starts"]) == 2
+    changed = today | {"label_softness_months": 1.0}
+    with pytest.raises(RunError, match=r"label_softness_months: 3\.0, now 1\.0"):
+        begin_run(tmp_path, ABOUT | {"recipe": changed})
+
+
+def tear(path: Path) -> None:
+    """Leave half of a file, as a power cut may."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def test_a_torn_last_line_of_the_curve_is_left_out(tmp_path, one_epoch):
+    with pytest.raises(TimeUp):
+        run_tiny(tmp_path, deadline=one_epoch)
+    (line,) = (tmp_path / "curve.jsonl").read_text().splitlines()
+    (tmp_path / "curve.jsonl").write_text(f"{line}\n{line[:20]}")
+    assert [row["epoch"] for row in read_curve(tmp_path)] == [0]
+    run_tiny(tmp_path)
+    assert [row["epoch"] for row in read_curve(tmp_path)] == [0, 1, 2, 3]
+    (tmp_path / "curve.jsonl").write_text(f"{line[:20]}\n{line}\n")
+    with pytest.raises(RunError, match=r"curve\.jsonl is torn in line 1"):
+        read_curve(tmp_path)
+
+
+def test_a_torn_checkpoint_costs_an_epoch_and_no_more(tmp_path, caplog):
+    """Given a whole run whose last checkpoint is torn or gone, then the epoch before goes on to the same weights."""
+    whole, seen = run_tiny(tmp_path), []
+    for times, hurt in enumerate((tear, Path.unlink), 1):
+        hurt(tmp_path / "checkpoint.pt")
+        again = run_tiny(tmp_path, after=lambda done: seen.append(done.epoch))
+        assert seen == [3] * times
+        assert same(again, whole)
+        assert [row["epoch"] for row in read_curve(tmp_path)] == [0, 1, 2, 3]
+    assert caplog.text.count("checkpoint.pt is torn") == 2
+
+
+def test_what_is_torn_beyond_repair_is_named(tmp_path):
+    run_tiny(tmp_path, schedule=replace(SCHEDULE, epochs=1))
+    tear(tmp_path / "checkpoint.pt")
+    for read in (read_run, lambda folder: run_tiny(folder, schedule=replace(SCHEDULE, epochs=1))):
+        with pytest.raises(RunError, match=r"checkpoint\.pt is torn.*delete it and train again"):
+            read(tmp_path)
+    begin_run(tmp_path, ABOUT | {"recipe": {}})
+    tear(tmp_path / "run.json")
+    with pytest.raises(RunError, match=r"run\.json is torn; delete it"):
+        begin_run(tmp_path, ABOUT | {"recipe": {}})
+    finish_run(tmp_path, make_net())
+    tear(tmp_path / "final.pt")
+    with pytest.raises(RunError, match=r"final\.pt is torn"):
+        read_run(tmp_path)
+
+
+def test_a_kill_while_run_json_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    begin_run(tmp_path, ABOUT | {"recipe": {}})
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.storage.os.fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        begin_run(tmp_path, ABOUT | {"recipe": {}})
+    assert len(read_about(tmp_path)["starts"]) == 1
+
+
 def test_the_run_of_an_older_version_is_resumed(tmp_path):
     (tmp_path / "run.json").write_text('{"target": "house", "seed": 1, "half_precision": false}')
     begin_run(tmp_path, {"target": "house", "seed": 1, "recipe": {}, "data_sha256": "x"})

@@ -23,7 +23,7 @@ from training import train
 from training.ages import LocatedFilm
 from training.detector import AnnotatedFilm
 from training.machine import Machine
-from training.radiographs import Reading
+from training.radiographs import Radiograph, Reading
 from training.recipe import read_recipe
 from training.run import read_about, read_run
 
@@ -125,6 +125,76 @@ def test_a_methods_configuration_is_changed_for_one_run(tmp_path, caplog, capsys
     assert "no KEY=VALUE" in capsys.readouterr().err
     assert run_train("finder", tmp_path / "finder", "--set", "rows=32") == 2
     assert "--set changes an age method's configuration" in caplog.text
+
+
+def place(films, *_nets):
+    """Stand in for the detector: each film's hand lies as far right as its first pixel says."""
+    poses = (Pose(np.array([[9.0, 0, float(film.pixels[0, 0])], [0, 9.0, 0]])) for film in films)
+    return [LocatedFilm(f.reading, f.pixels, p, np.zeros((18, 2))) for f, p in zip(films, poses, strict=True)]
+
+
+def test_what_was_located_in_other_films_of_the_same_ids_is_not_used(tmp_path, monkeypatch):
+    """Given a table whose lines are turned round, or one that grew, then each film has its own pose, not its line's."""
+    calls: list[int] = []
+
+    def counted(films, *nets):
+        calls.append(len(films))
+        return place(films, *nets)
+
+    monkeypatch.setattr(train, "locate", counted)
+    greys = [np.full((4, 4), grey, np.uint8) for grey in (10, 20, 30)]
+
+    def table(*rows: np.ndarray) -> list[Radiograph]:
+        return [Radiograph(Reading(line, 60.0, Sex.MALE, "train"), pixels) for line, pixels in enumerate(rows, 2)]
+
+    for films in (table(*greys), table(*greys[::-1]), table(*greys[:2]), table(*greys)):
+        found = train.locate_all(films, tmp_path)
+        assert [film.pose.matrix[0, 2] for film in found] == [film.pixels[0, 0] for film in films]
+    assert calls == [3, 3, 2], "the last table was located before"
+
+
+def test_a_torn_file_of_what_was_located_is_written_anew(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(train, "locate", place)
+    films = [Radiograph(Reading(2, 60.0, Sex.MALE, "train"), np.full((4, 4), 7, np.uint8))]
+    train.locate_all(films, tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    assert train.locate_all(films, tmp_path)[0].pose.matrix[0, 2] == 7
+    assert "is torn" in caplog.text
+    assert train.locate_all(films, tmp_path)[0].pose.matrix[0, 2] == 7
+    assert caplog.text.count("is torn") == 1
+
+
+@pytest.mark.parametrize("other", [("--epochs", "5"), ("--set", "rows=32"), ("--set", 'variant="lite1"')])
+def test_a_finished_run_stays_what_it_is_under_other_options(tmp_path, other, caplog):
+    (tmp_path / "r.toml").write_text(AGE_RECIPE)
+    options = (str(tmp_path / "r.toml"), tmp_path / "run", "--precision", "float32")
+    assert run_train(*options) == 0
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in ("run.json", "final.pt")}
+    assert run_train(*options, *other) == 2
+    assert "holds a run with another recipe" in caplog.text
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--epochs", "0"), ("--epochs", "-1"), ("--epochs", "two"), ("--learning-rate", "0"),
+        ("--learning-rate", "nan"), ("--averaging", "1"), ("--threads", "0"), ("--workers", "-1"), ("--minutes", "0"),
+    ],
+)  # fmt: skip
+def test_a_number_that_means_nothing_is_refused_and_not_passed_over(tmp_path, wrong, capsys):
+    with pytest.raises(SystemExit) as left:
+        run_train("house", tmp_path / "run", *wrong)
+    assert left.value.code == 2
+    assert f"argument {wrong[0]}: " in capsys.readouterr().err
+
+
+def test_no_averaging_is_a_choice(tmp_path):
+    (tmp_path / "r.toml").write_text(AGE_RECIPE)
+    options = ("--precision", "float32", "--averaging", "0", "--epochs", "1")
+    assert run_train(str(tmp_path / "r.toml"), tmp_path / "run", *options) == 0
+    assert [phase["averaging"] for phase in read_about(tmp_path / "run")["recipe"]["phases"]] == [0.0, 0.0]
 
 
 def test_recipes_and_devices_that_are_not_there_are_refused(tmp_path, caplog, monkeypatch):

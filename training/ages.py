@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from inference.pose import Pose, fit_pose, template_points
 from inference.preparation import roi_centres, to_units
 from inference.torch_backend import as_batch
 from training.augmentation import Augmentation
+from training.errors import DataError
 from training.radiographs import Radiograph, Reading
 
 Float = npt.NDArray[np.float64]
@@ -84,32 +86,44 @@ def _locate_batch(
 
 
 def write_located(file: Path, located: list[LocatedFilm], films: list[Radiograph]) -> None:
-    """Keep what was found in films, without their pixels."""
+    """Keep what was found in films, without their pixels; a kill while it is written leaves no file."""
     pixels = {film.reading.rsna_id: film.pixels for film in films}
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        file,
-        rsna_id=np.array([film.reading.rsna_id for film in located]),
-        matrix=np.array([film.pose.matrix for film in located]),
-        centres=np.array([film.centres for film in located]),
-        inverted=np.array([film.pixels is not pixels[film.reading.rsna_id] for film in located]),
-    )
+    part = file.with_suffix(".part")
+    with part.open("wb") as content:
+        np.savez(
+            content,
+            rsna_id=np.array([film.reading.rsna_id for film in located]),
+            matrix=np.array([film.pose.matrix for film in located]),
+            centres=np.array([film.centres for film in located]),
+            inverted=np.array([film.pixels is not pixels[film.reading.rsna_id] for film in located]),
+        )
+    part.replace(file)
 
 
 def read_located(file: Path, films: list[Radiograph]) -> list[LocatedFilm]:
-    """Put together again what :func:`write_located` kept, with the pixels and readings of the same films."""
+    """Put together again what :func:`write_located` kept, with the pixels and readings of the same films.
+
+    Raises
+    ------
+    DataError
+        If the file is torn, or is of other films.
+    """
     by_id = {film.reading.rsna_id: film for film in films}
-    with np.load(file) as kept:
-        rows = zip(*(kept[key] for key in ("rsna_id", "matrix", "centres", "inverted")), strict=True)
-        return [
-            LocatedFilm(
-                by_id[int(rsna_id)].reading,
-                255 - by_id[int(rsna_id)].pixels if inverted else by_id[int(rsna_id)].pixels,
-                Pose(matrix),
-                centres,
-            )
-            for rsna_id, matrix, centres, inverted in rows
-        ]
+    try:
+        with file.open("rb") as content, np.load(content) as kept:  # np.load leaves a torn file open
+            rows = zip(*(kept[key] for key in ("rsna_id", "matrix", "centres", "inverted")), strict=True)
+            return [
+                LocatedFilm(
+                    by_id[int(rsna_id)].reading,
+                    255 - by_id[int(rsna_id)].pixels if inverted else by_id[int(rsna_id)].pixels,
+                    Pose(matrix),
+                    centres,
+                )
+                for rsna_id, matrix, centres, inverted in rows
+            ]
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+        raise DataError(f"{file} is torn or of other films; delete it.") from error
 
 
 def jittered(film: LocatedFilm, generator: np.random.Generator) -> tuple[Pose, Float]:

@@ -30,6 +30,7 @@ from inference.pose import template_points
 from inference.precise_baa import FILM_SIDE
 from inference.preparation import equalisation_table
 from training.annotations import read_annotations
+from training.arguments import positive, positive_int
 from training.cascade import detector_loss, palm_loss
 from training.detector import AnnotatedFilm
 from training.errors import TimeUp, TrainingError
@@ -198,7 +199,7 @@ def train(target: str, films: list[AnnotatedFilm], width: float, stretch: Stretc
 def _train(arguments: argparse.Namespace) -> None:
     stretch = STRETCHES[arguments.command]
     changes = {"epochs": arguments.epochs, "peak_learning_rate": arguments.learning_rate}
-    stretch = stretch.model_copy(update={key: value for key, value in changes.items() if value})
+    stretch = stretch.model_copy(update={key: value for key, value in changes.items() if value is not None})
     with join_machine(arguments.device, deterministic=arguments.deterministic) as machine:
         job = make_job(arguments, machine, Start())
         films = annotated_films(arguments.data)
@@ -221,9 +222,9 @@ def make_parser() -> argparse.ArgumentParser:
         one = commands.add_parser(target)
         one.add_argument("--data", type=Path, required=True, help="the data folder (rsna2017/, annotations/)")
         one.add_argument("--run", type=Path, required=True, help="the run's folder; a run found there is resumed")
-        one.add_argument("--width", type=float, default=0.25, help="factor on the papers' channels (default 0.25)")
-        one.add_argument("--epochs", type=int, help=f"epochs instead of {stretch.epochs}")
-        one.add_argument("--learning-rate", type=float, help=f"peak instead of {stretch.peak_learning_rate:g}")
+        one.add_argument("--width", type=positive, default=0.25, help="factor on the papers' channels (default 0.25)")
+        one.add_argument("--epochs", type=positive_int, help=f"epochs instead of {stretch.epochs}")
+        one.add_argument("--learning-rate", type=positive, help=f"peak instead of {stretch.peak_learning_rate:g}")
         one.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
         one.add_argument("--seed", type=int, default=SEED)
         add_machine_options(one)

@@ -25,6 +25,7 @@ from training import events
 from training.errors import RunError, TimeUp
 from training.machine import ALONE, Machine
 from training.prefetch import Batch, Draw, Steps, prefetched, seed_of
+from training.storage import load_state, save_state, write_text
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ Loss = Callable[[Callable[..., Any], Any], Tensor]
 """Gives the loss of one batch; calls the net it is given, once."""
 
 CURVE, CHECKPOINT = "curve.jsonl", "checkpoint.pt"
+BEFORE = "checkpoint.before.pt"
+"""The checkpoint of the epoch before, for a disk that lost the last one."""
 _MARGIN = 1.1
 """An epoch may take this much longer than the longest one so far."""
 
@@ -186,10 +189,9 @@ class _Training:
             self.best = (score, {k: v.detach().cpu().clone() for k, v in self.average.module.state_dict().items()})
         return score
 
-    def save(self, path: Path, epoch: int) -> None:
-        """Write a checkpoint; a kill while it is written leaves the one before."""
-        part = path.with_suffix(".part")
-        torch.save(
+    def save(self, folder: Path, epoch: int) -> None:
+        """Write a checkpoint; the one before stays beside it."""
+        save_state(
             {
                 "schedule": asdict(self.schedule),
                 "epoch": epoch,
@@ -199,19 +201,17 @@ class _Training:
                 "cycle": self.cycle.state_dict(),
                 "best": self.best,
             },
-            part,
+            folder / CHECKPOINT,
+            before=folder / BEFORE,
         )
-        part.replace(path)
 
-    def restore(self, path: Path) -> int:
+    def restore(self, folder: Path) -> int:
         """Go on from a checkpoint, if there is one; returns the epoch to go on with."""
-        if not path.exists():
+        if not (folder / CHECKPOINT).exists() and not (folder / BEFORE).exists():
             return 0
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_checkpoint(folder)
         if _DEFAULTS | state["schedule"] != asdict(self.schedule):
-            raise RunError(
-                f"{path.parent} holds a run with another schedule; choose another folder or delete that run."
-            )
+            raise RunError(f"{folder} holds a run with another schedule; choose another folder or delete that run.")
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -257,10 +257,44 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def load_checkpoint(folder: Path) -> dict[str, Any]:
+    """Read a phase's checkpoint, or the one of the epoch before if it is torn or was being replaced.
+
+    Raises
+    ------
+    RunError
+        If neither can be read.
+    """
+    if not (folder / BEFORE).exists():
+        return load_state(folder / CHECKPOINT)
+    try:
+        return load_state(folder / CHECKPOINT)
+    except RunError as error:
+        state = load_state(folder / BEFORE)
+        _log.warning("%s Going on from %s, after epoch %d.", error, BEFORE, state["epoch"] + 1)
+        return state
+
+
 def read_curve(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a phase's curve, oldest first; none before its first epoch has ended."""
+    """Return the lines of a phase's curve, oldest first; none before its first epoch has ended.
+
+    A last line that is torn is left out: the power went while it was written.
+
+    Raises
+    ------
+    RunError
+        If another line is.
+    """
     path = folder / CURVE
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise RunError(f"{path} is torn in line {number}; take that line out.") from error
+    return rows
 
 
 def _epochs_since_best(folder: Path) -> int:
@@ -272,7 +306,7 @@ def _epochs_since_best(folder: Path) -> int:
 def _begin_curve(folder: Path, first: int) -> None:
     """Take out what a killed run wrote of an epoch whose checkpoint was not kept, and give TensorBoard the rest."""
     kept = [row for row in read_curve(folder) if row["epoch"] < first]
-    (folder / CURVE).write_text("".join(json.dumps(row) + "\n" for row in kept))
+    write_text(folder / CURVE, "".join(json.dumps(row) + "\n" for row in kept))
     events.begin(folder, kept)
 
 
@@ -364,7 +398,7 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     training = _Training(net, loss_of, schedule, machine)
-    first = training.restore(folder / CHECKPOINT)
+    first = training.restore(folder)
     if machine.leads and first < schedule.epochs:
         _begin_curve(folder, first)
     places = range(first * schedule.steps_per_epoch, schedule.epochs * schedule.steps_per_epoch)
@@ -380,7 +414,7 @@ def fit(
             loss, rate = _run_epoch(training, source, epoch, seed), float(training.cycle.get_last_lr()[0])
             if machine.leads:
                 score = training.validate(validate)
-                training.save(folder / CHECKPOINT, epoch)
+                training.save(folder, epoch)
                 done = Progress(epoch, loss, time.monotonic() - started, score, rate, time.time())
                 _extend_curve(folder, done)
                 _tell(done, schedule, training.best)

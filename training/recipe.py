@@ -185,6 +185,18 @@ _KINDS: dict[object, type[AnyRecipe]] = {
 }  # fmt: skip
 
 
+def complete(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe as ``run.json`` holds it with what an earlier version did not say yet, by its default.
+
+    What is no recipe of this version is returned as it is.
+    """
+    kind = Recipe if "phases" in recipe else _KINDS.get(recipe.get("target"), Stretch)
+    try:
+        return kind.model_validate(recipe).model_dump(mode="json")
+    except ValidationError:
+        return recipe
+
+
 def _shipped() -> dict[str, Path]:
     folder = Path(str(resources.files("training").joinpath("recipes")))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}

