@@ -112,7 +112,7 @@ DERIVED = "derived, not read"
 
 @dataclass(frozen=True, slots=True)
 class BoneStage:
-    """One bone's most probable maturity stage of RUS-CHN."""
+    """One bone's maturity stage of RUS-CHN: the one whose points lie nearest to the expected ones."""
 
     name: str  # one of inference.anatomy.RUS_NAMES
     stage: int  # 0 is no ossification centre
