@@ -21,7 +21,8 @@ Decisions where the paper is silent, and where this differs from it:
   central 448 x 448 pixels, females all of it at 448 x 448, as in the paper. The window is chosen so that what males see
   is the hand's window of the other methods. Grey values are stretched between the 1st and 99th percentile.
 * The output is in units of 42 months around 126.
-* Trained with AdamW and one cycle, not SGD and steps, and augmented as all methods are here: ``training/recipes``.
+* Shipped weights: trained with AdamW and one cycle, not SGD and steps, augmented as all methods are here, labels
+  softened by 3 months; what the paper states is the recipe ``2m-net-paper``.
 * ``width`` scales every layer's channels (1.0 is the paper's).
 
 ``extras`` of the prediction, while training: ``step_months`` (N, 3), the estimates of the three steps.

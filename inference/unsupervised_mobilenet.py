@@ -22,12 +22,14 @@ Decisions where the paper is silent or contradicts itself:
   output. With two, an input and a hidden one, they are 7,606,825, so that is what was built (288 fewer here: a film is
   grey, and the first convolution takes one channel in place of three).
 * "Standardisation" uses mean 127.3 and standard deviation 41.2 months, those of the RSNA training films.
-* Where the learning rate starts, which falls by ten every 30 epochs, is not said. Here AdamW with one cycle, and
-  augmented as all methods are here: ``training/recipes``.
+* Where the learning rate starts, which falls by ten every 30 epochs, is not said. Shipped weights: AdamW with one
+  cycle, augmented as all methods are here, labels softened by 3 months; the paper's own: recipe
+  ``unsupervised-mobilenet-paper``, from 0.01.
 
 ``localiser`` says where the hand comes from: "paper" is Algorithm 1; "shared" is this project's detector, upright and
 always a left hand, which costs milliseconds, works on films with borders, and lets training move the crop. "shared" is
-the default. With "paper", pose and ROIs play no part, and only grey values are augmented.
+the default. With "paper", pose and ROIs play no part: of this project's augmentation only the grey values' has an
+effect; one that a recipe names moves the crop.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ _MARGIN_SHARE, _BACKGROUND_SHARE = 0.03, 0.1
 _SMALLEST_SHARE = 0.05
 _FRAME_SHARE, _MOST_FRAMES = 0.75, 3
 _SEED = 2021
-_BOXES_KEPT = 4096
+_BOXES_KEPT = 16384  # the films of a whole training
 
 # Table 1 and "Details of training".
 SIDES = (224, 500, 700)

@@ -80,6 +80,29 @@ def test_the_picture_shows_the_hand_where_the_centres_say(film):
     assert (patches[:13, 30:34, 30:34].mean((1, 2)) > 0.3).all()
 
 
+def test_a_crop_moves_as_a_pose_does():
+    """Given a bright disc in a crop, when it is warped, then the disc lies where the same change puts the point."""
+    crop, place = np.zeros((200, 200), dtype=np.uint8), np.array([140.0, 60.0])
+    cv2.circle(crop, (140, 60), 6, 255, -1)
+    named = Augmentation(rotation_degrees=20.0, scale_share=0.1, shift_share=0.05, mirror=0.5, flip=0.5)
+    for seed in range(20):
+        warped = named.warp(crop, np.random.default_rng(seed))
+        changed = named.move(Pose(np.eye(2, 3)), np.random.default_rng(seed))
+        found = cv2.moments(warped)
+        seen = np.array([found["m10"], found["m01"]]) / found["m00"]
+        assert np.allclose(seen, changed.to_template((place + 0.5) / 200) * 200 - 0.5, atol=0.3)
+
+
+def test_a_method_that_cuts_out_the_hand_itself_has_its_crop_moved(film):
+    """Given a film whose hand is the whole film, when it is flipped, then the method's crop is upside down."""
+    method = open_method("unsupervised-mobilenet", {"localiser": "paper", "side": 64})
+    (plain,), centres = augmented(film, method, np.random.default_rng(1), Augmentation())
+    (flipped,), _ = augmented(film, method, np.random.default_rng(1), Augmentation(flip=1.0))
+    assert np.allclose(flipped, plain[::-1], atol=0.01)
+    assert not np.allclose(flipped, plain, atol=0.1)
+    assert centres.shape == (18, 2)
+
+
 def test_grey_values_change_as_named():
     def table(seed: int = 1, **amounts: float) -> np.ndarray:
         return Augmentation(**amounts).grey_table(np.random.default_rng(seed))

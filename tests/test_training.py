@@ -162,7 +162,8 @@ def test_every_shipped_recipe_is_read_and_names_a_method_that_opens():
     assert set(shipped_recipes()) >= {"global-local", "house"}
     for name in shipped_recipes():
         recipe = read_recipe(name)
-        assert all(open_method(recipe.target, recipe.method | phase.method).make_net() for phase in recipe.phases)
+        with torch.device("meta"):
+            assert all(open_method(recipe.target, recipe.method | phase.method).make_net() for phase in recipe.phases)
 
 
 def test_a_recipe_with_an_unknown_key_is_refused_and_a_missing_one_named(tmp_path):

@@ -158,9 +158,7 @@ def augmented(
     (18, 2) are in the template's plane as the changed pose has it, without the jitter of their own.
     """
     if augmentation is not None:
-        moved, table = augmentation.move(film.pose, generator), augmentation.grey_table(generator)
-        parts = method.prepare(film.pixels, moved, film.centres)
-        return tuple(table[part] for part in parts), moved.to_template(film.centres)
+        return _changed(film, method, generator, augmentation)
     pose, centres = jittered(film, generator)
     gamma = float(np.exp(generator.uniform(-0.35, 0.35)))
     table = np.asarray(2 * np.linspace(0, 1, 256) ** gamma - 1, dtype=np.float32)
@@ -181,6 +179,18 @@ def augmented(
             _veil(grey, generator)
         inputs.append(grey.astype(np.float32))
     return tuple(inputs), pose.to_template(film.centres)
+
+
+def _changed(
+    film: LocatedFilm, method: AgeMethod, generator: np.random.Generator, augmentation: Augmentation
+) -> tuple[tuple[npt.NDArray[np.float32], ...], Float]:
+    table, moved = augmentation.grey_table(generator), film.pose
+    if getattr(method, "localiser", "shared") == "paper":  # it cuts the hand out by itself, whatever the pose
+        parts = tuple(augmentation.warp(part, generator) for part in method.prepare(film.pixels, moved, film.centres))
+    else:
+        moved = augmentation.move(moved, generator)
+        parts = method.prepare(film.pixels, moved, film.centres)
+    return tuple(table[part] for part in parts), moved.to_template(film.centres)
 
 
 def _cover(grey: npt.NDArray[np.float32], generator: np.random.Generator) -> None:

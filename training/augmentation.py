@@ -1,11 +1,12 @@
 """Augmentation as a paper names it, chosen in a recipe; what this project does by itself is in ``training.ages``.
 
 Poses are changed, not pixels: the hand is cut out of the film by the changed pose, so that whole hand, patches and
-regions all move alike and nothing is resampled twice.
+regions all move alike and nothing is resampled twice. A method that cuts the hand out by itself has its crop moved.
 """
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +15,7 @@ from inference.pose import Pose
 
 _MIDDLE = np.array([0.5, 0.5])
 """Of the template's plane: what a hand is turned, scaled and mirrored about."""
+_AS_IT_LIES = Pose(np.eye(2, 3))
 
 
 class Augmentation(BaseModel):
@@ -48,6 +50,22 @@ class Augmentation(BaseModel):
         linear = pose.matrix[:, :2] @ turn @ np.diag([across, down]) / scale
         centre = pose.to_film(_MIDDLE + generator.uniform(-self.shift_share, self.shift_share, 2))
         return Pose(np.column_stack([linear, centre - linear @ _MIDDLE]))
+
+    def warp(self, crop: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:
+        """Return a square crop moved as :meth:`move` moves a pose; what comes from beyond it repeats its edge."""
+        change = self.move(_AS_IT_LIES, generator).matrix
+        linear, side = change[:, :2], len(crop)
+        shift = side * change[:, 2] + linear @ (0.5, 0.5) - 0.5  # cv2 has pixel centres at integers
+        return np.asarray(
+            cv2.warpAffine(
+                crop,
+                np.column_stack([linear, shift]),
+                crop.shape[::-1],
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_REPLICATE,
+            ),
+            dtype=np.uint8,
+        )
 
     def grey_table(self, generator: np.random.Generator) -> npt.NDArray[np.float32]:
         """Return what each grey value 0..255 becomes, shape (256,), float32 of -1..1."""
