@@ -23,8 +23,9 @@ Decisions where the paper is silent, and where this differs from it:
   and ReLU; its dense layer gives 1,024 features. No gradient goes through the boxes' places (as in Ren et al.).
 * Sex goes through a linear layer to 32 values and ReLU, and joins both MLPs, each with one hidden layer of 512: a
   region's stage says nothing of the age without it.
-* K = 241 ranks, one a month from 0 to 240.
-* Trained with AdamW and one cycle, not Adam and steps, and augmented as all methods are here: ``training/recipes``.
+* K = 241 ranks, one a month from 0 to 240; ages between two are taught as the nearer one.
+* Shipped weights: trained with AdamW and one cycle, not Adam and steps, augmented as all methods are here, labels
+  softened by 3 months; what the paper states is the recipe ``ala-net-paper``.
 * ``width`` scales every convolution and the head's dense layer (1.0 is the paper's); the MLPs keep their hidden layer.
 
 What a report shows as regions are the shared detector's 18, as with every method: the 17 the network proposes bear no

@@ -192,6 +192,22 @@ def test_the_ordinal_loss_is_equation_1():
     assert ordinal_loss(regions, torch.tensor([[2.0]])).item() == pytest.approx(wanted, abs=1e-6)
 
 
+@pytest.mark.parametrize("age_months", [99.8, 100.0, 100.2])
+def test_ages_between_months_are_taught_as_the_nearest_one(age_months):
+    """Given answers that are sure of 100 months, then the loss is nil for 99.8 and for 100.2, and their sum is 100."""
+    logits = torch.where(torch.arange(240) < 100, 20.0, -20.0)[None]
+    assert ordinal_loss(logits, torch.tensor([age_months])).item() == pytest.approx(0, abs=1e-6)
+    assert expected_rank(logits).item() == pytest.approx(100, abs=1e-3)
+
+
+def test_softened_ages_are_taught_without_bias():
+    ages = torch.linspace(97, 103, 6001)
+    answers = torch.zeros(1, 240, requires_grad=True)
+    ordinal_loss(answers.expand(6001, -1), ages).backward()
+    taught = 0.5 - answers.grad[0] * 240  # the slope of cross entropy is the probability less the answer
+    assert taught.sum().item() == pytest.approx(100, abs=0.05)
+
+
 def test_anchors_are_objects_by_overlap_or_by_being_the_nearest():
     anchors = make_anchors(1, 4, 32, 64)  # middles at x = 16, 48, 80, 112
     near, far = [16 - 30.0, -16, 16 + 34, 48], [80 + 4.0, -16, 148, 48]  # middles at x = 18 and 116
