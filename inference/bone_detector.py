@@ -1,11 +1,12 @@
 """Stage 2 of Jia et al. 2022: 13 regions by a recursive feature pyramid, proposals and a cascade of three heads.
 
 Cascade R-CNN: Cai and Vasconcelos, CVPR 2018: each head refines the boxes of the one before and is trained at a higher
-overlap (0.5, 0.6, 0.7; the losses are in ``training.bones``).
+overlap (0.5, 0.6, 0.7; the losses are in ``training.cascade``).
 
 Decisions where the paper is silent: one square anchor per place of each of the pyramid's four maps, eight times its
-stride; the 128 best proposals of an image; boxes are refined for all bones alike; a box's score is the mean of the
-three heads'; of each bone the best box is the region, since a hand has each bone once.
+stride; the 128 best proposals of an image; while training, heads learn from all of these and the true boxes, none being
+drawn at random to balance bones and background (Faster R-CNN draws 512); boxes are refined for all bones alike; a box's
+score is the mean of the three heads'; of each bone the best box is the region, since a hand has each bone once.
 
 Boxes are x0, y0, x1, y1 in film pixels.
 """

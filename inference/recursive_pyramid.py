@@ -5,7 +5,8 @@ pyramid (Lin et al., CVPR 2017) on it, and the pyramid's maps fed back into the 
 pooling (Chen et al. 2017), so that the network looks at the film twice.
 
 Decisions where the papers leave a choice: both looks share all weights (the first look has no feedback); convolutions
-are switchable in the ResNet's last three blocks, as in DetectoRS; batch normalisation is the ResNet's.
+are switchable in the ResNet's last three blocks, as in DetectoRS; batch normalisation is the ResNet's. Feedback is
+added to the output of each block's first residual unit, after its last ReLU; in DetectoRS it joins the sum before that.
 """
 
 from __future__ import annotations
