@@ -220,6 +220,7 @@ def test_gradients_reach_every_part_and_a_few_steps_lower_the_loss():
         optimiser.zero_grad()
         loss.backward()
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+        assert not [name for name, p in net.named_parameters() if not p.grad.abs().sum() > 0]
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
