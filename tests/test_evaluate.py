@@ -38,6 +38,7 @@ from training.evaluation.reading import Case, Row, read_cases
 from training.evaluation.report import report
 from training.evaluation.site import read_table
 from training.radiographs import Radiograph, Reading, read_split
+from training.stress import CHANGES as STRESS
 
 MODEL = ModelIdentity("house", "House", "0.1.0", "ab" * 32)
 
@@ -307,6 +308,64 @@ def test_the_command_measures_and_writes_json_and_page(data, fake, tmp_path, cap
     assert "How well bone age is read" in again.read_text()
 
 
+def test_the_stress_suite_is_in_figures_and_page(data, fake, tmp_path, capsys):
+    """Given --stress, then films that were read are changed; JSON, page and screen say what came of each change."""
+    kept, page = tmp_path / "figures.json", tmp_path / "report.html"
+    arguments = ["--data", str(data), "--json", str(kept), "--report", str(page)]
+    assert command.main([*arguments, "--stress"]) == 0
+    found = json.loads(kept.read_text())["stress"]
+    assert (found["films"], found["limit_months"], len(found["rows"])) == (3, 1.0, len(STRESS))
+    assert f"of {len(STRESS)} passed" in capsys.readouterr().out
+    text = page.read_text()
+    assert "Changed films" in text
+    for one in found["rows"]:
+        assert f'<td class="words">{one["change"]}</td>' in text
+    assert {one["change"] for one in found["rows"] if not one["passed"]} >= {"brighter by 80 of 255"}
+    assert command.main([*arguments, "--stress", "2"]) == 0
+    assert json.loads(kept.read_text())["stress"]["films"] == 2
+    again = tmp_path / "again.html"
+    assert command.main(["--from", str(kept), "--report", str(again)]) == 0
+    assert "Changed films" in again.read_text()
+
+
+def test_the_page_shows_films_and_names_terms_unasked(data, fake, tmp_path):
+    page = tmp_path / "report.html"
+    assert command.main(["--data", str(data), "--report", str(page)]) == 0
+    text = page.read_text()
+    assert text.count("data:image/jpeg;base64,") == 4, "all there are, up to six"
+    assert "not for diagnosis" in text
+    assert text.count("non-commercial research and education only") == 2, "of the films and of the weights"
+    assert command.main(["--data", str(data), "--report", str(page), "--pictures", "0"]) == 0
+    assert "data:image" not in page.read_text()
+
+
+@pytest.mark.parametrize("option", ["--json", "--report", "--recalibrate"])
+def test_a_place_that_cannot_be_written_is_said_before_films_are_read(data, tmp_path, monkeypatch, option, caplog):
+    monkeypatch.setattr(Engine, "load", classmethod(lambda *_, **__: pytest.fail("films would be read")))
+    assert command.main(["--data", str(data), option, str(tmp_path / "nowhere" / "f")]) == 2
+    assert "there is no folder" in caplog.text
+    assert command.main(["--data", str(data), option, str(tmp_path)]) == 2
+    assert "it is a folder" in caplog.text
+
+
+def test_what_was_measured_is_kept_where_nothing_can_be_fitted(data, fake, tmp_path, capsys):
+    """Given too few films for a recalibration, then 2 is returned, and figures and page are there all the same."""
+    kept, page = tmp_path / "figures.json", tmp_path / "report.html"
+    arguments = ["--data", str(data), "--json", str(kept), "--report", str(page)]
+    assert command.main([*arguments, "--recalibrate", str(tmp_path / "r.json")]) == 2
+    assert json.loads(kept.read_text())["films"] == 4
+    assert "How well bone age is read" in page.read_text()
+    assert "MAE / RMSE" in capsys.readouterr().out
+    assert not (tmp_path / "r.json").exists()
+
+
+@pytest.mark.parametrize("options", [["--stress"], ["--pictures", "3"]])
+def test_kept_figures_have_no_films_to_change_or_show(tmp_path, capsys, options):
+    with pytest.raises(SystemExit):
+        command.main(["--from", str(tmp_path / "f.json"), *options])
+    assert "need the films" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("wanted", "code"), [("mae<=5,refused<=0.25", 0), ("mae<=5,refused<=0.2", 1), ("mae<=x", 2)])
 def test_thresholds_decide_the_exit_code(data, fake, capsys, wanted, code):
     assert command.main(["--data", str(data), "--accept", wanted]) == code
@@ -345,6 +404,10 @@ def test_a_site_evaluates_its_own_films(own_films, fake, tmp_path):
     assert text.count("data:image/jpeg") == 3
     assert "a.png" not in text, "file names may hold patient data"
     assert "1 headers state the other sex" in text
+    assert "under the site&#x27;s own terms" in text
+    assert command.main([*arguments, "--stress", "1"]) == 0
+    assert json.loads(kept.read_text())["stress"]["films"] == 1
+    assert "data:image" not in page.read_text(), "names may be burnt in: only who asks is shown films"
 
 
 @pytest.mark.parametrize(
@@ -432,7 +495,7 @@ def test_the_page_stands_alone_and_says_what_it_is():
 
 def test_every_key_of_the_json_is_documented():
     document = (Path(__file__).parents[1] / "training" / "evaluation" / "FIGURES.md").read_text()
-    keys = set(full_figures()) | {"acceptance", "recalibration", "roi_changed"}
+    keys = set(full_figures()) | {"acceptance", "recalibration", "roi_changed", "stress", "terms"}
     assert {key for key in keys if f"`{key}`" not in document} == set()
 
 

@@ -1,7 +1,9 @@
 """The stress suite's changes and sums, on made-up films and a made-up engine.
 
-Not covered: what the shipped models do under it (the command itself says that), and the command's table.
+Not covered: what the shipped models do under it (the command itself says that).
 """
+
+import json
 
 import numpy as np
 import pytest
@@ -35,6 +37,8 @@ REFUSED = Refusal(RefusalCode.POOR_IMAGE, "No.", "Send another.", SUBJECT)
 
 class GreyEngine:
     """Reads the mean grey as an age; refuses what is nearly black."""
+
+    identity = MODEL
 
     def interpret_film(self, shot, subject):
         assert subject.sex is Sex.MALE
@@ -131,6 +135,43 @@ def test_films_are_taken_evenly_over_the_ages():
     films = [film(i, age) for i, age in enumerate([50, 10, 40, 20, 30])]
     assert [one.reading.age_months for one in spread(films, 3)] == [10, 30, 50]
     assert len(spread(films, 9)) == 5
+
+
+@pytest.fixture
+def grey(monkeypatch):
+    """The command with two films and the engine that reads greys."""
+    monkeypatch.setattr(suite, "load_half", lambda *_: [film(1, 100), film(2, 130)])
+    monkeypatch.setattr(suite, "terms_of_films", lambda _: "films of nobody")
+    monkeypatch.setattr(suite.Engine, "load", classmethod(lambda *_, **__: GreyEngine()))
+
+
+def test_the_command_writes_figures_and_a_page(grey, tmp_path):
+    kept, page = tmp_path / "f.json", tmp_path / "f.html"
+    arguments = ["--data", "none", "--json", str(kept), "--report", str(page)]
+    assert suite.main([*arguments, "--only", "swapped"]) == 0
+    table = json.loads(kept.read_text())
+    assert [row["change"] for row in table["rows"]] == ["left and right swapped", "up and down swapped"]
+    assert (table["part"], table["films"], table["limit_months"]) == ("validation", 2, 1.0)
+    text = page.read_text()
+    for words in ("films of nobody", "not for diagnosis", "left and right swapped", "2 of 2 changes pass"):
+        assert words in text, words
+    assert suite.main([*arguments, "--only", "brighter"]) == 1
+    assert "0 of 2 changes pass" in page.read_text()
+
+
+def test_a_change_that_is_not_there_is_refused_and_does_not_pass(grey, caplog):
+    assert suite.main(["--data", "none", "--only", "Rotated"]) == 2
+    assert "No change is called 'Rotated'; there are: turned by -30 degrees;" in caplog.text
+    with pytest.raises(DataError, match="no such change"):
+        stress(GreyEngine(), [film(1)], ())
+    with pytest.raises(SystemExit):
+        suite.main(["--data", "none", "--films", "0"])
+
+
+def test_a_page_that_cannot_be_written_is_said_first(grey, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(suite, "stress", lambda *_: pytest.fail("films would be read"))
+    assert suite.main(["--data", "none", "--report", str(tmp_path / "nowhere" / "f.html")]) == 2
+    assert "there is no folder" in caplog.text
 
 
 def test_without_data_the_command_says_so(tmp_path, caplog):

@@ -1,10 +1,10 @@
 """``boneage-node evaluate``: what the shipped model does on films it has not seen, through the node's own engine.
 
 Ages (Table 3, identity lines and cumulative accuracy of Hui et al. 2022; Bland-Altman, bias and intervals besides),
-regions of interest, refusals and images without a hand. ``--json`` keeps every figure for machines (the keys are in
-``training/evaluation/FIGURES.md``), ``--report`` writes a page for people. It doubles as a site's acceptance test:
-``--films`` and ``--readings`` take its own films, ``--accept`` sets thresholds, ``--recalibrate`` fits its own
-correction.
+regions of interest, refusals and images without a hand, and with ``--stress`` what changes of a film do to its age.
+``--json`` keeps every figure for machines (the keys are in ``training/evaluation/FIGURES.md``), ``--report`` writes a
+page for people. It doubles as a site's acceptance test: ``--films`` and ``--readings`` take its own films, ``--accept``
+sets thresholds, ``--recalibrate`` fits its own correction.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from inference.errors import InferenceError
 from inference.finding import ModelIdentity
 from inference.method import DEFAULT_METHOD
 from training.annotations import read_annotations
+from training.arguments import count, positive_int
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation import recalibration
 from training.evaluation.acceptance import Threshold, read_thresholds
 from training.evaluation.ages import AGE_GROUPS_YEARS, Errors, coverage, errors_of, table_3
 from training.evaluation.changes import changed_rois, compare_case
 from training.evaluation.figures import SCHEMA, assemble, clean
+from training.evaluation.output import check_outputs, write_output
 from training.evaluation.own_rois import boxed_films, detector_of, own_roi_figures
 from training.evaluation.reading import (
     Case,
@@ -48,7 +50,9 @@ from training.evaluation.reading import (
 )
 from training.evaluation.report import report
 from training.evaluation.site import SiteFilm, read_site, read_site_film, read_table
-from training.radiographs import load_half, load_negatives, load_small, read_split
+from training.radiographs import Radiograph, load_half, load_negatives, load_small, read_split
+from training.stress import print_outcomes, spread, stress, stress_figures
+from training.terms import SITE_FILMS, terms_of_films
 
 __all__ = [
     "AGE_GROUPS_YEARS", "Case", "Errors", "Row", "coverage", "errors_of", "evaluate", "film_of", "interpret", "main",
@@ -58,6 +62,10 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 _PICTURE_SIDE = 320
+_PICTURES = 6
+"""So many films are shown in a page where nothing else is said."""
+STRESS_FILMS = 40
+"""So many films, spread over the ages, go through the stress suite."""
 
 
 def evaluate(
@@ -127,7 +135,7 @@ def print_figures(figures: dict[str, Any]) -> None:
             say("  " + ", ".join(f"{key} {found[key]:.4g}" for key in keys if found[key] is not None))
     hidden = {
         "table_3", "rows", "roi", "own_roi", "roi_changed", "bland_altman", "intervals", "cumulative_accuracy",
-        "acceptance",
+        "acceptance", "recalibration", "stress",
     }  # fmt: skip
     say("")
     for key, value in figures.items():
@@ -185,7 +193,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--changed", action="store_true", help="find the ROIs on turned, mirrored, marked films, too")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--report", type=Path, metavar="HTML", help="also write a page for people there")
-    parser.add_argument("--pictures", type=int, default=0, metavar="N", help="show N films in the page (default 0)")
+    parser.add_argument(
+        "--pictures",
+        type=count,
+        metavar="N",
+        help=f"show the N films that are furthest off in the page (default {_PICTURES}; of a site's own films 0, as "
+        "names may be burnt in)",
+    )
+    parser.add_argument(
+        "--stress",
+        type=positive_int,
+        nargs="?",
+        const=STRESS_FILMS,
+        metavar="N",
+        help=f"change N films (default {STRESS_FILMS}) as boneage-node stress does; reads each some 35 times more",
+    )
     parser.add_argument(
         "--accept", metavar="THRESHOLDS", help="such as mae<=10,coverage>=0.85,refused<=0.05, or a TOML file of them"
     )
@@ -194,7 +216,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--recalibration", type=Path, metavar="FILE", help="evaluate with this recalibration in force")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default 2)")
     return parser
 
 
@@ -212,18 +234,48 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], Pictures]:
     chosen = {"threads": arguments.threads, "device": arguments.device}
     engine = Engine.load(arguments.method, recalibration=arguments.recalibration, **chosen)
     bundle = open_bundle(arguments.method)
-    also = {"cost": cost(arguments.method, **chosen), "config": bundle.config, "detector": detector_of(bundle)}
+    also = {
+        "cost": cost(arguments.method, **chosen),
+        "config": bundle.config,
+        "detector": detector_of(bundle),
+        "terms": {
+            "films": SITE_FILMS if site else terms_of_films(arguments.data),
+            "weights": bundle.metadata.get("data_terms"),
+        },
+    }
     if site:
         by_line = {film.reading.rsna_id: film for film in site}
         figures = evaluate_site(engine, site, **also)
+        if arguments.stress:
+            chosen_films = spread([by_line[row.rsna_id] for row in _read_rows(figures)], arguments.stress)
+            films = [read_site_film(engine, film).case.film for film in chosen_films]
+            figures["stress"] = _stress(engine, films)
         return figures, lambda count: [
             picture(read_site_film(engine, by_line[row.rsna_id]).case)
             for row in furthest(rows_of(figures, "figures"), count)
         ]
     also["own_roi"] = clean(own_roi_figures(arguments.method, boxed_films(arguments.data, arguments.part), **chosen))
     cases, figures = evaluate(engine, arguments.data, arguments.part, changed=arguments.changed, **also)
+    if arguments.stress:
+        read = [case.film for case in cases if case.row.refusal is None]
+        figures["stress"] = _stress(engine, spread(read, arguments.stress))
     by_id = {case.row.rsna_id: case for case in cases}
     return figures, lambda count: [picture(by_id[row.rsna_id]) for row in furthest([c.row for c in cases], count)]
+
+
+def _read_rows(figures: dict[str, Any]) -> list[Row]:
+    return [row for row in rows_of(figures, "figures") if row.refusal is None]
+
+
+def _stress(engine: Engine, films: list[Radiograph]) -> dict[str, Any]:
+    """Put films that were read through the stress suite, print the outcomes and return them as figures; {} of none."""
+    if not films:
+        _log.warning("No film was read: the stress suite has nothing to compare with.")
+        return {}
+    _log.info("changing %d films", len(films))
+    outcomes = stress(engine, films)
+    print_outcomes(outcomes)
+    return dict(clean(stress_figures(outcomes)))
 
 
 def _fit(figures: dict[str, Any], path: Path) -> None:
@@ -232,24 +284,28 @@ def _fit(figures: dict[str, Any], path: Path) -> None:
         raise DataError("These ages are recalibrated already; evaluate without --recalibration to fit anew.")
     fitted = recalibration.fit(rows_of(figures, "figures"), model)
     figures["recalibration"] = fitted
-    path.write_text(json.dumps(fitted, indent=2) + "\n")
+    write_output(path, lambda: json.dumps(fitted, indent=2) + "\n")
+    print(f"recalibration: {fitted}")  # noqa: T201 - a command's answer
 
 
 def _run(arguments: argparse.Namespace) -> bool:
-    """Do what the command line asks; True unless a threshold failed."""
+    """Do what the command line asks; True unless a threshold failed.
+
+    What was measured is written even where no recalibration can be fitted to it.
+    """
     thresholds = read_thresholds(arguments.accept) if arguments.accept else []
+    check_outputs(arguments.json, arguments.report, arguments.recalibrate)
     figures, pictures = _measure(arguments)
-    if arguments.recalibrate:
-        _fit(figures, arguments.recalibrate)
     print_figures(figures)
     accepted = judge(figures, thresholds) if thresholds else True
-    writers: list[tuple[Path | None, Callable[[], str]]] = [
-        (arguments.json, lambda: json.dumps(figures, indent=1, allow_nan=False) + "\n"),
-        (arguments.report, lambda: report(figures, pictures(arguments.pictures))),
-    ]
-    for path, write in writers:
-        if path is not None:
-            path.write_text(write(), "utf-8")
+    try:
+        if arguments.recalibrate:
+            _fit(figures, arguments.recalibrate)
+    finally:
+        write_output(arguments.json, lambda: json.dumps(figures, indent=1, allow_nan=False) + "\n")
+        usual = 0 if arguments.films else _PICTURES
+        shown = usual if arguments.pictures is None else arguments.pictures
+        write_output(arguments.report, lambda: report(figures, pictures(shown)))
     return accepted
 
 
@@ -259,6 +315,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if (arguments.films is None) != (arguments.readings is None):
         parser.error("--films and --readings go together")
+    if arguments.kept and (arguments.stress or arguments.pictures):
+        parser.error("--stress and --pictures need the films; give --data, or --films and --readings")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         return 0 if _run(arguments) else 1

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -28,9 +29,15 @@ from inference.errors import InferenceError
 from inference.film import Film, read_film
 from inference.finding import Box, Estimate, Finding, Subject
 from inference.method import DEFAULT_METHOD
+from training.arguments import positive_int
 from training.errors import DataError, TrainingError, exit_code
+from training.evaluation.output import check_outputs, write_output
+from training.evaluation.page import page
 from training.evaluation.reading import film_of
+from training.evaluation.report import stress_section
 from training.radiographs import Radiograph, load_half
+from training.radiographs import Reading as Reference
+from training.terms import terms_of_films
 
 Grey = npt.NDArray[np.uint8]
 Maker = Callable[[Grey, Box, np.random.Generator], Grey | Film]
@@ -256,8 +263,10 @@ def stress(engine: Engine, films: list[Radiograph], changes: tuple[Change, ...] 
     Raises
     ------
     DataError
-        If none of the films is read as it is.
+        If none of the films is read as it is, or no change is to be made.
     """
+    if not changes:
+        raise DataError("There is no such change; boneage-node stress without --only names them all.")
     readings = []
     for film in films:
         finding = _read(engine, film, film_of(film.pixels))
@@ -309,7 +318,21 @@ def _largest(shifts: npt.NDArray[np.float64]) -> float:
     return float(np.abs(shifts).max(initial=0.0))
 
 
-def spread(films: list[Radiograph], count: int) -> list[Radiograph]:
+def stress_figures(outcomes: list[Outcome]) -> dict[str, Any]:
+    """Return the suite as the JSON of ``evaluate`` and of ``stress`` has it."""
+    rows = [asdict(outcome) | {"passed": outcome.passed} for outcome in outcomes]
+    return {"films": outcomes[0].films, "limit_months": LIMIT_MONTHS, "rows": rows}
+
+
+class _HasReading(Protocol):
+    @property
+    def reading(self) -> Reference: ...
+
+
+_Film = TypeVar("_Film", bound=_HasReading)
+
+
+def spread(films: list[_Film], count: int) -> list[_Film]:
     """Take so many films, evenly spread over the ages."""
     ordered = sorted(films, key=lambda film: (film.reading.age_months, film.reading.rsna_id))
     places = np.unique(np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int))
@@ -338,11 +361,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--method", default=DEFAULT_METHOD, help=f"whose bundle to read with (default {DEFAULT_METHOD})"
     )
     parser.add_argument("--part", default="validation", choices=("train", "validation", "test"), help="of the split")
-    parser.add_argument("--films", type=int, default=20, metavar="N", help="so many films, spread over the ages")
+    parser.add_argument(
+        "--films", type=positive_int, default=20, metavar="N", help="so many films, spread over the ages"
+    )
     parser.add_argument("--only", metavar="TEXT", help="only changes whose names hold this")
     parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--report", type=Path, metavar="HTML", help="also write a page for people there")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default 2)")
     return parser
 
 
@@ -350,18 +376,32 @@ def main(argv: list[str] | None = None) -> int:
     """Run the suite; returns 0, 1 when a change fails or the model cannot be opened, 2 when the data cannot be used."""
     arguments = make_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    changes = tuple(change for change in CHANGES if arguments.only is None or arguments.only in change.name)
     try:
-        engine = Engine.load(arguments.method, threads=arguments.threads, device=arguments.device)
-        outcomes = stress(engine, spread(load_half(arguments.data, [arguments.part]), arguments.films), changes)
+        outcomes = _run(arguments)
     except (TrainingError, InferenceError) as error:
         return exit_code(error)
-    print_outcomes(outcomes)
-    if arguments.json:
-        rows = [asdict(outcome) | {"passed": outcome.passed} for outcome in outcomes]
-        table = {"part": arguments.part, "model": asdict(engine.identity), "limit_months": LIMIT_MONTHS, "rows": rows}
-        arguments.json.write_text(json.dumps(table, indent=1) + "\n")
     return 0 if all(outcome.passed for outcome in outcomes) else 1
+
+
+def _run(arguments: argparse.Namespace) -> list[Outcome]:
+    check_outputs(arguments.json, arguments.report)
+    changes = tuple(change for change in CHANGES if arguments.only is None or arguments.only in change.name)
+    if not changes:
+        raise DataError(f"No change is called {arguments.only!r}; there are: {'; '.join(c.name for c in CHANGES)}.")
+    engine = Engine.load(arguments.method, threads=arguments.threads, device=arguments.device)
+    films = spread(load_half(arguments.data, [arguments.part]), arguments.films)
+    outcomes = stress(engine, films, changes)
+    print_outcomes(outcomes)
+    found = stress_figures(outcomes)
+    table = {"part": arguments.part, "model": asdict(engine.identity), **found}
+    write_output(arguments.json, lambda: json.dumps(table, indent=1) + "\n")
+    model = engine.identity
+    lead = (
+        f"{model.name} {model.version} on {found['films']} films of the part {arguments.part}: "
+        f"{terms_of_films(arguments.data)}."
+    )
+    write_output(arguments.report, lambda: page("What changes of a film do to the age", lead, [stress_section(found)]))
+    return outcomes
 
 
 if __name__ == "__main__":

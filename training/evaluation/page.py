@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 DISCLAIMER = (
-    "Research use only. This is not a medical device; no figure on this page permits the use of its results for "
-    "diagnosis or treatment."
+    "Research use only, not for diagnosis. This is not a medical device; no figure on this page permits the use of its "
+    "results for diagnosis or treatment."
 )
 
 _STYLE = """

@@ -42,7 +42,10 @@ def report(found: Figures, pictures: list[tuple[str, str]] | None = None) -> str
     sections += [_ages(found), _agreement(found), _intervals(found)]
     if found.get("recalibration"):
         sections.append(_recalibration(found["recalibration"]))
-    sections += [_rois(found), _refusals(found), _furthest(found, pictures or [])]
+    sections += [_rois(found), _refusals(found)]
+    if found.get("stress"):
+        sections.append(stress_section(found["stress"]))
+    sections.append(_furthest(found, pictures or []))
     lead = (
         f"{model['name']} {model['version']} on {found['films']} films, part \N{LEFT SINGLE QUOTATION MARK}"
         f"{found['part']}\N{RIGHT SINGLE QUOTATION MARK}, measured {found['measured_at']}."
@@ -81,6 +84,7 @@ def _material(found: Figures) -> str:
         ("Time", f"median {decimal(found['milliseconds_median'], 0)} ms a film on {found['cost']['device']}, "
                  f"{found['cost']['threads']} threads, detection included"),
         ("Sources", f"boneage-node {found['revision']}"),
+        *((f"Terms of the {what}", words) for what, words in found.get("terms", {}).items() if words),
     ]  # fmt: skip
     return section(
         "What was measured on what",
@@ -347,6 +351,32 @@ def _refusals(found: Figures) -> str:
     if found["non_hands"]:
         words += f" Of {found['non_hands']} images without a hand, {found['non_hands_accepted']} got an age."
     return section("Refusals", paragraph(words))
+
+
+def stress_section(found: Figures) -> str:
+    """Return the section of the stress suite, from what ``evaluate`` and ``stress`` keep of it in their JSON."""
+    rows = [
+        (
+            row["change"], decimal(row["mae_before"], 2), decimal(row["mae_after"], 2), decimal(row["mean_shift"], 2),
+            decimal(row["mean_absolute_shift"], 2), decimal(row["largest_shift"]), decimal(row["largest_silent_shift"]),
+            percent(row["refused_share"]), percent(row["flagged_share"]), "yes" if row["passed"] else "NO",
+        )
+        for row in found["rows"]
+    ]  # fmt: skip
+    passed = sum(row["passed"] for row in found["rows"])
+    return section(
+        "Changed films",
+        paragraph(
+            f"Each of {found['films']} films once more per change that leaves the bones as they are: turned, mirrored, "
+            f"in other greys, noisy, blurred, bordered, marked. {passed} of {len(rows)} changes pass: they move the "
+            f"mean absolute error by at most {decimal(found['limit_months'])} months, or every film is refused."
+        ),
+        table(
+            "Months; shifts are the age after minus the age before; silent are those without a new flag",
+            ("change", "MAE before", "MAE after", "mean shift", "mean size of the shift", "largest", "largest silent",
+             "refused", "newly flagged", "passes"), rows,
+        ),
+    )  # fmt: skip
 
 
 def _furthest(found: Figures, pictures: list[tuple[str, str]]) -> str:
