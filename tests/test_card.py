@@ -1,9 +1,15 @@
 """Figures in documents come from an evaluation's JSON. Does not cover how they were measured."""
 
+import json
+import re
+from typing import Any
+from xml.etree import ElementTree as ET
+
 import pytest
 
-from training.card import comparison_text, figures_text, fill
+from training.card import comparison_text, figures_text, fill, main
 from training.errors import RunError
+from training.evaluation.papers import paper_of
 
 ERRORS = {"films": 3, "mae_months": 8.04, "rmse_months": 10.06}
 FIGURES = {
@@ -41,18 +47,102 @@ def test_a_document_without_a_place_is_refused():
         fill("nothing", "house", "text")
 
 
-def test_a_comparison_shows_ages_and_below_them_regions():
-    rois = dict.fromkeys(("precision", "recall", "f1", "ap", "ap50", "ap75", "centre_median", "within_3_percent"), 0.5)
-    contestant = {
-        "label": "a", "method": "a", "table_3": FIGURES["table_3"], "mae_interval_months": (7.0, 9.0),
-        "coverage_90": 0.9, "refused": {}, "milliseconds_median": 90.4,
-        "cost": {"parameters": 3.8e6, "megabytes": 11.5},
-        "paper": {"mae_months": 5.3, "roi": {"f1": 0.996, "data": "x"}},
-        "rois": {"detector": "own", "own": rois | {"films": 81}},
+ROIS = dict.fromkeys(("precision", "recall", "f1", "ap", "ap50", "ap75", "centre_median", "within_3_percent"), 0.5)
+
+
+def contestant(label: str, method: str, **more: Any) -> dict[str, Any]:
+    return {
+        "label": label, "method": method, "config": {}, "table_3": FIGURES["table_3"],
+        "mae_interval_months": (7.0, 9.0), "cumulative_accuracy": {"total": {"0": 0.0, "12": 0.75, "24": 1.0}},
+        "coverage_90": 0.9, "refused": {},
+        "milliseconds_median": 90.4, "cost": {"parameters": 3.8e6, "megabytes": 11.5, "threads": 2, "device": "cpu"},
+        "paper": paper_of(method, {}), **more,
     }  # fmt: skip
-    text = comparison_text({"contestants": [contestant]})
-    ages, regions = text.split("\n\n")
-    assert "| `a` | 8.0 (7.0 to 9.0) | 10.1 | 90% | 0 | 90 | 3.8 | 11.5 | 5.3 |" in ages
-    assert "| a | its own detector | 81 | 50.0 %" in regions.replace("50.0%", "50.0 %")
-    assert "| paper | x |" in regions
-    assert len({line.count("|") for line in regions.splitlines()}) == 1
+
+
+COMPARISON: dict[str, Any] = {
+    "part": "test",
+    "films": 184,
+    "contestants": [
+        contestant("house", "house"),
+        contestant("2m-net (unconverged)", "2m-net", converged=False),
+        contestant("precise-baa", "precise-baa", rois={"detector": "own", "own": ROIS | {"films": 81}}),
+    ],
+}
+
+
+def tables(text: str) -> list[list[str]]:
+    """Return the tables of a Markdown text, each as its lines."""
+    blocks = (block.splitlines() for block in text.split("\n\n"))
+    return [lines for lines in blocks if lines[0].startswith("|")]
+
+
+def test_a_comparison_shows_all_that_was_measured():
+    """Given three methods, two with papers, then summary, groups of all, boys and girls, and regions are told."""
+    text = comparison_text(COMPARISON)
+    summary, everyone, boys, girls, regions = tables(text)
+    assert (
+        summary[2] == "| `house` | 8.0 (7.0 to 9.0) | 10.1 | 90 % | 0 | 90 | 3.8 | 11.5 | \N{EN DASH} | \N{EN DASH} |"
+    )
+    assert summary[3].startswith("| `2m-net` (unconverged) | 8.0 ")
+    assert summary[4].endswith("| 7.3 / 8.3 | \N{EN DASH} |")
+    assert [line.split(" | ")[0] for line in everyone[2:]] == [
+        "| house", "| 2m-net (unconverged)", "| paper", "| precise-baa", "| paper",
+    ]  # fmt: skip
+    assert everyone[6].endswith("| 7.3 / 8.3 |")
+    assert boys[4].endswith("| 3.9 |")
+    assert girls[4].endswith("| 4.1 |")
+    assert text.count("<details>") == text.count("</details>") == 2
+    assert regions[2].startswith("| precise-baa | its own detector | 81 | 50.0 %")
+    assert regions[3].startswith("| paper | 13 regions, its mAP |")
+    for lines in (summary, everyone, boys, girls, regions):
+        assert len({line.count("|") for line in lines}) == 1
+    assert "- Jia et al., 2022: measured on 222 films of its own" in text
+    assert "0\N{EN DASH}3 11.4 / 11.9" in text
+    prose = [line for line in text.splitlines() if not line.startswith(("|", "!"))]
+    assert max(map(len, prose)) <= 120
+
+
+def test_what_is_not_so_is_not_said():
+    """Given methods that converged, no CUDA and one run of global-local, then no mark, no column and no ablation."""
+    plain = {**COMPARISON, "contestants": COMPARISON["contestants"][:1]}
+    text = comparison_text(plain)
+    assert "CUDA: not measured" in text
+    assert "ms, CUDA" not in text
+    assert "nconverged" not in text
+    assert "Table 4" not in text
+    with_cuda = contestant("house", "house")
+    with_cuda["cost"] = with_cuda["cost"] | {"cuda_milliseconds": 7.4}
+    text = comparison_text({**plain, "contestants": [with_cuda]})
+    assert "| ms, CPU | ms, CUDA |" in text
+    assert "| 90 | 7 |" in text
+    assert "not measured" not in text
+
+
+def test_an_ablation_has_a_table_of_its_own():
+    ones = [
+        contestant(paths, "global-local", config={"paths": paths}, paper=paper_of("global-local", {"paths": paths}))
+        for paths in ("global", "local")
+    ]
+    ablation = tables(comparison_text({**COMPARISON, "contestants": ones}))[-1]
+    assert ablation[0] == "| MAE, months | global | local | global and local |"
+    assert ablation[-2] == "| histogram equalised | 8.0 | 8.0 | \N{EN DASH} |"
+    assert ablation[-1] == "| paper, RSNA films | 8.16 | 6.36 | \N{EN DASH} |"
+
+
+def test_the_command_fills_the_document_and_draws_what_it_shows(tmp_path):
+    """Given a comparison, then each picture in the document is an SVG file on white that parses by itself."""
+    figures, document = tmp_path / "compare.json", tmp_path / "README.md"
+    figures.write_text(json.dumps(COMPARISON))
+    document.write_text("a\n<!-- figures compare -->\n<!-- /figures -->\n")
+    assert main([str(figures), str(document)]) == 0
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", document.read_text())
+    assert len(pictures) == 2
+    for picture in pictures:
+        drawn = ET.fromstring((tmp_path / picture).read_text("utf-8"))
+        assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
+        white = drawn.find("{http://www.w3.org/2000/svg}rect")
+        assert white is not None
+        assert white.get("fill") == "#fff"
+        assert (float(drawn.get("width", 0)), float(white.get("width", 0))) == (960, 480)
+        assert "2m-net (unconverged)" in "".join(drawn.itertext())

@@ -2,7 +2,8 @@
 
 ``python -m training.card figures.json FILE...`` replaces what stands between ``<!-- figures METHOD -->`` and
 ``<!-- /figures -->`` in each file by the tables of an evaluation (``boneage-node evaluate --json figures.json``), or
-what stands at ``<!-- figures compare -->`` by the table of a comparison (``boneage-node compare --json``).
+what stands at ``<!-- figures compare -->`` by the tables of a comparison (``boneage-node compare --json``), whose plots
+it writes into ``training/evaluation/plots`` beside that file.
 """
 
 from __future__ import annotations
@@ -10,11 +11,24 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.compare import ROI_HEAD, roi_rows
+from training.compare import (
+    ROI_HEAD,
+    UNCONVERGED_NOTE,
+    data_differences,
+    group_notes,
+    group_rows,
+    milliseconds,
+    plots,
+    roi_rows,
+)
 from training.errors import RunError
+from training.evaluation.ablation import HEAD as ABLATION_HEAD
+from training.evaluation.ablation import ablation_rows
+from training.evaluation.page import decimal, percent
 
 
 def figures_text(figures: dict[str, Any]) -> str:
@@ -38,25 +52,89 @@ def figures_text(figures: dict[str, Any]) -> str:
 
 
 def comparison_text(comparison: dict[str, Any]) -> str:
-    """Return methods side by side, each with its paper's figure, and below them how their regions are found."""
-    lines = [
-        "| method | MAE (95 %) | RMSE | 90 % interval covers | refused | ms a film | M parameters | MB | paper's MAE |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for one in comparison["contestants"]:
-        total, (low, high) = one["table_3"]["all"]["total"], one["mae_interval_months"]
-        paper = (one["paper"] or {}).get("mae_months")
-        lines.append(
-            f"| `{one['method']}` | {total['mae_months']:.1f} ({low:.1f} to {high:.1f}) | {total['rmse_months']:.1f} | "
-            f"{one['coverage_90']:.0%} | {sum(one['refused'].values())} | {one['milliseconds_median']:.0f} | "
-            f"{one['cost']['parameters'] / 1e6:.1f} | {one['cost']['megabytes']:.1f} | "
-            f"{'-' if paper is None else f'{paper:.1f}'} |"
-        )
-    regions = roi_rows(comparison)
-    if regions:
-        heads = ("method", *ROI_HEAD[1:])
-        lines += ["", *(f"| {' | '.join(row).strip()} |" for row in (heads, ("---",) * len(heads), *regions))]
-    return "\n".join(lines)
+    """Return methods side by side, each with its paper: in short, by age and sex, as plots, regions, data."""
+    ones = comparison["contestants"]
+    threads = sorted({one["cost"].get("threads") for one in ones if one["cost"].get("threads")})
+    measured = f"{comparison['films']} films of the part `{comparison['part']}`"
+    on = f", on {' or '.join(map(str, threads))} CPU threads" if threads else ""
+    parts = [f"Months, {measured}{on}:", _summary(ones), *_remarks(ones), _PICTURES]
+    heads = ("MAE / RMSE by age in years", *ones[0]["table_3"])
+    parts.append(_table(("all: " + heads[0], *heads[1:]), group_rows(comparison, "total")))
+    for sex, words in (("male", "boys"), ("female", "girls")):
+        of_sex = _table((f"{words}: {heads[0]}", *heads[1:]), group_rows(comparison, sex))
+        parts.append(f"<details><summary>The same for {words}</summary>\n\n{of_sex}\n\n</details>")
+    parts += [_wrapped(note) for note in group_notes(comparison)]
+    if regions := roi_rows(comparison):
+        parts += ["Regions of the 13 RUS bones, against boxes people drew:", _table(("method", *ROI_HEAD[1:]), regions)]
+    if ablation := ablation_rows(comparison):
+        parts += [_wrapped(_ABLATION), _table(("MAE, months", *ABLATION_HEAD[1:]), ablation)]
+    parts.append("\n".join(_wrapped(f"- {sentence}", indent=2) for sentence in data_differences(comparison)))
+    return "\n\n".join(part for part in parts if part)
+
+
+PLOTS = Path("training/evaluation/plots")
+"""Where the plots of a comparison lie, from the folder of the document that shows them."""
+BY_AGE, CUMULATIVE = "mae-by-age.svg", "cumulative-accuracy.svg"
+_PICTURES = (
+    f"![mean absolute error of each method by age group]({PLOTS.as_posix()}/{BY_AGE})\n"
+    f"![share of films read within so many months, by method]({PLOTS.as_posix()}/{CUMULATIVE})"
+)
+_ABLATION = (
+    "What equalisation and the two pathways are worth to `global-local` (Hui et al. 2022, Table 4). Runs here are as "
+    "long as their recipes say and compare with each other; the paper's were trained to the end, on many more films:"
+)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown, the first column to the left, the others to the right."""
+    lines = (head, ("---", *["--:"] * (len(head) - 1)), *rows)
+    return "\n".join(f"| {' | '.join(cell.strip() for cell in cells)} |" for cells in lines)
+
+
+def _summary(ones: Sequence[dict[str, Any]]) -> str:
+    with_cuda = any(milliseconds(one)[1] is not None for one in ones)
+    head = ["method", "MAE (95 %)", "RMSE", "90 % interval covers", "refused", "ms, CPU", "M parameters", "MB",
+            "paper's MAE / RMSE", "paper's M parameters"]  # fmt: skip
+    rows = []
+    for one in ones:
+        total, (low, high), paper = one["table_3"]["all"]["total"], one["mae_interval_months"], one["paper"] or {}
+        cpu, cuda = milliseconds(one)
+        theirs = [decimal(value) for key in ("mae_months", "rmse_months") if (value := paper.get(key)) is not None]
+        parameters = paper.get("parameters")
+        row = [
+            _named(one), f"{total['mae_months']:.1f} ({low:.1f} to {high:.1f})", f"{total['rmse_months']:.1f}",
+            percent(one["coverage_90"]), str(sum(one["refused"].values())), decimal(cpu, 0),
+            decimal(one["cost"]["parameters"] / 1e6), decimal(one["cost"]["megabytes"]),
+            " / ".join(theirs) or _DASH, decimal(parameters and parameters / 1e6),
+        ]  # fmt: skip
+        rows.append([*row[:6], decimal(cuda, 0), *row[6:]] if with_cuda else row)
+    return _table([*head[:6], "ms, CUDA", *head[6:]] if with_cuda else head, rows)
+
+
+_DASH = "\N{EN DASH}"
+
+
+def _named(one: dict[str, Any]) -> str:
+    """Return a contestant's label with its name as code: `2m-net` (unconverged)."""
+    name, space, rest = str(one["label"]).partition(" ")
+    return f"`{name}`{space}{rest}"
+
+
+def _remarks(ones: Sequence[dict[str, Any]]) -> list[str]:
+    """Say what the summary lacks, and what its unconverged figures are."""
+    words = (
+        [] if any(milliseconds(one)[1] is not None for one in ones) else ["CUDA: not measured, no GPU was to be had."]
+    )
+    if any(not one.get("converged", True) for one in ones):
+        words.append(UNCONVERGED_NOTE)
+    return [_wrapped(" ".join(words))] if words else []
+
+
+def write_plots(comparison: dict[str, Any], folder: Path) -> None:
+    """Write the plots that the text of a comparison shows, as SVG files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, plot in zip((BY_AGE, CUMULATIVE), plots(comparison), strict=True):
+        (folder / name).write_text(plot.file(), "utf-8")
 
 
 def _cell(errors: dict[str, float]) -> str:
@@ -65,13 +143,13 @@ def _cell(errors: dict[str, float]) -> str:
     return f"{errors['mae_months']:.1f} / {errors['rmse_months']:.1f} ({errors['films']:.0f})"
 
 
-def _wrapped(text: str, width: int = 118) -> str:
+def _wrapped(text: str, width: int = 118, indent: int = 0) -> str:
     lines = [""]
     for word in text.split():
-        if len(lines[-1]) + len(word) >= width:
+        if len(lines[-1]) + len(word) + indent >= width:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines)
+    return ("\n" + " " * indent).join(lines)
 
 
 def fill(document: str, method: str, text: str) -> str:
@@ -100,6 +178,8 @@ def main(argv: list[str] | None = None) -> int:
     text = comparison_text(figures) if compared else figures_text(figures)
     for path in arguments.documents:
         path.write_text(fill(path.read_text(), name, text))
+        if compared:
+            write_plots(figures, path.parent / PLOTS)
     return 0
 
 

@@ -157,6 +157,7 @@ def group_notes(comparison: dict[str, Any]) -> list[str]:
 
 ROI_HEAD = (
     "", "regions by", "films", "precision", "recall", "F1", "AP", "AP50", "AP75", "median centre error", "within 3 %",
+    "films with all 13 right",
 )  # fmt: skip
 
 
@@ -181,13 +182,14 @@ def roi_rows(comparison: dict[str, Any]) -> list[tuple[str, ...]]:
                 *(percent(found[key], 1) for key in ("precision", "recall", "f1")),
                 *(decimal(found[key], 3) for key in ("ap", "ap50", "ap75")),
                 percent(found["centre_median"], 2), percent(found["within_3_percent"], 1),
+                percent(found.get("films_all_13_at_iou_50"), 1),
             ))  # fmt: skip
         theirs = (one["paper"] or {}).get("roi")
         if theirs and len(rows) > before:
             rows.append((
                 "  paper", theirs["data"], _DASH,
                 *(percent(theirs.get(key), 1) for key in ("precision", "recall", "f1")),
-                *(decimal(theirs.get(key), 3) for key in ("ap", "ap50", "ap75")), _DASH, _DASH,
+                *(decimal(theirs.get(key), 3) for key in ("ap", "ap50", "ap75")), _DASH, _DASH, _DASH,
             ))  # fmt: skip
     return rows
 
@@ -212,11 +214,7 @@ def data_differences(comparison: dict[str, Any]) -> list[str]:
 def comparison_page(comparison: dict[str, Any]) -> str:
     """Return the comparison as an HTML document."""
     ones = comparison["contestants"]
-    colours = [COLOURS[place % len(COLOURS)] for place in range(len(ones))]
-    curves = [
-        (one["label"], one["cumulative_accuracy"]["total"], colour) for one, colour in zip(ones, colours, strict=True)
-    ]
-    groups = short_names(ones[0]["table_3"])
+    by_age, cumulative = plots(comparison)
     names = ("age", *ones[0]["table_3"])
     return page(
         "Methods side by side",
@@ -242,12 +240,22 @@ def comparison_page(comparison: dict[str, Any]) -> str:
                 table("Girls: MAE / RMSE, months", names, group_rows(comparison, "female")),
                 *map(paragraph, group_notes(comparison)),
                 figures(
-                    figure(_group_plot(ones, groups, colours).svg(), "Mean absolute error by age group."),
-                    figure(cumulative_plot(curves).svg(), "How many films are read within so many months."),
+                    figure(by_age.svg(), "Mean absolute error by age group."),
+                    figure(cumulative.svg(), "How many films are read within so many months."),
                 ),
             ),
         ],
     )
+
+
+def plots(comparison: dict[str, Any]) -> tuple[Plot, Plot]:
+    """Return MAE by age group, and how many films are read within so many months, a colour a contestant."""
+    ones = comparison["contestants"]
+    colours = [COLOURS[place % len(COLOURS)] for place in range(len(ones))]
+    curves = [
+        (one["label"], one["cumulative_accuracy"]["total"], colour) for one, colour in zip(ones, colours, strict=True)
+    ]
+    return _group_plot(ones, short_names(ones[0]["table_3"]), colours), cumulative_plot(curves)
 
 
 def _roi_section(comparison: dict[str, Any]) -> list[str]:

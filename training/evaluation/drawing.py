@@ -14,6 +14,11 @@ LEFT, RIGHT, TOP, BOTTOM = 54.0, 14.0, 14.0, 46.0
 COLOURS = ("#2b6cb0", "#c2410c", "#2f855a", "#6b46c1", "#b7791f", "#0e7490")
 """Told apart with the common colour-vision deficiencies, on white and on black."""
 
+_FILE_STYLE = (
+    "svg { color: #222; font: 12px system-ui, sans-serif; } text { fill: currentColor; } "
+    ".grid { stroke: currentColor; stroke-opacity: .13; } .frame { stroke: currentColor; fill: none; }"
+)
+
 Points = Iterable[tuple[float, float]]
 
 
@@ -159,6 +164,13 @@ class Plot:
         if name:
             self._legend.append((name, colour))
         return self
+
+    def file(self) -> str:
+        """Return the figure as an SVG file of its own: black on white, so that it reads on a page of any colour."""
+        opening = f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH:g}" height="{2 * HEIGHT:g}" '
+        paper = f'<style>{_FILE_STYLE}</style><rect width="{WIDTH:g}" height="{HEIGHT:g}" fill="#fff"/>'
+        head, rest = self.svg().removeprefix("<svg ").split(">", 1)
+        return f"{opening}{head}>{paper}{rest}\n"
 
     def svg(self) -> str:
         """Return the figure as one ``<svg>`` element."""
