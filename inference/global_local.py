@@ -22,6 +22,7 @@ Decisions where the paper is silent or contradicts itself:
 * Softened labels: each draw of a training film moves its age by a random amount of up to 3 months.
 * The loss of the age is not named. Here the mean absolute error in months, smooth within half a month (smooth L1, beta
   0.5: ``training.losses``).
+* The detector as the paper trains it is the recipe ``regions-paper``; the shipped one's is ``regions``.
 * Shipped weights, recipe ``global-local``: AdamW and one cycle, not Adam and steps of a third; batches of 32, not 64;
   64 epochs of 100 batches, not at most 100 of all films; no early stopping (patience 10), but the best epoch by
   validation MAE; augmented as all methods are here, films of 100 x 100 pixels among them. What the paper states is the

@@ -247,6 +247,15 @@ def test_optimisers_step_as_their_papers_say(tmp_path):
     assert decoupled == pytest.approx((1 * 0.1 - 0.1) * 0.1 - 0.1, abs=1e-5), "AdamW's shrinks the weight beside it"
 
 
+def test_a_cycle_ends_where_it_is_told(tmp_path):
+    """Given a cycle of 12 steps, then it begins at a 25th of the peak and ends at a tenth, or without a word near 0."""
+    for name, end in (("told", 0.1), ("not", None)):
+        schedule = replace(SCHEDULE, warm_up=0.25, end_share=end)
+        run_tiny(tmp_path / name, schedule=schedule)
+        last = read_curve(tmp_path / name)[-1]["learning_rate"]
+        assert last == pytest.approx(0.05 * (4e-6 if end is None else end))
+
+
 def test_a_cycle_leaves_sgd_the_momentum_of_its_schedule(tmp_path):
     run_tiny(tmp_path, schedule=replace(STEPS, drops=None))
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
@@ -293,6 +302,7 @@ def test_a_recipe_names_the_steps_of_its_rate_in_epochs_or_batches():
         ({"rate": {"factor": 0.1}}, "one of every_epochs"),
         ({"rate": {"factor": 0.1, "every_epochs": 3, "at_epochs": (1,)}}, "one of every_epochs"),
         ({"rate": "steps"}, "one-cycle"),
+        ({"rate": "constant", "end_learning_rate": 1e-3}, "only one cycle"),
         ({"optimiser": "lion"}, "adamw"),
         ({"patience": 3}, "patience"),
     ],
@@ -496,6 +506,19 @@ def test_a_run_says_how_it_was_made_and_refuses_other_data(tmp_path):
     assert written["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     with pytest.raises(RunError, match="another data_sha256"):
         begin_run(tmp_path, about | {"data_sha256": "y"})
+
+
+def test_a_copy_of_the_sources_is_told_their_revision(tmp_path, monkeypatch, caplog):
+    """Given sources without history, then the environment says the revision, or it is unknown and that is said."""
+    monkeypatch.setattr("training.run.subprocess.run", lambda *_, **__: (_ for _ in ()).throw(OSError))
+    monkeypatch.delenv("BONEAGE_NODE_REVISION", raising=False)
+    begin_run(tmp_path, {"target": "house", "seed": 1, "recipe": {}})
+    assert read_about(tmp_path)["revision"] == "unknown"
+    assert "BONEAGE_NODE_REVISION" in caplog.text
+    monkeypatch.setenv("BONEAGE_NODE_REVISION", "1a2b3c4")
+    begin_run(tmp_path, {"target": "house", "seed": 1, "recipe": {}})
+    about = read_about(tmp_path)
+    assert (about["revision"], about["starts"][1]["revision"]) == ("1a2b3c4", "1a2b3c4")
 
 
 ABOUT = {"target": "house", "seed": 1, "data_sha256": "x", "half_precision": False, "init": None, "imagenet": None}

@@ -22,7 +22,7 @@ from inference.preparation import roi_centres
 from training.ages import LocatedFilm
 from training.fit import Drops, Schedule
 from training.radiographs import Reading
-from training.recipe import Phase, Recipe, read_recipe, shipped_recipes
+from training.recipe import PAPER, Phase, Recipe, RegionRecipe, open_recipe, read_recipe, shipped_recipes
 from training.run import read_run
 from training.train import SEED, AgeFilms, Job, carry_out
 
@@ -64,7 +64,7 @@ def named(recipe: Recipe) -> set[str]:
 
 
 def test_every_method_of_a_paper_has_one():
-    assert {f"{name}-paper" for name in METHODS} == {name for name in shipped_recipes() if name.endswith("-paper")}
+    assert {f"{name}{PAPER}" for name in METHODS} == {name for name in shipped_recipes() if name.endswith(PAPER)}
     assert {*METHODS, "house"} == set(method_names())
 
 
@@ -81,6 +81,19 @@ def test_global_local_is_that_of_hui_et_al():
     assert parameters(recipe) == pytest.approx(121.5e6, rel=0.01), "Table 1"
     hand, patches = prepared(recipe)
     assert (hand.shape, patches.shape) == ((224, 224), (18, 64, 64))  # section 4.2
+
+
+def test_the_detector_of_global_local_is_that_of_hui_et_al():
+    recipe = open_recipe("regions-paper")
+    assert isinstance(recipe, RegionRecipe)
+    assert (recipe.batch, recipe.epochs) == (64, 100)  # section 5.1
+    assert recipe.steps_per_epoch == math.ceil(400 / 64)  # section 4.1: 400 for training
+    assert (recipe.rate, recipe.peak_learning_rate, recipe.end_learning_rate) == (
+        "one-cycle",
+        0.01,
+        0.001,
+    )  # section 5.1
+    assert recipe.schedule(half_precision=False).end_share == pytest.approx(0.1)
 
 
 def test_ala_net_is_that_of_wang_et_al():

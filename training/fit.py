@@ -35,6 +35,8 @@ Loss = Callable[[Callable[..., Any], Any], Tensor]
 CURVE, CHECKPOINT = "curve.jsonl", "checkpoint.pt"
 BEFORE = "checkpoint.before.pt"
 """The checkpoint of the epoch before, for a disk that lost the last one."""
+_BEGIN = 25.0
+"""One cycle begins at the peak learning rate divided by this."""
 _MARGIN = 1.1
 """An epoch may take this much longer than the longest one so far."""
 
@@ -72,6 +74,7 @@ class Schedule:
     momentum: float = 0.0  # of sgd
     drops: Drops | None = None  # without, one cycle
     clip: float = 5.0  # longest gradient of a step; 0 leaves all as they are
+    end_share: float | None = None  # of the peak learning rate, where one cycle ends; without, next to nothing
     patience: int | None = None  # epochs without a better validation score after which a run ends
 
 
@@ -145,6 +148,8 @@ def _make_cycle(optimiser: torch.optim.Optimizer, schedule: Schedule) -> torch.o
         max_lr=schedule.peak_learning_rate,
         total_steps=schedule.epochs * schedule.steps_per_epoch + 1,
         pct_start=schedule.warm_up,
+        div_factor=_BEGIN,
+        final_div_factor=1e4 if schedule.end_share is None else 1 / (_BEGIN * schedule.end_share),
         cycle_momentum=schedule.optimiser != "sgd",  # whose momentum is the schedule's
     )
 

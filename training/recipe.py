@@ -19,6 +19,8 @@ from training.losses import LOSSES
 
 DETECTORS = ("finder", "landmarks", "regions")
 """The shared detector's nets and global-local's own; all other recipes are age methods'."""
+PAPER = "-paper"
+"""How the names of recipes end that hold what a paper states."""
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -73,6 +75,8 @@ class Stretch(BaseModel):
     """How the learning rate goes to its peak and from it."""
     warm_up: float = Field(0.15, gt=0, lt=1)
     """Share of one cycle in which it rises."""
+    end_learning_rate: float | None = Field(None, gt=0)
+    """Where one cycle ends; without, next to nothing."""
     optimiser: Optimiser = "adamw"
     momentum: float = Field(0.0, ge=0, lt=1)
     """Of sgd, which alone has it."""
@@ -86,6 +90,8 @@ class Stretch(BaseModel):
     def _has_what_its_optimiser_takes(self) -> Self:
         if self.momentum and self.optimiser != "sgd":
             raise ValueError(f"{self.optimiser} takes no momentum")
+        if self.end_learning_rate and self.rate != "one-cycle":
+            raise ValueError("only one cycle has an end_learning_rate")
         return self
 
     def schedule(self, *, half_precision: bool) -> Schedule:
@@ -102,6 +108,7 @@ class Stretch(BaseModel):
             momentum=self.momentum,
             drops=self._drops(),
             clip=self.clip,
+            end_share=self.end_learning_rate and self.end_learning_rate / self.peak_learning_rate,
         )
 
     def _drops(self) -> Drops | None:
@@ -204,7 +211,7 @@ def _shipped() -> dict[str, Path]:
 
 def shipped_recipes() -> dict[str, Path]:
     """Return this package's recipes of age methods by name."""
-    return {name: path for name, path in _shipped().items() if name not in DETECTORS}
+    return {name: path for name, path in _shipped().items() if name.removesuffix(PAPER) not in DETECTORS}
 
 
 def open_recipe(name_or_path: str) -> AnyRecipe:
