@@ -19,6 +19,7 @@ from inference.intervals import Calibration
 from inference.method import DEFAULT_METHOD
 from reports import codes
 from training import calibrate, sexes
+from training.ensemble import write_ensemble
 from training.evaluation.reading import Row
 
 SAMPLE = Path(__file__).parents[1] / "dicom_node" / "samples" / "girl-08.dcm"
@@ -61,6 +62,14 @@ def test_a_mean_with_an_unconverged_member_is_unconverged(folder):
     assert bundle.version == "1.a+1.b-uncalibrated-unconverged"
     assert bundle.unconverged == "b: 2 of 9 epochs"
     assert open_bundle("a+b", folder).metadata["name"] == "Bone age, mean of a and b"
+
+
+def test_a_written_ensemble_with_an_unconverged_member_is_unconverged(folder):
+    path = folder / "b" / "configs" / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"converged": False, "convergence": "2 of 9 epochs"}))
+    write_ensemble("both", {"a": 1.0, "b": 3.0}, folder, "1")
+    write_ensemble("others", {"a": 1.0, "c": 3.0}, folder, "1")
+    assert (open_bundle("both", folder).version, open_bundle("others", folder).version) == ("1-unconverged", "1")
 
 
 def test_without_intervals_of_its_own_the_widest_members_hold(folder):
