@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 
 import cv2
@@ -18,12 +20,14 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 from dicom_node.cli import main
 from inference.anatomy import BOX_NAMES
 from inference.finding import Sex
-from training.annotations import RUS_CLASSES
+from training.annotations import RUS_CLASSES, read_annotations
 from training.errors import DataError
 from training.radiographs import load_half, load_small, read_split
 from training.sources import open_source
 from training.sources.boxes import read_boxes
-from training.sources.source import LONG_SIDE, part_by_hash
+from training.sources.files import read_image
+from training.sources.source import LONG_SIDE, open_image, part_by_hash
+from training.train import DetectorFilms
 
 
 def picture(seed: int, rows: int = 60, columns: int = 40) -> np.ndarray:
@@ -40,7 +44,8 @@ def official(tmp_path: Path) -> Path:
     """Six films as RSNA hands them out: four of the training table, two of the validation table."""
     images = tmp_path / "boneage-training-dataset"
     images.mkdir()
-    known = sorted(read_split())[:3]
+    split = read_split()
+    known = [min(film for film in split if split[film] == part) for part in ("train", "validation", "test")]
     for place, film in enumerate([*known, 900001, 900002, 900003]):
         cv2.imwrite(str(images / f"{film}.png"), picture(place))
     write_csv(
@@ -159,11 +164,134 @@ def test_the_same_image_in_a_part_that_is_not_loaded_is_refused_too(site: Path) 
 
 
 def test_one_id_in_two_spellings_is_one_film(official: Path) -> None:
-    folder = official / "boneage-training-dataset"
-    cv2.imwrite(str(folder / "0900001.png"), picture(77))
     with (official / "boneage-training-dataset.csv").open("a", newline="") as file:
         csv.writer(file).writerow(["0900001", "120", "True"])
     assert any("film 900001 stands in the tables twice" in problem for problem in open_source(official).problems)
+
+
+@pytest.mark.parametrize("name", ["900001.png", "0900001.png", "900001.jpg"])
+def test_two_images_of_one_id_are_refused(official: Path, name: str) -> None:
+    (official / "more").mkdir()
+    cv2.imwrite(str(official / "more" / name), picture(77))
+    assert open_source(official).problems == ["film 900001: 2 images below the folder have its id; keep one of them."]
+
+
+def test_an_official_image_without_a_reading_is_named_and_left_out(
+    official: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    cv2.imwrite(str(official / "boneage-training-dataset" / "900004.png"), picture(78))
+    cv2.imwrite(str(official / "Jane Doe.png"), picture(79))
+    assert main(["data", "check", str(official)]) == 0
+    said = capsys.readouterr().out
+    assert "? film 900004: its image has no reading in the tables" in said
+    assert "? Images whose name is no id: 1" in said
+    assert "Jane" not in said
+    assert "no problems, 2 notices" in said
+    assert main(["data", "check", str(official), "--file-names"]) == 0
+    assert "Jane Doe.png" in capsys.readouterr().out
+    assert len(load_half(official, ["train", "validation", "test", "annotation-test"])) == 6
+    assert "film 900004" in caplog.text
+
+
+def test_a_sites_film_without_a_line_is_counted_and_left_out(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (site / "more").mkdir()
+    make_object(site / "more" / "IM0001", 11)
+    cv2.imwrite(str(site / "more" / "Jane Doe.png"), picture(79))
+    (site / "annotations").mkdir()
+    cv2.imwrite(str(site / "annotations" / "film0.png"), picture(80))
+    write_voc(site / "annotations", "film0", [("radius", 0.5, 0.5)])
+    (site / "more" / "notes.pdf").write_bytes(b"%PDF")
+    main(["data", "check", str(site)])
+    said = capsys.readouterr().out
+    assert "? Images without a line in readings.csv: 2;" in said
+    assert "Jane" not in said
+    main(["data", "check", str(site), "--file-names"])
+    assert f"? {site / 'more' / 'Jane Doe.png'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [("readings.csv", "readings.csv holds no line"), ("boneage-training-dataset.csv", "The tables hold no line")],
+)
+def test_a_table_without_lines_is_a_problem(
+    tmp_path: Path, table: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = ["file", "sex", "bone_age_months"] if table == "readings.csv" else ["id", "boneage", "male"]
+    write_csv(tmp_path / table, header, [])
+    assert main(["data", "check", str(tmp_path)]) == 1
+    assert words in capsys.readouterr().out
+    with pytest.raises(DataError, match=words):
+        load_half(tmp_path, ["train"])
+
+
+@pytest.mark.parametrize("missing", ["train", "validation"])
+def test_parts_that_training_cannot_do_without_are_named(
+    site: Path, missing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = "validation" if missing == "train" else "train"
+    header = ["file", "sex", "bone_age_months", "part"]
+    write_csv(site / "readings.csv", header, [[f"film{seed}.dcm", "M", 100, other] for seed in range(6)])
+    assert main(["data", "check", str(site)]) == 1
+    assert f"! No film has the part '{missing}'" in capsys.readouterr().out
+
+
+def test_a_column_that_is_nearly_another_is_a_problem_and_a_strange_one_is_named(site: Path) -> None:
+    write_csv(
+        site / "readings.csv",
+        ["file", "sex", "bone_age_months", "prat", "reader"],
+        [[f"film{seed}.dcm", "M", 100, "train", "A"] for seed in range(6)],
+    )
+    source = open_source(site)
+    assert source.problems == ["The column 'prat' is not known: name it 'part', or otherwise."]
+    assert source.notices == ["The column 'reader' is not known, and not read."]
+
+
+def test_columns_are_known_in_capitals_and_with_blanks(site: Path) -> None:
+    rows = [[f"film{seed}.dcm", "M", 100, "train"] for seed in range(6)]
+    write_csv(site / "readings.csv", ["File", " Sex", "Bone_Age_Months ", "Part"], rows)
+    source = open_source(site)
+    assert (source.problems, source.notices) == ([], [])
+    assert {entry.reading.part for entry in source.entries} == {"train"}
+
+
+def test_lines_are_counted_as_an_editor_counts_them(site: Path) -> None:
+    """Given blank lines and a cell over two lines, then ids are numbers of lines, and problems name the right one."""
+    (site / "readings.csv").write_text(
+        'file,sex,bone_age_months,note\nfilm0.dcm,M,100,\n\n\nfilm1.dcm,M,100,"two\nlines"\nfilm2.dcm,X,100,\n'
+    )
+    source = open_source(site)
+    assert [entry.reading.rsna_id for entry in source.entries] == [2, 6]
+    assert source.problems == ["Line 7: the sex must be M or F."]
+
+
+def test_a_csv_that_breaks_the_rules_is_refused(site: Path) -> None:
+    (site / "readings.csv").write_text("file,sex,bone_age_months\n" + "x" * 200_000 + ",M,100\n")
+    with pytest.raises(DataError, match="cannot be read"):
+        open_source(site)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
+def test_an_object_that_is_cut_off_says_so(site: Path, share: float) -> None:
+    sample = resources.files("dicom_node").joinpath("samples", "boy-08.dcm").read_bytes()
+    (site / "film3.dcm").write_bytes(sample[: int(len(sample) * share)])
+    with pytest.raises(DataError, match="Line 5: The file is cut off"):
+        load_half(site, ["train"])
+
+
+@pytest.mark.parametrize(("factor", "depth"), [(1, np.uint8), (16, np.uint16), (257, np.uint16)])
+def test_images_of_any_depth_are_as_bright(tmp_path: Path, factor: int, depth: type[np.generic]) -> None:
+    """Given a film in 8, 12 (in 16) or 16 bits, then it is read as the same, to a grey value."""
+    expected = picture(3)
+    expected[0, 0] = 255
+    cv2.imwrite(str(tmp_path / "a.png"), (expected.astype(np.uint32) * factor).astype(depth))
+    difference = open_image(tmp_path / "a.png").astype(int) - expected
+    assert np.abs(difference).max() <= (1 if factor == 16 else 0)
+
+
+def test_what_16_bits_hold_is_kept(tmp_path: Path) -> None:
+    fine = np.linspace(0, 4095, 4000, dtype=np.uint16).reshape(50, 80)
+    cv2.imwrite(str(tmp_path / "a.png"), fine)
+    assert np.allclose(read_image(tmp_path / "a.png"), fine / 4095, atol=1e-6)
 
 
 def test_a_sites_objects_are_read_as_the_node_shows_them(site: Path) -> None:
@@ -224,7 +352,7 @@ LABELS = {"Radius": 1, "Ulna": 1, "MCPFirst": 1, "MCP": 4, "ProximalPhalanx": 5,
 def hand_boxes() -> list[tuple[str, float, float]]:
     """Return (class, x, y) in 0..1 of a left hand seen from its palm's back, wrist below, thumb to the right."""
     boxes = [("Radius", 0.55, 0.9), ("Ulna", 0.4, 0.9), ("MCPFirst", 0.72, 0.7)]
-    fingers = [(0.85, 0.62), (0.62, 0.4), (0.5, 0.36), (0.4, 0.4), (0.28, 0.5)]
+    fingers = [(0.82, 0.62), (0.62, 0.4), (0.5, 0.36), (0.4, 0.4), (0.28, 0.5)]
     for place, (x, y) in enumerate(fingers):
         if place:
             boxes.append(("MCP", x, y))
@@ -234,7 +362,7 @@ def hand_boxes() -> list[tuple[str, float, float]]:
     return boxes
 
 
-def write_voc(folder: Path, film: int, boxes: list[tuple[str, float, float]]) -> None:
+def write_voc(folder: Path, film: int | str, boxes: list[tuple[str, float, float]]) -> None:
     objects = "".join(
         f"<object><name>{label}</name><bndbox><xmin>{400 * x - 10}</xmin><ymin>{600 * y - 15}</ymin>"
         f"<xmax>{400 * x + 10}</xmax><ymax>{600 * y + 15}</ymax></bndbox></object>"
@@ -244,7 +372,7 @@ def write_voc(folder: Path, film: int, boxes: list[tuple[str, float, float]]) ->
     (folder / f"{film}.xml").write_text(f"<annotation><filename>{film}.png</filename>{size}{objects}</annotation>")
 
 
-def write_yolo(folder: Path, film: int, boxes: list[tuple[str, float, float]]) -> None:
+def write_yolo(folder: Path, film: int | str, boxes: list[tuple[str, float, float]]) -> None:
     names = list(LABELS)
     (folder / "classes.txt").write_text("\n".join(names))
     cv2.imwrite(str(folder / f"{film}.png"), np.zeros((600, 400), np.uint8))
@@ -252,7 +380,7 @@ def write_yolo(folder: Path, film: int, boxes: list[tuple[str, float, float]]) -
     (folder / f"{film}.txt").write_text("\n".join(lines))
 
 
-def write_coco(folder: Path, film: int, boxes: list[tuple[str, float, float]]) -> None:
+def write_coco(folder: Path, film: int | str, boxes: list[tuple[str, float, float]]) -> None:
     names = list(LABELS)
     table = {
         "images": [{"id": 7, "file_name": f"{film}.png", "width": 400, "height": 600}],
@@ -290,9 +418,10 @@ def test_the_three_forms_agree(tmp_path: Path) -> None:
     assert np.allclose(found[0], found[2], equal_nan=True)
 
 
-def test_a_box_too_few_leaves_the_film_out(tmp_path: Path) -> None:
+def test_a_box_too_few_is_named(tmp_path: Path) -> None:
     write_voc(tmp_path, 1377, hand_boxes()[:-1])
-    assert read_boxes(tmp_path) == {}
+    with pytest.raises(DataError, match=r"film 1377: fingers cannot be told apart with 4 of DistalPhalanx \(not 5\)"):
+        read_boxes(tmp_path)
 
 
 def test_named_boxes_need_no_complete_hand(tmp_path: Path) -> None:
@@ -302,12 +431,161 @@ def test_named_boxes_need_no_complete_hand(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("boxes", "words"),
-    [([("Elbow", 0.5, 0.5)], "film 1377: the label 'Elbow' is not known"), ([("radius", 1.5, 0.5)], "a box 'radius'")],
+    [
+        ([("Elbow", 0.5, 0.5)], "film 1377: the label 'Elbow' is not known"),
+        ([("radius", 1.5, 0.5)], "a box 'radius'"),
+        ([("radius", 0.99, 0.5)], "a box 'radius' is none, or lies outside"),
+        ([("radius", float("nan"), 0.5)], "a box 'radius'"),
+        ([("radius", 0.3, 0.5), ("radius", 0.6, 0.5)], "the label 'radius' stands 2 times"),
+        ([("radius", 0.3, 0.5), *hand_boxes()], "labels of both kinds"),
+    ],
 )
 def test_wrong_boxes_are_named(tmp_path: Path, boxes: list[tuple[str, float, float]], words: str) -> None:
     write_voc(tmp_path, 1377, boxes)
     with pytest.raises(DataError, match=words):
         read_boxes(tmp_path)
+
+
+VOC_SIZE, COCO_SIZE = "<width>400</width>", '"width": 400'
+
+
+@pytest.mark.parametrize(
+    ("form", "file", "changes", "words"),
+    [
+        ("voc", "1377.xml", (VOC_SIZE, "<width>0</width>"), "the size that it gives of its image must be above 0"),
+        ("coco", "boxes.json", (COCO_SIZE, '"width": 0'), "the size that it gives of its image must be above 0"),
+        ("coco", "boxes.json", ('"image_id": 7', '"image_id": 8'), r"cannot be read \(KeyError\)"),
+        ("yolo", "1377.txt", ("0 0.55", "-1 0.55"), "its class -1 is none of the 7"),
+        ("yolo", "1377.txt", ("0 0.55", "9 0.55"), "its class 9 is none of the 7"),
+        ("yolo", "1377.txt", ("0 0.55", "0 0.1 0.1 0.3 0.1 0.3 0.3"), "polygons are not read"),
+        ("voc", "1377.xml", (">1377.png<", ">1378.png<"), "no other than that of the image"),
+    ],
+)
+def test_oddities_are_named(tmp_path: Path, form: str, file: str, changes: tuple[str, str], words: str) -> None:
+    WRITERS[form](tmp_path, 1377, hand_boxes())
+    text = (tmp_path / file).read_text()
+    assert changes[0] in text
+    (tmp_path / file).write_text(text.replace(*changes, 1))
+    with pytest.raises(DataError, match=words):
+        read_boxes(tmp_path)
+
+
+def test_a_film_annotated_twice_is_named(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_voc(tmp_path / folder, 1377, [("radius", 0.5, 0.5)])
+    with pytest.raises(DataError, match=r"film 1377 has boxes in a/1377\.xml and in b/1377\.xml"):
+        read_boxes(tmp_path)
+
+
+def test_two_coco_images_of_one_film_are_named(tmp_path: Path) -> None:
+    write_coco(tmp_path, 1377, hand_boxes())
+    table = json.loads((tmp_path / "boxes.json").read_text())
+    table["images"].append({"id": 8, "file_name": "b/1377.png", "width": 400, "height": 600})
+    table["annotations"] += [box | {"image_id": 8} for box in table["annotations"]]
+    (tmp_path / "boxes.json").write_text(json.dumps(table))
+    with pytest.raises(DataError, match="film 1377 has boxes in"):
+        read_boxes(tmp_path)
+
+
+def test_images_without_a_box_are_not_annotated(tmp_path: Path) -> None:
+    write_coco(tmp_path, 1377, hand_boxes())
+    table = json.loads((tmp_path / "boxes.json").read_text())
+    table["images"].append({"id": 8, "file_name": "1378.png", "width": 400, "height": 600})
+    (tmp_path / "boxes.json").write_text(json.dumps(table))
+    (tmp_path / "1379.txt").write_text("\n")
+    assert set(read_boxes(tmp_path)) == {1377}
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo"])
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path, form: str) -> None:
+    WRITERS[form](tmp_path, 1377, hand_boxes())
+    for path in (*tmp_path.glob("*.json"), *tmp_path.glob("*.txt")):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert set(read_boxes(tmp_path)[1377].points) == set(BOX_NAMES)
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_a_sites_boxes_have_the_name_of_its_film(site: Path, form: str) -> None:
+    """Given boxes named as the third film is, then they are the film's of line 4, whatever the tool's image was."""
+    (site / "annotations").mkdir()
+    WRITERS[form](site / "annotations", "film2", hand_boxes())
+    assert set(read_annotations(site)) == {4}
+    assert set(read_annotations(site)[4].points) == set(BOX_NAMES)
+
+
+def test_yolo_takes_the_shape_of_the_film_itself(site: Path) -> None:
+    write_yolo(site, "film2", hand_boxes())
+    (site / "film2.png").unlink()  # film2.dcm lies there
+    (site / "labels").mkdir()
+    (site / "film2.txt").rename(site / "labels" / "film2.txt")
+    (site / "classes.txt").rename(site / "labels" / "classes.txt")
+    assert read_boxes(site / "labels", open_source(site))[4].aspect == pytest.approx(40 / 60)
+    make_object(site / "labels" / "film2.dcm", 0)
+    assert read_boxes(site / "labels", open_source(site))[4].aspect == pytest.approx(40 / 60)
+
+
+def test_yolo_folders_of_labels_and_images_are_read(tmp_path: Path) -> None:
+    for folder in ("labels/train", "images/train"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_yolo(tmp_path / "labels" / "train", 1377, hand_boxes())
+    (tmp_path / "labels" / "train" / "1377.png").rename(tmp_path / "images" / "train" / "1377.png")
+    (tmp_path / "labels" / "train" / "classes.txt").rename(tmp_path / "classes.txt")
+    assert read_boxes(tmp_path)[1377].aspect == pytest.approx(400 / 600)
+
+
+def test_uids_as_file_names_are_whole_names(tmp_path: Path) -> None:
+    for film in ("1.2.840.1", "1.2.840.2"):
+        make_object(tmp_path / film, int(film[-1]))
+    write_csv(
+        tmp_path / "readings.csv", ["file", "sex", "bone_age_months"], [["1.2.840.1", "M", 9], ["1.2.840.2", "F", 9]]
+    )
+    (tmp_path / "annotations").mkdir()
+    write_voc(tmp_path / "annotations", "1.2.840.2", [("radius", 0.5, 0.5)])
+    assert set(read_annotations(tmp_path)) == {3}
+
+
+def test_folders_in_an_annotations_image_name_do_not_matter(site: Path) -> None:
+    (site / "annotations").mkdir()
+    write_voc(site / "annotations", "C:\\films\\film2", [("radius", 0.5, 0.5)])
+    assert set(read_annotations(site)) == {4}
+
+
+def test_an_annotation_of_no_film_and_one_of_several_are_named(site: Path) -> None:
+    (site / "annotations").mkdir()
+    write_voc(site / "annotations", "other", [("radius", 0.5, 0.5)])
+    with pytest.raises(DataError, match=r"other\.xml: no film in the table has its name"):
+        read_annotations(site)
+    (site / "again").mkdir()
+    make_object(site / "again" / "other.dcm", 40, "P9")
+    make_object(site / "other.dcm", 41, "P9")
+    with (site / "readings.csv").open("a") as file:
+        file.write("other.dcm,M,8\nagain/other.dcm,M,8\n")
+    with pytest.raises(DataError, match=r"other\.xml: it may belong to any of Line 8, Line 9"):
+        read_annotations(site)
+
+
+def test_boxes_of_an_official_folder_have_the_films_id(official: Path) -> None:
+    (official / "annotations").mkdir()
+    write_yolo(official / "annotations", "0900001", hand_boxes())
+    assert set(read_annotations(official)) == {900001}
+    assert open_source(official).problems == []
+
+
+@pytest.mark.parametrize("load", [DetectorFilms.load, DetectorFilms.load_boxed])
+def test_a_detector_is_not_trained_without_boxes(site: Path, load: Callable[[Path], DetectorFilms]) -> None:
+    with pytest.raises(DataError, match=r"No film .* annotations/.* Pascal VOC"):
+        load(site)
+
+
+def test_a_sites_detector_learns_from_its_boxes(site: Path) -> None:
+    header = ["file", "sex", "bone_age_months", "part"]
+    write_csv(site / "readings.csv", header, [[f"film{seed}.dcm", "M", 100, "train"] for seed in range(6)])
+    (site / "annotations").mkdir()
+    write_voc(site / "annotations", "film2", hand_boxes())
+    films = DetectorFilms.load_boxed(site)
+    assert len(films.annotated) == 3  # a sharp film counts thrice
+    assert films.annotated[0].points[BOX_NAMES.index("radius")] == pytest.approx((0.55 * 40, 0.9 * 60))
 
 
 def test_broken_files_are_all_named(tmp_path: Path) -> None:
@@ -336,9 +614,27 @@ def test_the_command_counts(official: Path, capsys: pytest.CaptureFixture[str]) 
 def test_the_command_lists_every_problem(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (site / "film3.dcm").write_bytes(b"nothing")
     (site / "boxes").mkdir()
-    write_voc(site / "boxes", 3, [("Elbow", 0.5, 0.5)])
+    write_voc(site / "boxes", "film3", [("Elbow", 0.5, 0.5)])
+    write_voc(site / "boxes", "film4", [("radius", 0.5, 0.5)])
     assert main(["data", "check", str(site), "--annotations", str(site / "boxes")]) == 1
     said = capsys.readouterr().out
     assert "! Line 5: The file is no DICOM object." in said
-    assert "Elbow" in said
-    assert "2 problems" in said
+    assert "! Line 5: the label 'Elbow' is not known" in said
+    assert "annotations: 1 films, 0 with the 6 points of a pose" in said
+    assert "\n2 problems" in said
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "empty"])
+def test_annotations_that_are_not_there_are_a_problem(
+    site: Path, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (site / "empty").mkdir()
+    assert main(["data", "check", str(site), "--annotations", str(site / folder)]) == 1
+    assert "does not exist" in (said := capsys.readouterr().out) or "holds no boxes" in said
+
+
+def test_the_folders_own_annotations_are_checked_unasked(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (site / "annotations").mkdir()
+    write_voc(site / "annotations", 2, [("radius", 0.5, 0.5)])
+    assert main(["data", "check", str(site)]) == 1
+    assert "! 2.xml: no film in the table" in capsys.readouterr().out

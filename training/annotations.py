@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from inference.anatomy import BOX_NAMES, POINT_NAMES
 from inference.pose import fit_pose, template_points
+from training.radiographs import is_project_folder
 
 Point = tuple[float, float]
 
@@ -169,15 +170,28 @@ def _read_keypoints(path: Path, annotations: dict[int, Annotation]) -> None:
 def read_annotations(data: Path) -> dict[int, Annotation]:
     """Read all three sets; of a folder in another layout the boxes in ``annotations`` (``sources.boxes``), if any.
 
+    Boxes of RSNA's layout and a site's belong to the films of the folder's table, and must.
+
     Films whose boxes cannot be ordered are left out of the set concerned. Films on which two readers disagree about
     where the hand lies are left out altogether, and named in the log: one of them had another version of the film.
+
+    Raises
+    ------
+    DataError
+        If boxes or films of another layout have problems.
     """
+    from training.sources import open_source
     from training.sources.boxes import read_boxes  # it makes the same annotations, by this module's functions
 
     annotations: dict[int, Annotation] = {}
     folder = data / "annotations"
     if not (folder / "rus_boxes_881.csv").is_file():
-        return read_boxes(folder) if folder.is_dir() else {}
+        if not folder.is_dir():
+            return {}
+        source = None if is_project_folder(data) else open_source(data)
+        if source is not None:
+            source.refuse_problems()  # a line that is wrong is a film that boxes do not find
+        return read_boxes(folder, source)
     _read_rus_boxes(folder / "rus_boxes_881.csv", annotations)
     _read_joint_boxes(folder / "ossification_rois_koitka2018.csv", annotations)
     _read_keypoints(folder / "keypoints21.csv", annotations)

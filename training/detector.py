@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -24,9 +25,13 @@ from inference.detector import (
     stretch,
 )
 from inference.pose import Pose, fit_pose, template_points
+from training.errors import DataError
 
 Grey = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float64]
+
+POSE_POINTS = 6
+"""So many points a film needs, or where its hand lies is a guess."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,10 +48,36 @@ class AnnotatedFilm:
         """Build from points and sizes relative to the film's width and height; None with too few points for a pose."""
         extent = np.array([pixels.shape[1], pixels.shape[0]], dtype=np.float64)
         points = relative_points * extent
-        if np.isfinite(points).all(1).sum() < 6:
+        if np.isfinite(points).all(1).sum() < POSE_POINTS:
             return None
         pose = fit_pose(template_points(), points)
         return AnnotatedFilm(pixels, points, relative_sizes * extent / pose.scale, pose)
+
+
+def demand(films: list[AnnotatedFilm], data: Path, needs: str) -> list[AnnotatedFilm]:
+    """Return films to train on.
+
+    Parameters
+    ----------
+    films
+        What there is.
+    data
+        Where they come from.
+    needs
+        What an annotation must have, for the message.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    if not films:
+        raise DataError(
+            f"No film of {data} for training or validation has {needs} in annotations/; put them there as Pascal VOC "
+            "(*.xml), YOLO (*.txt with classes.txt) or COCO (*.json), named as the films are. "
+            "boneage-node data check says which are read."
+        )
+    return films
 
 
 def _grey_changes(

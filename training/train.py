@@ -33,7 +33,9 @@ from training.annotations import Annotation, read_annotations
 from training.arguments import count, decay, positive, positive_int
 from training.detector import (
     NETS,
+    POSE_POINTS,
     AnnotatedFilm,
+    demand,
     finder_batches,
     finder_loss,
     landmark_batches,
@@ -206,13 +208,27 @@ class DetectorFilms:
 
     @staticmethod
     def load(data: Path) -> DetectorFilms:
-        """Read the annotated films, the sharp ones thrice, and the negatives that are for training."""
-        return DetectorFilms(_detector_films(data), load_negatives(data)[:TRAIN_NEGATIVES])
+        """Read the annotated films, the sharp ones thrice, and the negatives that are for training.
+
+        Raises
+        ------
+        DataError
+            If no film is annotated.
+        """
+        films = demand(_detector_films(data), data, f"boxes of {POSE_POINTS} bones")
+        return DetectorFilms(films, load_negatives(data)[:TRAIN_NEGATIVES])
 
     @staticmethod
     def load_boxed(data: Path) -> DetectorFilms:
-        """Read the annotated films that have boxes of all 13 bones, the sharp ones thrice."""
-        return DetectorFilms([film for film in _detector_films(data) if is_boxed(film)], [])
+        """Read the annotated films that have boxes of all 13 bones, the sharp ones thrice.
+
+        Raises
+        ------
+        DataError
+            If there are none.
+        """
+        films = [film for film in _detector_films(data) if is_boxed(film)]
+        return DetectorFilms(demand(films, data, "boxes of the 13 RUS bones"), [])
 
     def sha256(self) -> str:
         """Return the hash of films, points and negatives."""

@@ -2,7 +2,8 @@
 
 The CSV has a header line and the columns ``file`` (path inside the folder), ``sex`` (M or F; male, female) and
 ``bone_age_months``, or ``bone_age_years`` in its place. A film is named by the number of its line, in figures, pages
-and messages: file names may hold patient data. The sex is the table's; a header that says otherwise is counted.
+and messages: file names may hold patient data. The same image in two lines is refused. The sex is the table's; a header
+that says otherwise is counted.
 """
 
 from __future__ import annotations
@@ -12,24 +13,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 
 from inference.engine import Engine
-from inference.errors import FilmError, UnreadablePixels
+from inference.errors import FilmError
 from inference.film import Film, display_bytes, read_film
-from inference.finding import Refusal, Sex, Subject
+from inference.finding import Laterality, Refusal, Sex, Subject
 from inference.subject import read_subject
 from training.errors import DataError
-from training.evaluation.reading import Case, film_of, read_case
+from training.evaluation.reading import Case, read_case
 from training.radiographs import Radiograph, Reading
+from training.sources.files import IMAGES, read_image, read_object
+from training.sources.source import fingerprint
 
 OLDEST_MONTHS = 240.0
 _SEXES = {"M": Sex.MALE, "MALE": Sex.MALE, "F": Sex.FEMALE, "FEMALE": Sex.FEMALE}
-_IMAGES = {".png", ".jpg", ".jpeg"}
 _NO_PIXELS: npt.NDArray[np.uint8] = np.zeros((1, 1), dtype=np.uint8)
 
 
@@ -71,7 +70,10 @@ def read_table(folder: Path, table: Path) -> list[SiteFilm]:
 
 
 def read_rows(table: Path) -> tuple[str, list[tuple[int, dict[str, str | None]]]]:
-    """Return the unit of a table's bone ages ("months", "years"), and its lines with their numbers, from 2 on.
+    """Return the unit of a table's bone ages ("months", "years"), and its lines with their numbers.
+
+    A number is that of the line in the file, the header's being 1; blank lines count, and are none. Of a line that goes
+    on in the next, as a cell in quotation marks may, it is the last. Columns are known in capitals as well.
 
     Raises
     ------
@@ -81,12 +83,13 @@ def read_rows(table: Path) -> tuple[str, list[tuple[int, dict[str, str | None]]]
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            columns = set(reader.fieldnames or ())
+            columns = [name.strip().lower() for name in reader.fieldnames or ()]
             unit = next((unit for unit in ("months", "years") if f"bone_age_{unit}" in columns), None)
-            if unit is None or not {"file", "sex"} <= columns:
+            if unit is None or not {"file", "sex"} <= set(columns):
                 raise DataError(f"{table} needs the columns file, sex and bone_age_months (or bone_age_years).")
-            return unit, list(enumerate(reader, 2))
-    except (OSError, UnicodeDecodeError) as error:
+            reader.fieldnames = columns
+            return unit, [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"The table of readings {table} cannot be read; it must be a CSV in UTF-8.") from error
 
 
@@ -115,15 +118,9 @@ def read_line(folder: Path, row: dict[str, str | None], unit: str, line: int) ->
 
 def _open(path: Path) -> tuple[Film, Sex | None]:
     """Return a film and the sex its header says."""
-    if path.suffix.lower() in _IMAGES:
-        pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        if pixels is None:
-            raise UnreadablePixels("The image cannot be decoded.")
-        return film_of(np.asarray(pixels, dtype=np.uint8)), None
-    try:
-        ds = dcmread(path)
-    except InvalidDicomError as error:
-        raise UnreadablePixels("The file is no DICOM object.") from error
+    if path.suffix.lower() in IMAGES:
+        return Film(read_image(path), Laterality.UNKNOWN, "no header", None, ()), None
+    ds = read_object(path)
     return read_film(ds), read_subject(ds).sex
 
 
@@ -141,8 +138,38 @@ def read_site_film(engine: Engine, film: SiteFilm) -> SiteCase:
 
 
 def read_site(engine: Engine, films: list[SiteFilm]) -> Iterator[SiteCase]:
-    """Read films one after the other, keeping no pixels: a site's are large."""
+    """Read films one after the other, keeping no pixels: a site's are large.
+
+    Raises
+    ------
+    DataError
+        If an image stands in two lines; said before any is read.
+    """
+    refuse_repeated(films)
     for film in films:
         made = read_site_film(engine, film)
         lean = replace(made.case, film=Radiograph(film.reading, _NO_PIXELS))
         yield SiteCase(lean, made.sex_differs)
+
+
+def refuse_repeated(films: list[SiteFilm]) -> None:
+    """Refuse films of which two are the same image, as training does: one would count twice.
+
+    Raises
+    ------
+    DataError
+        Naming all of them by their lines.
+    """
+    lines: dict[bytes, int] = {}
+    repeated = []
+    for film in films:
+        try:
+            pixels = display_bytes(_open(film.path)[0])
+        except FilmError:
+            continue  # a refusal, when it is read
+        line = film.reading.rsna_id
+        first = lines.setdefault(fingerprint(pixels), line)
+        if first != line:
+            repeated.append(f"Line {line} is the same image as line {first}: keep one of them.")
+    if repeated:
+        raise DataError(" ".join(repeated))

@@ -1,80 +1,179 @@
 """Annotated boxes as other tools write them: Pascal VOC (XML), YOLO (TXT) and COCO (JSON), into this project's points.
 
 Labels are the 21 names of ``inference.anatomy.BOX_NAMES``, or the seven classes of the RUS boxes (Radius, Ulna,
-MCPFirst, MCP, ProximalPhalanx, MiddlePhalanx, DistalPhalanx), whose fingers are ordered by geometry. A file belongs to
-the film whose id its name, or its image's name, is.
+MCPFirst, MCP, ProximalPhalanx, MiddlePhalanx, DistalPhalanx), whose fingers are ordered by geometry. Boxes belong to
+the film that has the name of their file, or of the image that the file names, without folders and ending: a site's
+``hand12.dcm`` has its boxes in ``hand12.xml``. In the two other layouts that name is the film's id.
+
+Nothing is guessed and nothing dropped in silence: a box beyond its film's edge, a label or a film that comes twice, a
+hand whose boxes are too many or too few and a file without a film are problems, all named at once.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from dataclasses import dataclass
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError, parse
 
 from inference.anatomy import BOX_NAMES
+from inference.errors import FilmError
 from training.annotations import RUS_CLASSES, Annotation, Box, add_rus_boxes, is_complete
 from training.errors import DataError
+from training.sources.files import plain_name
+from training.sources.site import open_film
+from training.sources.source import Entry, Source, open_image
 
 CLASS_FILES = ("classes.txt", "obj.names")
 YOLO_FIELDS = 5
+EDGE_TOLERANCE = 0.01
+"""So far beyond its film's edge, as a share of the film, a box may reach: tools round, and count pixels from 0 or 1."""
+OTHER_IMAGES = (".bmp", ".tif", ".tiff")
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG", ".dcm", ".DCM", "", *OTHER_IMAGES)
+
+_BROKEN = (
+    DataError, FilmError, ParseError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, OSError,
+)  # fmt: skip
+
+Films = dict[str, list[Entry]]
+"""A table's films, by the names of their files."""
 
 
 @dataclass(slots=True)
 class Sheet:
     """The boxes of one film: columns / rows, and (label, x centre, y centre, width, height), 0..1 of the film."""
 
+    names: tuple[str, ...]  # what its film may be called
     aspect: float
     boxes: list[tuple[str, float, float, float, float]]
+    file: str = ""  # where it was read, for messages
 
 
-def read_boxes(folder: Path) -> dict[int, Annotation]:
-    """Read all annotations of a folder, whichever of the three forms they have.
+@dataclass(frozen=True, slots=True)
+class Boxes:
+    """What a folder of boxes holds."""
 
-    Parameters
-    ----------
-    folder
-        ``*.xml`` (VOC), ``*.json`` (COCO), or ``*.txt`` with ``classes.txt`` (YOLO, whose images must lie beside the
-        texts or in ``images``, since it does not say their size).
+    annotations: dict[int, Annotation] = field(default_factory=dict)
+    """By the film's id."""
+    problems: list[str] = field(default_factory=list)
+
+
+def read_boxes(folder: Path, source: Source | None = None) -> dict[int, Annotation]:
+    """Read all annotations of a folder, whichever of the three forms they have; see :func:`check_boxes`.
 
     Raises
     ------
     DataError
-        A file is broken, a label is not known, or a box lies outside its film: each is named, all at once.
+        If there is any problem: the message names all of them.
     """
-    sheets: dict[int, Sheet] = {}
-    problems: list[str] = []
-    for reader, files in (
+    found = check_boxes(folder, source)
+    if found.problems:
+        raise DataError("The annotations have problems; mend or remove them:\n  " + "\n  ".join(found.problems))
+    return found.annotations
+
+
+def check_boxes(folder: Path, source: Source | None = None) -> Boxes:
+    """Read all annotations of a folder, and name what is wrong with them.
+
+    Parameters
+    ----------
+    folder
+        ``*.xml`` (VOC), ``*.json`` (COCO), or ``*.txt`` with ``classes.txt`` (YOLO, which does not say the shape of
+        its images: they lie beside the texts or in ``images``, or are the films themselves). Films without a box, as
+        COCO and YOLO list them, count as not annotated.
+    source
+        The films that they are of; without it each must be named by an id.
+    """
+    found, origin, films = Boxes(), dict[int, str](), source.by_stem() if source else None
+    for sheet in _sheets(folder, films, found.problems):
+        try:
+            film, called = _film_of(sheet, films)
+        except DataError as error:
+            found.problems.append(f"{sheet.file}: {error}")
+            continue
+        if film in origin:
+            found.problems.append(f"{called} has boxes in {origin[film]} and in {sheet.file}: keep one of them.")
+            continue
+        origin[film], wrong = sheet.file, _wrong(sheet)
+        found.problems.extend(f"{called}: {why}" for why in wrong)
+        if not wrong:
+            found.annotations[film] = _annotation(film, sheet)
+    if not origin and not found.problems:
+        found.problems.append(f"{folder} holds no boxes in VOC (*.xml), COCO (*.json) or YOLO (*.txt) form.")
+    return found
+
+
+def _sheets(folder: Path, films: Films | None, problems: list[str]) -> Iterator[Sheet]:
+    """Read the files one after the other; one that is broken is a problem. Films without a box are left out."""
+    readers: tuple[tuple[Callable[[Path], list[Sheet]], list[Path]], ...] = (
         (_read_voc, sorted(folder.rglob("*.xml"))),
         (_read_coco, sorted(folder.rglob("*.json"))),
-        (_read_yolo, _yolo_files(folder)),
-    ):
+        (partial(_read_yolo, folder=folder, films=films), _yolo_files(folder)),
+    )
+    for reader, files in readers:
         for file in files:
+            name = file.relative_to(folder).as_posix()
             try:
-                sheets |= reader(file)
-            except (DataError, ParseError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
-                why = str(error) if isinstance(error, DataError) else f"cannot be read ({type(error).__name__})"
-                problems.append(f"{file.name}: {why}")
-    problems += [f"film {film}: {why}" for film, sheet in sorted(sheets.items()) for why in _wrong(sheet)]
-    if problems:
-        raise DataError("The annotations have problems; mend or remove them:\n  " + "\n  ".join(problems))
-    return {film: annotation for film, sheet in sheets.items() if (annotation := _annotation(film, sheet)) is not None}
+                yield from (replace(sheet, file=name) for sheet in reader(file) if sheet.boxes)
+            except _BROKEN as error:
+                said = isinstance(error, DataError | FilmError)
+                problems.append(f"{name}: {error if said else f'cannot be read ({type(error).__name__})'}")
+
+
+def _film_of(sheet: Sheet, films: Films | None) -> tuple[int, str]:
+    """Return the film's id and what messages call it."""
+    if films is not None:
+        entry = _entry_of(sheet, films)
+        return entry.reading.rsna_id, entry.name
+    numbers = {int(name) for name in sheet.names if name.isdecimal()}
+    if len(numbers) != 1:
+        raise DataError("its name must be the film's id, and no other than that of the image that it names.")
+    return min(numbers), f"film {min(numbers)}"
+
+
+def _entry_of(sheet: Sheet, films: Films) -> Entry:
+    numbers = [str(int(name)) for name in sheet.names if name.isdecimal()]  # "0012", where there is only a 12
+    names = [name for name in sheet.names if name in films] or [name for name in numbers if name in films]
+    found = {entry.reading.rsna_id: entry for name in names for entry in films[name]}
+    if not found:
+        raise DataError("no film in the table has its name, or that of the image that it names.")
+    if len(found) > 1:
+        called = ", ".join(entry.name for entry in found.values())
+        raise DataError(f"it may belong to any of {called}; give each film's file a name of its own.")
+    return next(iter(found.values()))
 
 
 def _wrong(sheet: Sheet) -> list[str]:
-    known = {*BOX_NAMES, *RUS_CLASSES}
-    unknown = sorted({label for label, *_ in sheet.boxes} - known)
-    outside = [
-        label
-        for label, x, y, width, height in sheet.boxes
-        if min(width, height) <= 0 or not (0 <= x <= 1 and 0 <= y <= 1)
+    counts = Counter(label for label, *_ in sheet.boxes)
+    named, classes = set(counts) & set(BOX_NAMES), set(counts) & set(RUS_CLASSES)
+    wrong = [f"the label {label!r} is not known" for label in sorted(set(counts) - named - classes)]
+    wrong += [f"a box {label!r} is none, or lies outside the film" for label, *box in sheet.boxes if not _lies(*box)]
+    wrong += [f"the label {label!r} stands {counts[label]} times" for label in sorted(named) if counts[label] > 1]
+    if named and classes:
+        return [*wrong, "it has labels of both kinds, names of bones and classes: keep one kind"]
+    off = [
+        f"{counts[label]} of {label} (not {count})" for label, count in RUS_CLASSES.items() if counts[label] != count
     ]
-    return [*(f"the label {label!r} is not known" for label in unknown), *(f"a box {one!r} is none" for one in outside)]
+    if classes and off:
+        wrong.append(
+            f"fingers cannot be told apart with {', '.join(off)}; complete them, or label bones by their names"
+        )
+    return wrong
 
 
-def _annotation(film: int, sheet: Sheet) -> Annotation | None:
-    """Return the points; None where the fingers cannot be told apart, for a box too many or too few."""
+def _lies(x: float, y: float, width: float, height: float) -> bool:
+    """Tell whether a box has an area and lies on its film; never so for what is not a number."""
+    return all(
+        side > 0 and middle - side / 2 >= -EDGE_TOLERANCE and middle + side / 2 <= 1 + EDGE_TOLERANCE
+        for middle, side in ((x, width), (y, height))
+    )
+
+
+def _annotation(film: int, sheet: Sheet) -> Annotation:
     annotation = Annotation(film, sheet.aspect)
     classes: dict[str, list[Box]] = defaultdict(list)
     for label, x, y, width, height in sheet.boxes:
@@ -82,29 +181,27 @@ def _annotation(film: int, sheet: Sheet) -> Annotation | None:
             annotation.points[label], annotation.sizes[label] = (x, y), (width, height)
         else:
             classes[label].append(((x, y), (width, height)))
-    if classes and not is_complete(classes):
-        return None
-    if classes:
+    if is_complete(classes):
         add_rus_boxes(annotation, classes)
     return annotation
 
 
-def _film_of(name: str) -> int:
-    stem = Path(name).stem
-    if not stem.isdecimal():
-        raise DataError("its name must be the film's id.")
-    return int(stem)
+def _extent(columns: float, rows: float) -> tuple[float, float]:
+    if not (0 < columns < math.inf and 0 < rows < math.inf):
+        raise DataError("the size that it gives of its image must be above 0.")
+    return columns, rows
 
 
-def _read_voc(file: Path) -> dict[int, Sheet]:
+def _read_voc(file: Path) -> list[Sheet]:
     root = parse(file).getroot()  # noqa: S314 - a site's own files; expat itself stops entity bombs
-    columns, rows = (float(_text(root, f"size/{side}")) for side in ("width", "height"))
+    columns, rows = _extent(*(float(_text(root, f"size/{side}")) for side in ("width", "height")))
     boxes = []
     for item in root.iter("object"):
         x0, y0, x1, y1 = (float(_text(item, f"bndbox/{edge}")) for edge in ("xmin", "ymin", "xmax", "ymax"))
         label = _text(item, "name")
         boxes.append((label, (x0 + x1) / 2 / columns, (y0 + y1) / 2 / rows, (x1 - x0) / columns, (y1 - y0) / rows))
-    return {_film_of(root.findtext("filename") or file.name): Sheet(columns / rows, boxes)}
+    names = tuple(plain_name(name) for name in ((root.findtext("filename") or "").strip(), file.name) if name)
+    return [Sheet(names, columns / rows, boxes)]
 
 
 def _text(element: Element, path: str) -> str:
@@ -114,40 +211,66 @@ def _text(element: Element, path: str) -> str:
     return found.strip()
 
 
-def _read_coco(file: Path) -> dict[int, Sheet]:
-    table = json.loads(file.read_text("utf-8"))
+def _read_coco(file: Path) -> list[Sheet]:
+    table = json.loads(file.read_text("utf-8-sig"))
     labels = {category["id"]: str(category["name"]) for category in table["categories"]}
-    films = {image["id"]: image for image in table["images"]}
-    sheets = {key: Sheet(float(image["width"]) / float(image["height"]), []) for key, image in films.items()}
+    sheets: dict[object, Sheet] = {}
+    extents: dict[object, tuple[float, float]] = {}
+    for image in table["images"]:
+        if image["id"] in sheets:
+            raise DataError(f"two of its images have the id {image['id']}.")
+        columns, rows = extents[image["id"]] = _extent(float(image["width"]), float(image["height"]))
+        sheets[image["id"]] = Sheet((plain_name(str(image["file_name"])),), columns / rows, [])
     for item in table["annotations"]:
-        image, (x, y, width, height) = films[item["image_id"]], map(float, item["bbox"])
-        columns, rows = float(image["width"]), float(image["height"])
+        (columns, rows), (x, y, width, height) = extents[item["image_id"]], map(float, item["bbox"])
         place = ((x + width / 2) / columns, (y + height / 2) / rows, width / columns, height / rows)
         sheets[item["image_id"]].boxes.append((labels[item["category_id"]], *place))
-    return {_film_of(films[key]["file_name"]): sheet for key, sheet in sheets.items()}
+    return list(sheets.values())
 
 
 def _yolo_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*.txt") if path.name not in CLASS_FILES)
 
 
-def _read_yolo(file: Path) -> dict[int, Sheet]:
-    from training.sources.source import open_image
+def _read_yolo(file: Path, folder: Path, films: Films | None) -> list[Sheet]:
+    lines = [line.split() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+    sheet = Sheet((plain_name(file.name),), 1.0, [])
+    if not lines:
+        return []
+    labels = _class_names(file, folder)
+    for parts in lines:
+        if len(parts) != YOLO_FIELDS:
+            raise DataError("a line needs a class and four numbers, as a box has; polygons are not read.")
+        number, (x, y, width, height) = int(parts[0]), map(float, parts[1:])
+        if not 0 <= number < len(labels):
+            raise DataError(f"its class {number} is none of the {len(labels)} of {CLASS_FILES[0]}.")
+        sheet.boxes.append((labels[number], x, y, width, height))
+    rows, columns = _shape_of(file, folder, sheet, films)
+    sheet.aspect = columns / rows
+    return [sheet]
 
-    classes = next((path for at in file.parents[:2] for name in CLASS_FILES if (path := at / name).is_file()), None)
-    if classes is None:
+
+def _class_names(file: Path, folder: Path) -> list[str]:
+    """Return the classes of the file that lies nearest above a text, in the folder or, for its parts, one above."""
+    above = [at for at in file.parents if at == folder or folder in at.parents]
+    places = [at / name for at in (*above, folder.parent) for name in CLASS_FILES]
+    found = next((path for path in places if path.is_file()), None)
+    if found is None:
         raise DataError(f"there is no {CLASS_FILES[0]} beside it.")
-    labels = classes.read_text("utf-8").split()
-    places = (file.parent, file.parent / "images", file.parent.parent / "images")
-    image = next((path for at in places for path in at.glob(f"{file.stem}.*") if path.suffix != ".txt"), None)
-    if image is None:
+    return [line.strip() for line in found.read_text("utf-8-sig").splitlines()]
+
+
+def _shape_of(file: Path, folder: Path, sheet: Sheet, films: Films | None) -> tuple[int, int]:
+    """Return rows and columns of the image beside a text, in ``images``, or of the film itself."""
+    beside = (file.parent, file.parent / "images", file.parent.parent / "images")
+    inner = ("images" if part == "labels" else part for part in file.parent.relative_to(folder).parts)
+    for at in (*beside, folder.joinpath(*inner)):
+        for ending in IMAGE_ENDINGS:
+            path = at / (file.stem + ending)
+            if path.is_file():
+                rows, columns = (open_image if ending in OTHER_IMAGES else open_film)(path).shape
+                return rows, columns
+    if films is None:
         raise DataError("its image is not beside it, so that its shape is not known.")
-    rows, columns = open_image(image).shape
-    boxes = []
-    for line in file.read_text("utf-8").splitlines():
-        parts = line.split()
-        if len(parts) < YOLO_FIELDS:
-            raise DataError("a line needs a class and four numbers.")
-        x, y, width, height = map(float, parts[1:YOLO_FIELDS])
-        boxes.append((labels[int(parts[0])] if int(parts[0]) < len(labels) else parts[0], x, y, width, height))
-    return {_film_of(file.name): Sheet(columns / rows, boxes)}
+    rows, columns = _entry_of(sheet, films).open().shape
+    return rows, columns

@@ -8,10 +8,12 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from training.annotations import read_annotations
+from training.detector import POSE_POINTS
 from training.errors import DataError
-from training.radiographs import PARTS, Grey, Radiograph, load_half, read_split
-from training.sources.boxes import read_boxes
-from training.sources.source import Entry, Source, open_source
+from training.radiographs import PARTS, Grey, Radiograph, is_project_folder, load_half, read_split
+from training.sources.boxes import Boxes, check_boxes
+from training.sources.source import ANNOTATIONS, Entry, Source, open_source
 
 AGE_GROUP_YEARS = 4
 
@@ -23,27 +25,48 @@ def main(argv: list[str] | None = None) -> int:
     check = commands.add_parser("check", help="count the films of a folder and name what is wrong with them")
     check.add_argument("folder", type=Path, help="films with their table, in one of the layouts of training/README.md")
     check.add_argument(
-        "--annotations", type=Path, help="a folder of boxes in VOC, YOLO or COCO form, to be checked too"
+        "--annotations", type=Path, help="a folder of boxes in VOC, YOLO or COCO form (default: FOLDER/annotations)"
+    )
+    check.add_argument(
+        "--file-names", action="store_true", help="list the files of images without a reading; they may name patients"
     )
     arguments = parser.parse_args(argv)
     try:
         source = _open(arguments.folder)
-        problems = source.problems + source.read(PARTS)[1]
+        problems = source.problems + source.read(())[1] + source.missing_parts()
     except DataError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     sys.stdout.write(describe(source))
-    if arguments.annotations is not None:
-        try:
-            boxes = read_boxes(arguments.annotations)
-            known = {entry.reading.rsna_id for entry in source.entries}
-            sys.stdout.write(f"annotations: {len(boxes)} films, {len(known & set(boxes))} of them in the folder\n")
-        except DataError as error:
-            problems.append(str(error))
+    problems += _check_boxes(arguments.annotations, arguments.folder, source)
+    for notice in [*source.notices, *(map(str, source.unlisted) if arguments.file_names else ())]:
+        sys.stdout.write(f"? {notice}\n")
     for problem in problems:
         sys.stdout.write(f"! {problem}\n")
-    sys.stdout.write(f"{len(problems)} problems\n" if problems else "no problems\n")
+    sys.stdout.write(f"{_count(len(problems), 'problem')}")
+    sys.stdout.write(f", {_count(len(source.notices), 'notice')} of what is left out\n" if source.notices else "\n")
     return 1 if problems else 0
+
+
+def _check_boxes(given: Path | None, folder: Path, source: Source) -> list[str]:
+    """Say how many films have boxes, and return what is wrong with these."""
+    boxes, own = given or folder / ANNOTATIONS, is_project_folder(folder)
+    if given is None and not boxes.is_dir():
+        return []
+    if not boxes.is_dir():
+        return [f"The folder of annotations {boxes} does not exist."]
+    if own and boxes.resolve() == (folder / ANNOTATIONS).resolve():
+        found = Boxes(read_annotations(folder))
+    else:
+        found = check_boxes(boxes, None if own else source)
+    usable = sum(len(annotation.points) >= POSE_POINTS for annotation in found.annotations.values())
+    sys.stdout.write(f"annotations: {len(found.annotations)} films, {usable} with the {POSE_POINTS} points of a pose\n")
+    strange = sorted(set(found.annotations) - set(read_split())) if own else ()
+    return [*found.problems, *(f"film {film} has boxes and is none of the split's." for film in strange)]
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number or 'no'} {thing}{'' if number == 1 else 's'}"
 
 
 def _open(folder: Path) -> Source:

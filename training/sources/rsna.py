@@ -1,26 +1,28 @@
 """RSNA's official layout: folders of ``<id>.png`` and CSV files of readings, as the challenge hands them out.
 
 The training table has the columns ``id,boneage,male``, the validation table ``Image ID,male,Bone Age (months)``; the
-images lie in any folders below. Films of the committed split keep their part, where ``pretrain`` (films this project
-has at 100 x 100 pixels only) is training here.
+images lie in any folders below, but for ``annotations``. An image without a reading, as those of the official test set
+are handed out, is left out and named. Films of the committed split keep their part, where ``pretrain`` (films this
+project has at 100 x 100 pixels only) is training here.
 """
 
 from __future__ import annotations
 
 import csv
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from inference.finding import Sex
 from training.radiographs import Reading, read_split
-from training.sources.source import Entry, Source, open_image, part_by_hash
+from training.sources.files import IMAGES
+from training.sources.source import ANNOTATIONS, Entry, Source, open_image, part_by_hash
 
 COLUMNS = (("id", "boneage", "male"), ("image id", "bone age (months)", "male"))
 """Id, bone age in months, whether male: in lower case, of either table."""
 OLDEST_MONTHS = 240.0
 _MALE = {"true": Sex.MALE, "1": Sex.MALE, "false": Sex.FEMALE, "0": Sex.FEMALE}
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def read(folder: Path) -> Source | None:
@@ -28,14 +30,42 @@ def read(folder: Path) -> Source | None:
     tables = [(path, names) for path in sorted(folder.glob("*.csv")) if (names := _names(path)) is not None]
     if not tables:
         return None
-    images = {path.stem: path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES}
-    split, source = read_split(), Source("RSNA's official layout", [])
+    images, split, source = _images(folder), read_split(), Source("RSNA's official layout", [])
+    named: set[str] = set()
     for path, names in tables:
         for row in _rows(path):
-            film = (row.get(names[0]) or "").strip()
-            _enter(source, film, {"age": row.get(names[1]), "male": row.get(names[2])}, images, split)
+            film = _number((row.get(names[0]) or "").strip())
+            _enter(source, film, {"age": row.get(names[1]), "male": row.get(names[2])}, images.get(film, []), split)
+            named.add(film)
+    if not named:
+        source.problems.append("The tables hold no line below their header; write one for each film.")
     _name_duplicates(source)
+    _name_unlisted(source, {film: files for film, files in images.items() if film not in named})
     return source
+
+
+def _images(folder: Path) -> dict[str, list[Path]]:
+    """Return the images below a folder by the film's number; copies beside annotations are none."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGES and folder / ANNOTATIONS not in path.parents:
+            found[_number(path.stem)].append(path)
+    return found
+
+
+def _number(film: str) -> str:
+    """Return an id as all write it: "012" is film 12, one name and one part."""
+    return str(int(film)) if film.isdecimal() else film
+
+
+def _name_unlisted(source: Source, images: dict[str, list[Path]]) -> None:
+    source.unlisted = [path for files in images.values() for path in files]
+    for film in images:
+        if film.isdecimal():
+            source.notices.append(f"film {film}: its image has no reading in the tables; it is left out.")
+    others = sum(not film.isdecimal() for film in images)
+    if others:
+        source.notices.append(f"Images whose name is no id: {others}; they are left out (data check --file-names).")
 
 
 def _names(path: Path) -> tuple[str, str, str] | None:
@@ -50,12 +80,8 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
             yield {(name or "").strip().lower(): value or "" for name, value in row.items() if isinstance(value, str)}
 
 
-def _enter(
-    source: Source, film: str, values: dict[str, str | None], images: dict[str, Path], split: dict[int, str]
-) -> None:
+def _enter(source: Source, film: str, values: dict[str, str | None], images: list[Path], split: dict[int, str]) -> None:
     """Take one line, or name what is wrong with it."""
-    image = images.get(film)
-    film = str(int(film)) if film.isdecimal() else film  # "012" is film 12: one name, one part
     name, sex = f"film {film}", _MALE.get((values["male"] or "").strip().lower())
     try:
         age = float(values["age"] or "")
@@ -67,12 +93,14 @@ def _enter(
         source.problems.append(f"{name}: male must be True or False.")
     elif not 0 < age <= OLDEST_MONTHS:
         source.problems.append(f"{name}: the bone age must be a number of months above 0 and up to 240.")
-    elif image is None:
+    elif not images:
         source.problems.append(f"{name}: there is no image {film}.png below the folder; restore it.")
+    elif len(images) > 1:
+        source.problems.append(f"{name}: {len(images)} images below the folder have its id; keep one of them.")
     else:
         part = split.get(int(film)) or part_by_hash(film)
         reading = Reading(int(film), age, sex, "train" if part == "pretrain" else part)
-        source.entries.append(Entry(reading, name, partial(open_image, image)))
+        source.entries.append(Entry(reading, name, partial(open_image, images[0]), stem=film))
 
 
 def _name_duplicates(source: Source) -> None:

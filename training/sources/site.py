@@ -3,11 +3,14 @@
 The table is the one ``boneage-node evaluate --films --readings`` reads: ``file``, ``sex``, ``bone_age_months`` or
 ``bone_age_years``. Two more columns may stand in it: ``part`` (train, validation, test), and ``patient``, any text that
 is the same for all films of a child. Without them the part is drawn by patient, who is PatientID of a DICOM object, so
-that no child stands on two sides. A film is named by its line.
+that no child stands on two sides. A film's id is the number of its line in the file, the header's being 1: unique, and
+stable as long as new lines go to the end. Its part does not depend on it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
@@ -18,11 +21,12 @@ from inference.film import display_bytes, read_film
 from inference.header import texts
 from training.errors import DataError
 from training.radiographs import Reading
-from training.sources.source import Entry, Grey, Source, open_image, part_by_hash
+from training.sources.files import IMAGES, is_film_file, plain_name, read_object
+from training.sources.source import ANNOTATIONS, Entry, Grey, Source, open_image, part_by_hash
 
 TABLE = "readings.csv"
 PARTS = ("train", "validation", "test")
-_IMAGES = {".png", ".jpg", ".jpeg"}
+COLUMNS = ("file", "sex", "bone_age_months", "bone_age_years", "part", "patient")
 
 
 def read(folder: Path) -> Source | None:
@@ -52,7 +56,32 @@ def read(folder: Path) -> Source | None:
             source.problems.append(f"Lines {first} and {line} name the same file; keep one of them.")
             continue
         _enter(source, film.path, film.reading, row)
-    return Source(source.layout, source.entries, source.problems)
+    if not rows:
+        source.problems.append(f"{TABLE} holds no line below its header; write one for each film.")
+    _name_columns(source, rows[0][1] if rows else ())
+    source.unlisted = unlisted(folder, lines)
+    if source.unlisted:
+        source.notices.append(
+            f"Images without a line in {TABLE}: {len(source.unlisted)}; they are left out (data check --file-names)."
+        )
+    return Source(source.layout, source.entries, source.problems, source.notices, source.unlisted)
+
+
+def unlisted(folder: Path, listed: Iterable[Path]) -> list[Path]:
+    """Return the films' files anywhere below a folder, but for its annotations, that no resolved path names."""
+    known, boxes = set(listed), folder / ANNOTATIONS
+    files = (path for path in sorted(folder.rglob("*")) if boxes not in path.parents and is_film_file(path))
+    return [path for path in files if path.resolve() not in known]
+
+
+def _name_columns(source: Source, columns: Iterable[str]) -> None:
+    """Name columns that are not read; one that is nearly the name of another is a slip, and decides nothing."""
+    for column in (str(name) for name in columns if name not in {*COLUMNS, None}):
+        meant = get_close_matches(column, COLUMNS, 1, cutoff=0.7)
+        if meant:
+            source.problems.append(f"The column {column!r} is not known: name it {meant[0]!r}, or otherwise.")
+        else:
+            source.notices.append(f"The column {column!r} is not known, and not read.")
 
 
 def _enter(source: Source, path: Path, reading: Reading, row: dict[str, str | None]) -> None:
@@ -63,12 +92,12 @@ def _enter(source: Source, path: Path, reading: Reading, row: dict[str, str | No
         source.problems.append(f"Line {line}: the part must be one of {', '.join(PARTS)}, or empty.")
         return
     placed = Reading(line, reading.age_months, reading.sex, part)
-    source.entries.append(Entry(placed, f"Line {line}", partial(open_film, path), patient))
+    source.entries.append(Entry(placed, f"Line {line}", partial(open_film, path), patient, plain_name(path.name)))
 
 
 def _patient(path: Path) -> str:
     """Return PatientID with its issuer; "" for what is no DICOM object or has none."""
-    if path.suffix.lower() in _IMAGES:
+    if path.suffix.lower() in IMAGES:
         return ""
     try:
         ds = dcmread(path, stop_before_pixels=True, specific_tags=["PatientID", "IssuerOfPatientID"])
@@ -83,13 +112,9 @@ def open_film(path: Path) -> Grey:
 
     Raises
     ------
-    FilmError, DataError
+    FilmError
         It cannot be read.
     """
-    if path.suffix.lower() in _IMAGES:
+    if path.suffix.lower() in IMAGES:
         return open_image(path)
-    try:
-        ds = dcmread(path)
-    except InvalidDicomError as error:
-        raise DataError("The file is no DICOM object.") from error
-    return display_bytes(read_film(ds))
+    return display_bytes(read_film(read_object(path)))

@@ -2,7 +2,8 @@
 
 Two layouts are known beside the project's own data folder (``training.radiographs``): RSNA's official one
 (``sources.rsna``) and a site's (``sources.site``). Everything that is wrong is collected and named by the id or the
-line of the film, never by its file or patient; a folder with problems is not trained on.
+line of the film, never by its file or patient; a folder with problems is not trained on. What is only left out, such as
+an image without a reading, is a notice.
 
 Films keep the part that the committed split gives their RSNA id. Others get theirs by a hash of the id, or of the
 patient where that is known: always the same one, whichever other films are in the folder.
@@ -11,6 +12,7 @@ patient where that is known: always the same one, whichever other films are in t
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -23,8 +25,11 @@ import numpy.typing as npt
 from inference.errors import FilmError
 from training.errors import DataError
 from training.radiographs import Radiograph, Reading
+from training.sources.files import read_image
 
 Grey = npt.NDArray[np.uint8]
+
+_log = logging.getLogger(__name__)
 
 LONG_SIDE = 1022
 """Films are shrunk to this long side, that of the project's sharp films."""
@@ -32,6 +37,8 @@ MANY_FILMS, LONG_SIDE_OF_MANY = 4000, 640
 """So many films are shrunk further, so that 12,611 fit into 4 GB; no method reads hands larger than that."""
 VALIDATION_SHARE, TEST_SHARE = 0.10, 0.15
 SHOWN_PROBLEMS = 20
+ANNOTATIONS = "annotations"
+"""The folder below the films' that holds boxes; images in it are copies for the tool that drew them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +49,7 @@ class Entry:
     name: str  # "film 1377", "line 12"
     open: Callable[[], Grey]  # bones bright; raises FilmError or DataError
     patient: str = ""  # what is the same for all films of a child; "" where that is not known
+    stem: str = ""  # what annotations call the film: its id, or a site's file name without folders and ending
 
 
 @dataclass(slots=True)
@@ -51,6 +59,10 @@ class Source:
     layout: str
     entries: list[Entry]
     problems: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    """What is left out, in words."""
+    unlisted: list[Path] = field(default_factory=list)
+    """Images without a reading; their names may hold patient data and stand in no notice."""
 
     def __post_init__(self) -> None:
         self.problems += _split_patients(self.entries)
@@ -66,6 +78,8 @@ class Source:
         films, problems = self.read(parts)
         self.problems += [problem for problem in problems if problem not in self.problems]
         self.refuse_problems()
+        for notice in self.notices[:SHOWN_PROBLEMS]:
+            _log.warning("%s", notice)
         return films
 
     def read(self, parts: Iterable[str]) -> tuple[list[Radiograph], list[str]]:
@@ -82,13 +96,22 @@ class Source:
             except (FilmError, DataError) as error:
                 problems.append(f"{entry.name}: {error} Restore the file, or take it out of the table.")
                 continue
-            first = seen.setdefault(_fingerprint(pixels), entry.name)
+            first = seen.setdefault(fingerprint(pixels), entry.name)
             if first != entry.name:
                 problems.append(f"{entry.name} is the same image as {first}: keep one of them.")
                 continue
             if entry.reading.part in wanted:
                 films.append(Radiograph(entry.reading, shrunk(pixels, side)))
         return films, problems
+
+    def missing_parts(self) -> list[str]:
+        """Name the parts without which an age method is not trained, of a table that has films."""
+        parts = {entry.reading.part for entry in self.entries}
+        return [
+            f"No film has the part {part!r}, so that training would refuse the folder: add films, or name parts."
+            for part in ("train", "validation")
+            if self.entries and part not in parts
+        ]
 
     def refuse_problems(self) -> None:
         """Raise a DataError that names every problem, the first twenty in words."""
@@ -99,6 +122,13 @@ class Source:
                 f"{len(self.problems)} problems in the films ({self.layout}); boneage-node data check lists them all:"
                 f"\n  {listed}"
             )
+
+    def by_stem(self) -> dict[str, list[Entry]]:
+        """Return the films by what annotations call them; several where files in different folders share a name."""
+        found: dict[str, list[Entry]] = defaultdict(list)
+        for entry in self.entries:
+            found[entry.stem].append(entry)
+        return dict(found)
 
     def counts(self) -> Counter[tuple[str, str]]:
         """Return how many films there are of each part and sex."""
@@ -135,17 +165,14 @@ def part_by_hash(key: str) -> str:
 
 
 def open_image(path: Path) -> Grey:
-    """Read an image file as grey, shape (rows, columns).
+    """Read an image file as grey, shape (rows, columns); see :func:`training.sources.files.read_image`.
 
     Raises
     ------
-    DataError
+    UnreadablePixels
         If it is missing or cannot be decoded.
     """
-    pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
-    if pixels is None:
-        raise DataError("The image is missing or cannot be decoded.")
-    return np.asarray(pixels, dtype=np.uint8)
+    return np.rint(read_image(path) * 255).astype(np.uint8)
 
 
 def shrunk(pixels: Grey, long_side: int) -> Grey:
@@ -157,7 +184,8 @@ def shrunk(pixels: Grey, long_side: int) -> Grey:
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _fingerprint(pixels: Grey) -> bytes:
+def fingerprint(pixels: Grey) -> bytes:
+    """Return what two films share only if all their pixels, shape (rows, columns), are the same."""
     shape = str(pixels.shape).encode()
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16, key=shape).digest()
 

@@ -1,0 +1,90 @@
+"""The acceptance test's own films: what of them is refused, and which options and files it does not take.
+
+Not covered: the figures themselves (test_evaluate.py), the same table as training reads it (test_sources.py).
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from inference.film import Film
+from inference.finding import Box, Estimate, Finding, Laterality, ModelIdentity, Refusal, RefusalCode, Subject
+from training.errors import DataError
+from training.evaluation.site import SiteCase, read_site, read_table
+
+MODEL = ModelIdentity("house", "House", "0.1.0", "ab" * 32)
+
+
+class FakeEngine:
+    """Reads the age off the film's grey."""
+
+    identity = MODEL
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def interpret_film(self, film: Film, subject: Subject) -> Finding:
+        self.read += 1
+        age = float(film.pixels.mean()) * 255
+        box = Box(0, 0, 9, 9)
+        return Estimate(age, age - 10, age + 10, 0.9, subject, Laterality.LEFT, box, (), 1, 1.0, (), MODEL)
+
+
+def picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (60, 40)).astype(np.uint8)
+
+
+def read_all(folder: Path, lines: list[str], engine: FakeEngine | None = None) -> list[SiteCase]:
+    table = folder / "r.csv"
+    table.write_text("file,sex,bone_age_months\n" + "\n".join(lines) + "\n")
+    return list(read_site(engine or FakeEngine(), read_table(folder, table)))
+
+
+def test_the_same_image_in_two_lines_is_refused_before_any_is_read(tmp_path: Path) -> None:
+    """Given one image in two files and one DICOM object under two names, then both are named."""
+    cv2.imwrite(str(tmp_path / "a.png"), picture(1))
+    cv2.imwrite(str(tmp_path / "b.png"), picture(1), [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    cv2.imwrite(str(tmp_path / "c.png"), picture(2))
+    sample = resources.files("dicom_node").joinpath("samples", "boy-12.dcm").read_bytes()
+    for name in ("d.dcm", "e.dcm"):
+        (tmp_path / name).write_bytes(sample)
+    engine = FakeEngine()
+    with pytest.raises(DataError) as caught:
+        read_all(tmp_path, ["a.png,M,100", "b.png,F,90", "c.png,M,80", "d.dcm,M,144", "e.dcm,M,144"], engine)
+    assert str(caught.value) == (
+        "Line 3 is the same image as line 2: keep one of them. Line 6 is the same image as line 5: keep one of them."
+    )
+    assert engine.read == 0
+
+
+def test_a_film_that_is_cut_off_is_refused_as_unreadable(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sample = resources.files("dicom_node").joinpath("samples", "boy-12.dcm").read_bytes()
+    (tmp_path / "Jane Doe.dcm").write_bytes(sample[: len(sample) * 3 // 4])
+    (case,) = read_all(tmp_path, ["Jane Doe.dcm,M,144"])
+    assert isinstance(case.case.finding, Refusal)
+    assert case.case.finding.code is RefusalCode.UNREADABLE_PIXELS
+    assert "cut off" in case.case.finding.sentence
+    assert "Jane" not in caplog.text
+
+
+@pytest.mark.parametrize(("factor", "tolerance"), [(16, 0.6), (257, 1e-3)])
+def test_a_png_of_12_or_16_bits_is_read_as_one_of_8(tmp_path: Path, factor: int, tolerance: float) -> None:
+    eight = picture(4)
+    eight[0, 0] = 255
+    cv2.imwrite(str(tmp_path / "a.png"), eight)
+    cv2.imwrite(str(tmp_path / "b.png"), eight.astype(np.uint16) * factor)
+    first, second = (read_all(tmp_path, [f"{name}.png,M,100"])[0].case.row.estimate_months for name in "ab")
+    assert second == pytest.approx(first, abs=tolerance)
+
+
+def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), picture(ord(name)))
+    assert [case.case.row.rsna_id for case in read_all(tmp_path, ["", "a.png,M,100", "", "b.png,M,100"])] == [3, 5]
+    with pytest.raises(DataError, match="Line 4: the sex"):
+        read_all(tmp_path, ["a.png,M,100", "", "b.png,X,100"])

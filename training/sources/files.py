@@ -1,0 +1,77 @@
+"""The files that films lie in: grey images of 8 or 16 bits, and DICOM objects; and what a file's film is called."""
+
+from __future__ import annotations
+
+import warnings
+from io import BytesIO
+from pathlib import Path, PureWindowsPath
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+
+from inference.errors import UnreadablePixels
+from inference.header import UNPARSABLE
+
+IMAGES = frozenset({".png", ".jpg", ".jpeg"})
+"""Endings of images, in lower case; a film with another is a DICOM object."""
+
+_PREAMBLE = 128
+_DIRECTORY = "DICOMDIR"
+
+
+def read_image(path: Path) -> npt.NDArray[np.float32]:
+    """Read an image as grey, 0..1, shape (rows, columns).
+
+    An image of 16 bits seldom uses all of them and does not say how many: white is the largest number of as many bits
+    as its brightest pixel needs, 8 at least. A film of 12 bits in a PNG of 16 is so as bright as one of 8 bits.
+
+    Raises
+    ------
+    UnreadablePixels
+        If it is missing or cannot be decoded.
+    """
+    pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH) if path.is_file() else None
+    if pixels is None:
+        raise UnreadablePixels("The image is missing or cannot be decoded.")
+    bits = max(8, int(pixels.max()).bit_length())
+    return np.asarray(pixels, dtype=np.float32) / np.float32(2**bits - 1)
+
+
+def read_object(path: Path) -> Dataset:
+    """Read a DICOM object.
+
+    Raises
+    ------
+    UnreadablePixels
+        If it is none, or its file is cut off.
+    """
+    try:
+        with warnings.catch_warnings():  # pydicom only warns of a file that ends too early, and returns nothing of it
+            warnings.filterwarnings("ignore", message="End of file reached", category=UserWarning)
+            ds = dcmread(BytesIO(path.read_bytes()))  # given the path, it would name the file in the log
+    except InvalidDicomError as error:
+        raise UnreadablePixels("The file is no DICOM object.") from error
+    except UNPARSABLE as error:
+        raise UnreadablePixels("The file is a damaged DICOM object.") from error
+    if "SOPClassUID" not in ds and "MediaStorageSOPClassUID" in ds.file_meta:
+        raise UnreadablePixels("The file is cut off: it ends before its data does.")
+    return ds
+
+
+def is_film_file(path: Path) -> bool:
+    """Tell whether a file is an image or a DICOM object, by its ending or its first bytes."""
+    if path.suffix.lower() in IMAGES:
+        return path.is_file()
+    if path.name == _DIRECTORY or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
+
+
+def plain_name(path: str) -> str:
+    """Return a file's name without folders and ending; an ending of digits is part of a name (1.2.840.10008)."""
+    name = PureWindowsPath(path)  # knows / and \\ alike
+    return name.name if name.suffix[1:].isdecimal() else name.stem
