@@ -183,3 +183,23 @@ def test_the_command_refuses_rows_that_are_none(tmp_path):
     (tmp_path / "other.json").write_text("{}")
     assert command.main(["--rows", str(tmp_path / "other.json"), "--out", str(tmp_path / "x")]) == 2
     assert not (tmp_path / "x").exists()
+
+
+def test_intervals_say_whose_films_they_are_of(tmp_path, monkeypatch):
+    """Given a site's folder, then nothing is said of this project's split, nor of small films that it has not."""
+    sites, ours = tmp_path / "site", tmp_path / "ours"
+    sites.mkdir()
+    (sites / "readings.csv").write_text("file,sex,bone_age_months\n")
+    (ours / "rsna2017").mkdir(parents=True)
+    monkeypatch.setattr(command.Engine, "load", classmethod(lambda *_, **__: None))
+    monkeypatch.setattr(command, "load_half", lambda *_: [])
+    monkeypatch.setattr(command, "load_small", lambda *_, **__: [])
+    monkeypatch.setattr(command, "read_annotations", lambda _: {})
+    said = []
+    monkeypatch.setattr(command, "calibrate", lambda _rows, words, **_: said.append(words) or {})
+    monkeypatch.setattr(command, "print_calibration", lambda _: None)
+    for data in (sites, ours):
+        assert command.main(["--data", str(data), "--small", "--out", str(tmp_path / "c.json")]) == 0
+    assert said[0].startswith("validation part of a site's own films (")
+    assert "split.csv" not in said[0]
+    assert said[1].startswith("validation and annotation-test parts of training/split.csv (")

@@ -16,12 +16,14 @@ import torch
 
 from dicom_node import cli
 from inference import catalogue, familiarity
-from inference.bundle import DETECTOR, bundles_folder, list_methods, open_bundle
+from inference.bundle import DETECTOR, bundles_folder, file_sha256, list_methods, open_bundle
 from inference.engine import Engine
 from inference.errors import BundleError
 from inference.method import DEFAULT_METHOD, method_names, open_method
 from training import export
-from training.run import begin_run, finish_run
+from training.card import main as write_card
+from training.run import begin_run, finish_run, read_about
+from training.terms import RSNA_TERMS
 
 METHOD = {"width": 0.0625}
 
@@ -292,6 +294,84 @@ def test_a_bundle_tells_of_its_run(folder):
     metadata = json.loads((folder / "global-local" / "configs" / "metadata.json").read_text())
     assert metadata["training"]["data_sha256"] == "x"
     assert metadata["training"]["seed"] == 1
+
+
+def test_weights_of_other_films_carry_these_films_terms_and_a_version_of_their_own(folder):
+    """Given a hospital's run, then its bundle is neither RSNA's nor our version, also after it was made compact."""
+    run, path = folder.parent / "run", folder / "global-local" / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    assert (metadata["version"], metadata["data_terms"]) == ("0.1.0", RSNA_TERMS)
+    begin_run(run, {**read_about(run), "data_terms": "Trained on films of a hospital."})
+    export_again(folder)
+    metadata = json.loads(path.read_text())
+    assert metadata["data_terms"] == "Trained on films of a hospital."
+    assert metadata["version"] == "0.1.0+own." + metadata["weights_sha256"]["model.safetensors"][:8]
+    version = metadata["version"]
+    export.export_compact("global-local")
+    metadata = json.loads(path.read_text())
+    assert (metadata["version"], metadata["data_terms"]) == (version, "Trained on films of a hospital.")
+
+
+ERRORS = {"films": 3, "mae_months": 8.04, "rmse_months": 9.0}
+FIGURES = {
+    "part": "test",
+    "films": 3,
+    "table_3": {"all": dict.fromkeys(("male", "female", "total"), ERRORS)},
+    "within_months": {"6": 0.5, "12": 0.75, "24": 1.0},
+    "refused": {},
+    "coverage_90": 0.9,
+    "roi_centres_within_3_percent": 0.981,
+    "roi_boxes": 1053,
+    "roi_centre_median": 0.0099,
+    "non_hands_accepted": 0,
+}
+CARD = """# Card
+
+About it.
+
+<!-- figures global-local -->
+old
+<!-- /figures -->
+
+<!-- sha256 -->
+<!-- /sha256 -->
+"""
+
+
+def test_a_card_of_other_weights_says_so_until_they_are_measured(folder, tmp_path, caplog, monkeypatch):
+    bundle = folder / "global-local"
+    card, path = bundle / "docs" / "README.md", bundle / "models" / "model.safetensors"
+    card.parent.mkdir()
+    card.write_text(CARD)
+    export_again(folder)
+    assert card.read_text() == CARD, "the weights are the same"
+    export.export_compact("global-local")
+    text = card.read_text()
+    assert text.count("The weights are newer than this card") == 1
+    assert text.startswith("# Card\n\n<!-- stale -->\n> ")
+    assert f"| `model.safetensors` | `{file_sha256(path)}` |" in text
+    assert "is of other weights now" in caplog.text
+    export_again(folder)
+    assert card.read_text().count("The weights are newer than this card") == 1
+    assert file_sha256(path) in card.read_text()
+    figures = tmp_path / "figures.json"
+    figures.write_text(json.dumps(FIGURES | {"model": {"method": "global-local"}}))
+    assert write_card([str(figures), str(card)]) == 0
+    assert "newer than this card" not in card.read_text()
+    assert "MAE 8.0 months" in card.read_text()
+    monkeypatch.chdir(card.parent)
+    assert write_card([str(figures), card.name]) == 0, "a name without folders will do"
+    card.write_text(card.read_text().replace(file_sha256(path), "0"))
+    assert write_card(["--sha256", str(card)]) == 0
+    assert file_sha256(path) in card.read_text()
+
+
+@pytest.mark.parametrize("name", sorted(path.parents[1].name for path in bundles_folder().glob("*/docs/README.md")))
+def test_a_shipped_card_is_of_the_shipped_weights(name):
+    text = (bundles_folder() / name / "docs" / "README.md").read_text()
+    for file, sha256 in open_bundle(name).metadata["weights_sha256"].items():
+        assert f"| `{file}` | `{sha256}` |" in text, "run python -m training.card --sha256 on it"
+    assert "newer than this card" not in text, "measure it and run python -m training.card"
 
 
 def test_a_run_without_weights_or_of_the_detector_is_refused(tmp_path, capsys):

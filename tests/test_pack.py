@@ -11,6 +11,7 @@ import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import cv2
@@ -29,6 +30,7 @@ from training.ages import LocatedFilm
 from training.errors import DataError, RecipeError, RunError
 from training.experiment import Experiment, experiments, take, write_experiment
 from training.radiographs import Reading
+from training.recipe import shipped_recipes
 from training.run import read_about, read_run
 from training.train import AgeFilms, Job
 
@@ -199,6 +201,34 @@ def test_every_experiment_has_a_plan(capsys):
     assert cli.main(["experiment", "list"]) == 0
     out = capsys.readouterr().out
     assert all(words in out for name, one in known.items() for words in (name, one.predicts, one.costs))
+
+
+DASH = "\N{EN DASH}"
+
+
+def test_experiments_are_numbered_as_in_the_table():
+    """Given EXPERIMENTS.md, then a file has the number of the line that names it, and none if that line has none.
+
+    A line names an experiment, or its recipe by a pattern such as `global-local-*`.
+    """
+    table = (Path(__file__).parents[1] / "training" / "EXPERIMENTS.md").read_text()
+    lines = [line.split(" | ") for line in table.splitlines() if re.match(rf"\| (\d+|{DASH}) \| ", line)]
+    numbered = [(cells[0].strip("| "), set(re.findall(r"`([^`]+)`", cells[1]))) for cells in lines]
+    assert len(numbered) > 20
+    for name, one in experiments().items():
+        patterns = {name, *({one.recipe} if one.rank is None else ())}
+        places = [
+            number
+            for number, words in numbered
+            if patterns & words or any("*" in word and fnmatchcase(one.recipe, word) for word in words)
+        ]
+        assert str(one.rank or DASH) in places, name
+        assert one.rank is not None or not any(place.isdecimal() for place in places), name
+    ranks = [one.rank for one in experiments().values()]
+    assert ranks == sorted(ranks, key=lambda rank: rank or 99)
+    assert {one.recipe for one in experiments().values()} >= {
+        name for name in shipped_recipes() if name.startswith("global-local-") and not name.endswith("-paper")
+    }, "every recipe of the ablation can be packed"
 
 
 def test_a_change_of_nothing_a_recipe_has_is_refused():

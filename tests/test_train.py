@@ -26,6 +26,7 @@ from training.machine import Machine
 from training.radiographs import Radiograph, Reading
 from training.recipe import read_recipe
 from training.run import read_about, read_run
+from training.terms import RSNA_TERMS, SITE_FILMS
 
 AGE_RECIPE = """
 target = "house"
@@ -73,6 +74,7 @@ def films(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     annotated = AnnotatedFilm(image, points, np.full((len(BOX_NAMES), 2), 0.1), pose)
     ages = train.AgeFilms([located(1, "train")], [located(2, "pretrain")], [located(3, "validation")])
     monkeypatch.setattr(train.AgeFilms, "load", lambda *_: ages)
+    monkeypatch.setattr(train, "terms_of_films", lambda _: SITE_FILMS)
     monkeypatch.setattr(train.DetectorFilms, "load", lambda *_: train.DetectorFilms([annotated], []))
     before = torch.get_num_threads()
     yield
@@ -163,6 +165,18 @@ def test_a_torn_file_of_what_was_located_is_written_anew(tmp_path, monkeypatch, 
     assert "is torn" in caplog.text
     assert train.locate_all(films, tmp_path)[0].pose.matrix[0, 2] == 7
     assert caplog.text.count("is torn") == 1
+
+
+def test_a_run_says_whose_films_and_weights_it_is_made_of(tmp_path):
+    """Given a site's films, then run.json has its terms; of a run from other weights, these weights' terms as well."""
+    (tmp_path / "r.toml").write_text(AGE_RECIPE)
+    options = ("--precision", "float32", "--epochs", "1")
+    assert run_train(str(tmp_path / "r.toml"), tmp_path / "own", *options) == 0
+    own = read_about(tmp_path / "own")["data_terms"]
+    assert "a site's own films" in own
+    assert "RSNA" not in own
+    assert train.terms_of_run(Path("none"), tmp_path / "own").count("a site's own films") == 2
+    assert train.terms_of_run(Path("none"), train.SHIPPED).endswith(RSNA_TERMS)
 
 
 @pytest.mark.parametrize("other", [("--epochs", "5"), ("--set", "rows=32"), ("--set", 'variant="lite1"')])

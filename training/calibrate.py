@@ -43,10 +43,12 @@ from inference.intervals import Calibration
 from inference.method import DEFAULT_METHOD
 from inference.named_ensemble import UNCALIBRATED, calibration_path
 from training.annotations import read_annotations
+from training.arguments import positive_int
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.ages import AGE_GROUPS_YEARS, in_group
 from training.evaluation.reading import Row, read_films, read_json, rows_of
-from training.radiographs import load_half, load_small
+from training.radiographs import is_project_folder, load_half, load_small
+from training.terms import part_of_films
 
 Float = npt.NDArray[np.float64]
 
@@ -242,8 +244,8 @@ def _read_rows(arguments: argparse.Namespace, path: Path) -> tuple[list[Row], st
         return [row for file, table in tables.items() for row in rows_of(table, file.name)], f"films of {parts}", None
     with _some_intervals(path):
         engine = Engine.load(arguments.method, threads=arguments.threads)
-    films, words = load_half(arguments.data, ["validation"]), "validation part of training/split.csv"
-    if arguments.small:
+    films, words = load_half(arguments.data, ["validation"]), part_of_films(arguments.data, "validation")
+    if arguments.small and is_project_folder(arguments.data):
         aspects = {rsna_id: a.aspect for rsna_id, a in read_annotations(arguments.data).items()}
         films += load_small(arguments.data, ["annotation-test"], aspects=aspects)
         words = "validation and annotation-test parts of training/split.csv"
@@ -263,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=Path, nargs="+", help="take the rows of these evaluations' JSON instead")
     parser.add_argument("--method", default=DEFAULT_METHOD, help=f"whose bundle gets them (default {DEFAULT_METHOD})")
     parser.add_argument("--out", type=Path, help="write here instead of into the bundle")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default 2)")
     arguments = parser.parse_args(argv)
     if (arguments.data is None) == (not arguments.rows):
         parser.error("give either --data or --rows")

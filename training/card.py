@@ -4,6 +4,9 @@
 ``<!-- /figures -->`` in each file by the tables of an evaluation (``boneage-node evaluate --json figures.json``), or
 what stands at ``<!-- figures compare -->`` by the tables of a comparison (``boneage-node compare --json``), whose plots
 it writes into ``training/evaluation/plots`` beside that file.
+
+A bundle's card gets the hashes of its weights as well, at ``<!-- sha256 -->`` to ``<!-- /sha256 -->``, and loses the
+mark of ``export`` that its weights are newer; ``python -m training.card --sha256 CARD...`` writes the hashes alone.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from training.bundle_card import fill_hashes, without_mark
 from training.compare import (
     ROI_HEAD,
     UNCONVERGED_NOTE,
@@ -169,18 +173,29 @@ def fill(document: str, method: str, text: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Fill; returns 0."""
     parser = argparse.ArgumentParser(prog="python -m training.card", description=__doc__)
-    parser.add_argument("figures", type=Path)
-    parser.add_argument("documents", type=Path, nargs="+")
+    parser.add_argument("figures", type=Path, nargs="?")
+    parser.add_argument("documents", type=Path, nargs="*", metavar="FILE")
+    parser.add_argument("--sha256", type=Path, nargs="+", metavar="CARD", default=[], help="write the hashes there")
     arguments = parser.parse_args(argv)
+    if bool(arguments.sha256) == bool(arguments.documents):
+        parser.error("give figures and the files they go into, or --sha256 and cards")
+    for path in arguments.sha256:
+        fill_hashes(path)
+    if arguments.documents:
+        _fill_all(arguments)
+    return 0
+
+
+def _fill_all(arguments: argparse.Namespace) -> None:
     figures = json.loads(arguments.figures.read_text())
     compared = "contestants" in figures
     name = "compare" if compared else figures["model"]["method"]
     text = comparison_text(figures) if compared else figures_text(figures)
     for path in arguments.documents:
-        path.write_text(fill(path.read_text(), name, text))
+        path.write_text(without_mark(fill(path.read_text(), name, text)))
+        fill_hashes(path)
         if compared:
             write_plots(figures, path.parent / PLOTS)
-    return 0
 
 
 if __name__ == "__main__":

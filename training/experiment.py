@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import tomllib
 from dataclasses import replace
 from importlib import resources
@@ -33,6 +34,7 @@ from training.recipe import Recipe, read_recipe
 from training.run import read_about, read_run
 from training.summary import NAME as SUMMARY
 from training.summary import write_summary
+from training.terms import RSNA_TERMS
 from training.train import (
     DONE,
     SEED,
@@ -45,6 +47,7 @@ from training.train import (
     add_machine_options,
     carry_out,
     make_job,
+    terms_of_run,
 )
 
 _log = logging.getLogger(__name__)
@@ -61,8 +64,8 @@ class Experiment(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rank: int
-    """Its number in ``EXPERIMENTS.md``."""
+    rank: int | None = None
+    """Its number in ``EXPERIMENTS.md``; None of one that has been run there."""
     title: str
     predicts: str
     costs: str
@@ -111,13 +114,13 @@ def experiments() -> dict[str, Experiment]:
             found[path.stem] = Experiment.model_validate(tomllib.loads(path.read_text()))
         except (tomllib.TOMLDecodeError, ValidationError) as error:
             raise RecipeError(f"The experiment {path} cannot be used: {error}") from error
-    return dict(sorted(found.items(), key=lambda item: (item[1].rank, item[0])))
+    return dict(sorted(found.items(), key=lambda item: (item[1].rank or math.inf, item[0])))
 
 
 def print_experiments() -> None:
-    """Print what there is to run, best first."""
+    """Print what there is to run, best first; behind these what has been run, without a number."""
     for name, experiment in experiments().items():
-        print(f"{experiment.rank}. {name}: {experiment.title}")  # noqa: T201 - a command's answer
+        print(f"{experiment.rank or '-'}. {name}: {experiment.title}")  # noqa: T201 - a command's answer
         print(f"   predicts: {experiment.predicts}")  # noqa: T201
         print(f"   costs: {experiment.costs}")  # noqa: T201
 
@@ -140,11 +143,19 @@ def pack(name: str, data: Path, out: Path, *, cache: Path | None, imagenet: Path
         raise RunError(f"{name} starts from ImageNet weights; name their file with --imagenet.")
     films = AgeFilms.load(data, cache)
     weights = imagenet if experiment.imagenet else None
-    return write_experiment(name, experiment, films, out, imagenet=weights, piece_mb=piece_mb)
+    terms = terms_of_run(data, SHIPPED if experiment.init else None)
+    return write_experiment(name, experiment, films, out, imagenet=weights, piece_mb=piece_mb, terms=terms)
 
 
 def write_experiment(
-    name: str, experiment: Experiment, films: AgeFilms, out: Path, *, imagenet: Path | None = None, piece_mb: float
+    name: str,
+    experiment: Experiment,
+    films: AgeFilms,
+    out: Path,
+    *,
+    imagenet: Path | None = None,
+    piece_mb: float,
+    terms: str = RSNA_TERMS,
 ) -> list[Path]:
     """Write films, recipe and starting weights of an experiment; returns the pieces."""
     recipe = experiment.plan()
@@ -153,6 +164,7 @@ def write_experiment(
         "title": experiment.title,
         "recipe": recipe.model_dump(mode="json"),
         "packed_from_sha256": films.sha256(),
+        "data_terms": terms,
         "start": "shipped" if experiment.init else imagenet.name if imagenet else None,
     }
     pieces = write_pack(out, films, experiment.hand_rows, about, round(piece_mb * 1e6))
@@ -171,7 +183,8 @@ def run(folder: Path, job: Job, out: Path) -> int:
     recipe = Recipe.model_validate(about["recipe"])
     if about["start"]:
         job = replace(job, start=Start(Path(about["start"]), state=load(joined(folder, _START))))
-    note = {key: about[key] for key in ("experiment", "packed_from_sha256")}
+    keys = ("experiment", "packed_from_sha256", "data_terms")
+    note: dict[str, Any] = {key: about[key] for key in keys if key in about}
     job = replace(job, note=note, after=lambda: write_results(job.run, out))
     code = DONE
     try:

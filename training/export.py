@@ -1,8 +1,8 @@
 """``boneage-node export``: write MONAI bundles from runs: weights as half-precision safetensors, hashes, metadata.
 
 ``export detector [--finder RUN] [--landmarks RUN]``, ``export age --run RUN``, ``export regions --run RUN``, ``export
-bones --palm RUN --detector RUN`` and ``export compact NAME`` write into the package's ``inference/bundles``; model
-cards are written by hand and stay.
+bones --palm RUN --detector RUN`` and ``export compact NAME`` write into the package's ``inference/bundles``. Model
+cards are written by hand and stay; where weights change, the card gets their hashes and a mark that the rest is older.
 """
 
 from __future__ import annotations
@@ -22,19 +22,16 @@ from inference.bundle import DETECTOR, SCALE_SUFFIX, bundles_folder, file_sha256
 from inference.errors import BundleError
 from inference.global_local import REGIONS_FILE
 from inference.precise_baa import LOCALISER_FILE
+from training.bundle_card import card_of, mark_stale
 from training.errors import RunError, TrainingError
 from training.recipe import Recipe, RegionRecipe
 from training.run import read_about, read_run, unfinished
+from training.terms import RSNA_TERMS
 
 _log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
 _DETECTOR_KEYS = ("detector_width", "detector_depth", "detector_side")
-
-_TERMS = (
-    "Trained on the RSNA Pediatric Bone Age Challenge 2017 films (Halabi et al., Radiology 2018;290:498-503): "
-    "non-commercial research and education only. Not a medical device."
-)
 
 
 def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
@@ -72,6 +69,7 @@ def in_eight_bits(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 _LEAST_IN_EIGHT_BITS, _LARGEST = 4096, 127
 
+_AGE_WEIGHTS = "model.safetensors"
 _ORIGIN = ("revision", "versions", "seed", "data_sha256", "detector_sha256", "device", "half_precision")
 """What a bundle tells of the run it comes from."""
 
@@ -88,7 +86,8 @@ def write_metadata(
     """Write ``metadata.json`` (with the hashes of the weight files as they lie there) and ``inference.json``.
 
     ``origin`` is the content of ``run.json``, ``unconverged`` says how far training got that did not converge; without
-    both, what the metadata said of their origin and of that stays.
+    both, what the metadata said of their origin and of that stays. Weights of other films than RSNA's get these films'
+    terms and a version of their own. A card of other weights is marked as such.
     """
     configs = folder / "configs"
     configs.mkdir(parents=True, exist_ok=True)
@@ -99,14 +98,16 @@ def write_metadata(
     mark = {"converged": False, "convergence": unconverged} if unconverged else {}
     if not origin and not mark:
         mark = {key: before[key] for key in ("converged", "convergence") if key in before}
+    terms = origin.get("data_terms", RSNA_TERMS) if origin else before.get("data_terms", RSNA_TERMS)
+    own = f"+own.{hashes[_AGE_WEIGHTS][:8]}" if origin and terms != RSNA_TERMS else ""
     metadata = {
-        "version": VERSION,
+        "version": VERSION + own if origin else before.get("version", VERSION),
         "name": name,
         "description": description,
         "task": "Paediatric bone age from hand radiographs",
         "authors": "The boneage-node authors",
         "copyright": "Apache-2.0 for the code; see data_terms for the weights",
-        "data_terms": _TERMS,
+        "data_terms": terms,
         "intended_use": "Research use only, not for diagnosis",
         "monai_version": "1.5",
         "pytorch_version": "2.6",
@@ -116,6 +117,9 @@ def write_metadata(
     }
     path.write_text(json.dumps(metadata, indent=2) + "\n")
     (configs / "inference.json").write_text(json.dumps(config, indent=2) + "\n")
+    if card_of(folder).is_file() and before.get("weights_sha256") != hashes:
+        mark_stale(card_of(folder))
+        _log.warning("The card of %s is of other weights now, and says so: measure and write it anew.", folder.name)
 
 
 def export_detector(finder: Path | None, landmarks: Path | None) -> Path:

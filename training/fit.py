@@ -171,6 +171,7 @@ class _Training:
         moving = torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.averaging)  # type: ignore[no-untyped-call]
         self.average = torch.optim.swa_utils.AveragedModel(self.net, multi_avg_fn=moving, use_buffers=True)
         self.best: tuple[float, dict[str, Tensor]] | None = None
+        self.whole = True  # is the last checkpoint on the disk
 
     def step(self, batch: Batch) -> Tensor:
         """Take one step; returns its loss."""
@@ -207,14 +208,16 @@ class _Training:
                 "best": self.best,
             },
             folder / CHECKPOINT,
-            before=folder / BEFORE,
+            before=folder / BEFORE if self.whole else None,
         )
+        self.whole = True
 
     def restore(self, folder: Path) -> int:
         """Go on from a checkpoint, if there is one; returns the epoch to go on with."""
         if not (folder / CHECKPOINT).exists() and not (folder / BEFORE).exists():
             return 0
-        state = load_checkpoint(folder)
+        state, name = load_checkpoint(folder)
+        self.whole = name == CHECKPOINT
         if _DEFAULTS | state["schedule"] != asdict(self.schedule):
             raise RunError(f"{folder} holds a run with another schedule; choose another folder or delete that run.")
         self.net.load_state_dict(state["net"])
@@ -262,8 +265,8 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any]:
-    """Read a phase's checkpoint, or the one of the epoch before if it is torn or was being replaced.
+def load_checkpoint(folder: Path) -> tuple[dict[str, Any], str]:
+    """Read a phase's checkpoint, or the one of the epoch before if it is torn or was being replaced; and its name.
 
     Raises
     ------
@@ -271,13 +274,13 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
         If neither can be read.
     """
     if not (folder / BEFORE).exists():
-        return load_state(folder / CHECKPOINT)
+        return load_state(folder / CHECKPOINT), CHECKPOINT
     try:
-        return load_state(folder / CHECKPOINT)
+        return load_state(folder / CHECKPOINT), CHECKPOINT
     except RunError as error:
         state = load_state(folder / BEFORE)
         _log.warning("%s Going on from %s, after epoch %d.", error, BEFORE, state["epoch"] + 1)
-        return state
+        return state, BEFORE
 
 
 def read_curve(folder: Path) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 import platform
 import subprocess
 import zlib
@@ -27,6 +29,10 @@ from training.fit import BEFORE, CHECKPOINT, load_checkpoint, read_curve
 from training.recipe import complete
 from training.storage import load_state, save_state, write_text
 
+_log = logging.getLogger(__name__)
+
+REVISION = "BONEAGE_NODE_REVISION"
+"""The environment variable that names the revision in a copy of the sources."""
 _ABOUT = "run.json"
 _PACKAGES = ("torch", "numpy", "opencv-python-headless", "monai", "scipy")
 _SAME = ("target", "seed", "data_sha256", "width", "half_precision", "init", "imagenet")
@@ -34,7 +40,9 @@ _SAME = ("target", "seed", "data_sha256", "width", "half_precision", "init", "im
 
 
 def git_revision() -> str:
-    """Return the revision of the sources, ``unknown`` outside a checkout."""
+    """Return the revision of the sources; in a copy without their history, what REVISION says, else ``unknown``."""
+    if os.environ.get(REVISION):
+        return os.environ[REVISION]
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
@@ -91,6 +99,8 @@ def begin_run(run: Path, about: dict[str, Any]) -> None:
     if "recipe" in before and complete(before["recipe"]) != complete(about["recipe"]):
         _refuse(run, f"recipe ({_difference(complete(before['recipe']), complete(about['recipe']))})")
     start = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "revision": git_revision()}
+    if start["revision"] == "unknown":
+        _log.warning("The revision of these sources is not known: name it in %s.", REVISION)
     write_about(run, about | {"starts": [*before.get("starts", []), start]})
 
 
@@ -164,7 +174,7 @@ def read_run(run: Path) -> dict[str, torch.Tensor]:
     if not checkpoints:
         raise RunError(f"{run} holds no weights yet; wait for its first epoch.")
     latest = max(checkpoints, key=lambda path: path.stat().st_mtime)
-    state = load_checkpoint(latest.parent)
+    state, _ = load_checkpoint(latest.parent)
     if state["best"] is not None:
         best: dict[str, torch.Tensor] = state["best"][1]
         return best

@@ -31,6 +31,19 @@ def terms_of_films(data: Path) -> str:
     return _RSNA
 
 
+def part_of_films(data: Path, part: str) -> str:
+    """Return which films a part of a folder's are, a phrase for people: who put them there.
+
+    Raises
+    ------
+    DataError
+        If the folder has no layout that is known.
+    """
+    if terms_of_films(data) == SITE_FILMS:
+        return f"{part} part of a site's own films"
+    return f"{part} part of training/split.csv"
+
+
 def terms_of_weights(films: str, start: str | None) -> str:
     """Return the terms of weights trained on films of such terms, from weights of such terms (None: from none)."""
     if films == _RSNA:

@@ -11,7 +11,7 @@ import logging
 import time
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,9 @@ from training.recipe import (
     shipped_recipes,
 )
 from training.regions import is_boxed, region_batches, region_loss
-from training.run import begin_run, best_score, data_sha256, finish_run, read_run
+from training.run import begin_run, best_score, data_sha256, finish_run, read_about, read_run
 from training.summary import write_summary
+from training.terms import RSNA_TERMS, terms_of_films, terms_of_weights
 
 _log = logging.getLogger(__name__)
 
@@ -537,10 +538,19 @@ def _about(recipe: AnyRecipe, films: AgeFilms | DetectorFilms, job: Job) -> dict
     }
 
 
+def terms_of_run(data: Path, init: Path | None) -> str:
+    """Return the terms of weights trained on a folder's films, from those of a run (or the shipped ones) if named."""
+    if init is None:
+        return terms_of_weights(terms_of_films(data), None)
+    start = RSNA_TERMS if init == SHIPPED else read_about(init).get("data_terms", RSNA_TERMS)
+    return terms_of_weights(terms_of_films(data), start)
+
+
 def _train(arguments: argparse.Namespace) -> None:
     recipe = _changed(open_recipe(arguments.target), arguments)
     with join(arguments.device, deterministic=arguments.deterministic) as machine:
         job = make_job(arguments, machine, Start(arguments.init, arguments.imagenet))
+        job = replace(job, note={"data_terms": terms_of_run(arguments.data, arguments.init)})
         films: AgeFilms | DetectorFilms
         if isinstance(recipe, RegionRecipe):
             films = DetectorFilms.load_boxed(arguments.data)
