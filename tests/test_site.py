@@ -5,8 +5,10 @@ Not covered: the figures themselves (test_evaluate.py), the same table as traini
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +16,11 @@ import pytest
 
 from inference.film import Film
 from inference.finding import Box, Estimate, Finding, Laterality, ModelIdentity, Refusal, RefusalCode, Subject
+from training import evaluate
 from training.errors import DataError
+from training.evaluation.acceptance import read_thresholds
+from training.evaluation.figures import KEYS, assemble, clean
+from training.evaluation.reading import Row
 from training.evaluation.site import SiteCase, read_site, read_table
 
 MODEL = ModelIdentity("house", "House", "0.1.0", "ab" * 32)
@@ -88,3 +94,65 @@ def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
     assert [case.case.row.rsna_id for case in read_all(tmp_path, ["", "a.png,M,100", "", "b.png,M,100"])] == [3, 5]
     with pytest.raises(DataError, match="Line 4: the sex"):
         read_all(tmp_path, ["a.png,M,100", "", "b.png,X,100"])
+
+
+# Options and kept figures.
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--films", "f", "--readings", "r", "--changed"], "--changed would change nothing with --films"),
+        (["--films", "f", "--readings", "r", "--part", "test"], "--part would change nothing with --films"),
+        (["--from", "f.json", "--method", "house"], "--method would change nothing with --from"),
+        (["--from", "f.json", "--part", "test", "--changed"], "--part, --changed would change nothing with --from"),
+        (["--from", "f.json", "--recalibration", "r.json"], "--recalibration would change nothing"),
+        (["--from", "f.json", "--threads", "2", "--device", "cpu"], "--device, --threads would change nothing"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(
+    options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main(options)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def kept_figures() -> dict[str, Any]:
+    rows = [Row(2, "M", 100.0, 103.0, 93.0, 113.0, None, 5.0), Row(3, "F", 90.0, None, None, None, "not-a-hand", 5.0)]
+    cost = {"parameters": 5_000_000, "megabytes": 12.0, "threads": 2, "device": "cpu"}
+    return dict(clean(assemble(MODEL, "site", rows, []) | {"cost": cost}))
+
+
+def test_kept_figures_that_are_whole_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "f.json").write_text(json.dumps(kept_figures()))
+    assert evaluate.main(["--from", str(tmp_path / "f.json"), "--accept", "mae<=10"]) == 0
+
+
+def test_only_the_keys_of_the_first_day_are_demanded(tmp_path: Path) -> None:
+    """Given figures with no more than the demanded keys, then they print and the page is written."""
+    figures = {key: value for key, value in kept_figures().items() if key in {"schema", *KEYS}}
+    (tmp_path / "f.json").write_text(json.dumps(figures))
+    assert evaluate.main(["--from", str(tmp_path / "f.json"), "--report", str(tmp_path / "f.html")]) == 0
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_kept_figures_that_lack_a_key_are_refused(tmp_path: Path, key: str, caplog: pytest.LogCaptureFixture) -> None:
+    figures = kept_figures()
+    del figures[key]
+    (tmp_path / "f.json").write_text(json.dumps(figures))
+    assert evaluate.main(["--from", str(tmp_path / "f.json")]) == 2
+    assert f"it lacks {key};" in caplog.text
+
+
+@pytest.mark.parametrize("wanted", [" , ", ""])
+def test_no_threshold_is_no_acceptance(tmp_path: Path, wanted: str) -> None:
+    (tmp_path / "f.json").write_text(json.dumps(kept_figures()))
+    assert evaluate.main(["--from", str(tmp_path / "f.json"), "--accept", wanted]) == 2
+
+
+def test_a_file_without_thresholds_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text("")
+    with pytest.raises(DataError, match="There is no threshold"):
+        read_thresholds(str(tmp_path / "t.toml"))

@@ -33,7 +33,8 @@ from training.evaluation import recalibration
 from training.evaluation.acceptance import Threshold, read_thresholds
 from training.evaluation.ages import AGE_GROUPS_YEARS, Errors, coverage, errors_of, table_3
 from training.evaluation.changes import changed_rois, compare_case
-from training.evaluation.figures import SCHEMA, assemble, clean
+from training.evaluation.figures import assemble, check_figures, clean
+from training.evaluation.options import refuse_idle
 from training.evaluation.output import check_outputs, write_output
 from training.evaluation.own_rois import boxed_films, detector_of, own_roi_figures
 from training.evaluation.reading import (
@@ -227,8 +228,7 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], Pictures]:
     """Return the figures, and what gives the pictures of so many films that are furthest off."""
     if arguments.kept is not None:
         figures = read_json(arguments.kept)
-        if figures.get("schema") != SCHEMA:
-            raise DataError(f"{arguments.kept} is no evaluation of this version ({SCHEMA}); measure again.")
+        check_figures(figures, str(arguments.kept))
         return figures, lambda _: []
     site = read_table(arguments.films, arguments.readings) if arguments.films else []
     chosen = {"threads": arguments.threads, "device": arguments.device}
@@ -293,7 +293,7 @@ def _run(arguments: argparse.Namespace) -> bool:
 
     What was measured is written even where no recalibration can be fitted to it.
     """
-    thresholds = read_thresholds(arguments.accept) if arguments.accept else []
+    thresholds = read_thresholds(arguments.accept) if arguments.accept is not None else []
     check_outputs(arguments.json, arguments.report, arguments.recalibrate)
     figures, pictures = _measure(arguments)
     print_figures(figures)
@@ -315,6 +315,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if (arguments.films is None) != (arguments.readings is None):
         parser.error("--films and --readings go together")
+    refuse_idle(parser, argv)
     if arguments.kept and (arguments.stress or arguments.pictures):
         parser.error("--stress and --pictures need the films; give --data, or --films and --readings")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

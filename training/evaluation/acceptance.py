@@ -107,7 +107,7 @@ def read_thresholds(text: str) -> list[Threshold]:
     Raises
     ------
     DataError
-        If one cannot be understood, or names a figure that there is not.
+        If there is none, one cannot be understood, or names a figure that there is not.
     """
     path = Path(text)
     if text.endswith(".toml"):
@@ -115,8 +115,12 @@ def read_thresholds(text: str) -> list[Threshold]:
             table = tomllib.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"The thresholds {path} cannot be read; it must be a TOML file.") from error
-        return [_parse(f"{name}{wanted}") for name, wanted in table.items()]
-    return [_parse(part) for part in text.split(",") if part.strip()]
+        parts = [f"{name}{wanted}" for name, wanted in table.items()]
+    else:
+        parts = [part for part in text.split(",") if part.strip()]
+    if not parts:
+        raise DataError(f"There is no threshold in {text!r}; write one like mae<=10.")
+    return [_parse(part) for part in parts]
 
 
 def _parse(text: str) -> Threshold:

@@ -10,12 +10,19 @@ from typing import Any
 import numpy as np
 
 from inference.finding import ModelIdentity, Sex
+from training.errors import DataError
 from training.evaluation.ages import age_figures
 from training.evaluation.reading import Row
 from training.evaluation.rois import FilmRois, all_roi_figures
 from training.run import git_revision
 
 SCHEMA = "boneage-node/evaluation/2"
+KEYS = (
+    "measured_at", "revision", "model", "part", "films", "material", "cost", "milliseconds_median", "table_3",
+    "mae_interval_months", "within_months", "cumulative_accuracy", "bland_altman", "coverage_90", "intervals",
+    "refused", "refused_share", "roi", "non_hands", "non_hands_accepted", "rows",
+)  # fmt: skip
+"""What every evaluation of this schema has, from its first day on."""
 
 
 def clean(value: Any) -> Any:
@@ -27,6 +34,21 @@ def clean(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value
+
+
+def check_figures(figures: dict[str, Any], name: str) -> None:
+    """Refuse figures that a file does not hold whole; ``name`` is the file's, for the message.
+
+    Raises
+    ------
+    DataError
+        If the schema is another, or a key is missing that every evaluation has.
+    """
+    if figures.get("schema") != SCHEMA:
+        raise DataError(f"{name} is no evaluation of this version ({SCHEMA}); measure again.")
+    missing = [key for key in KEYS if key not in figures]
+    if missing:
+        raise DataError(f"{name} is no whole evaluation, it lacks {', '.join(missing)}; measure again.")
 
 
 def material(rows: list[Row]) -> dict[str, Any]:
