@@ -83,6 +83,16 @@ def test_runs_of_both_nets_are_begun_and_finished(annotated, tmp_path, monkeypat
         net.load_state_dict(read_run(run))
 
 
+def test_the_papers_schedule_is_trained_when_asked_for(annotated, tmp_path, monkeypatch):
+    monkeypatch.setattr(bones, "annotated_films", lambda _: [annotated])
+    short = bones.PAPER_STRETCHES["palm"].model_copy(update={"steps_per_epoch": 1, "batch": 1})
+    monkeypatch.setattr(bones, "PAPER_STRETCHES", {"palm": short})
+    options = ["--width", "0.02", "--epochs", "1", "--precision", "float32", "--device", "cpu", "--threads", "1"]
+    assert bones.main(["palm", "--paper", "--data", str(tmp_path), "--run", str(tmp_path / "palm"), *options]) == 0
+    recipe = read_about(tmp_path / "palm")["recipe"]
+    assert (recipe["optimiser"], recipe["momentum"], recipe["rate"]) == ("sgd", 0.99, "constant")
+
+
 @pytest.fixture
 def bundle_and_runs(tmp_path, monkeypatch):
     """A bundle of precise-baa, where exports go to, and runs of palm net and detector; all tiny."""

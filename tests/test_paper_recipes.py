@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 
+from inference.bone_detector import HEAD_OVERLAPS
 from inference.finding import Sex
 from inference.method import method_names, open_method
 from inference.pose import Pose, template_points
 from inference.preparation import roi_centres
+from training import bones
 from training.ages import LocatedFilm
 from training.fit import Drops, Schedule
 from training.radiographs import Reading
@@ -124,6 +126,16 @@ def test_precise_baa_is_that_of_jia_et_al():
     trunk = sum(p.numel() for p in net.maturity.trunk.parameters())
     assert trunk == 6_953_856 - 2 * 64 * 49, "DenseNet-121 (section 4.3), one colour"
     assert prepared(recipe)[0].shape[0] == 13  # section 3.2
+
+
+def test_the_localiser_of_precise_baa_is_that_of_jia_et_al():
+    palm, detector = (bones.PAPER_STRETCHES[stage] for stage in ("palm", "detector"))
+    assert (palm.optimiser, palm.momentum, palm.batch, palm.epochs) == ("sgd", 0.99, 4, 100)  # section 4.1
+    assert palm.peak_learning_rate in {0.01, 0.001, 0.005}  # section 4.1
+    assert palm.steps_per_epoch == 100 * 0.8 / 4  # section 4.1: 100 samples, 8:2
+    assert (detector.optimiser, detector.batch, detector.epochs) == ("sgd", 4, 24)  # section 4.2.2
+    assert detector.steps_per_epoch == math.ceil(0.7 * 2129 / 4)  # sections 3.1.1 and 4.2.2
+    assert HEAD_OVERLAPS == (0.5, 0.6, 0.7)  # section 3.2: cascade R-CNN
 
 
 def test_unsupervised_mobilenet_is_that_of_li_et_al():
