@@ -40,6 +40,8 @@ def test_figures_are_put_where_the_document_has_a_place_for_them():
     assert "(1 refused)" in filled
     assert fill(filled, "house", text) == filled
     assert max(map(len, filled.splitlines())) <= 120
+    assert "Part `test`: MAE" in text
+    assert "Part `test`, on 1 CPU thread: MAE" in figures_text(FIGURES | {"cost": {"threads": 1}})
 
 
 def test_a_document_without_a_place_is_refused():
@@ -80,6 +82,7 @@ def tables(text: str) -> list[list[str]]:
 def test_a_comparison_shows_all_that_was_measured():
     """Given three methods, two with papers, then summary, groups of all, boys and girls, and regions are told."""
     text = comparison_text(COMPARISON)
+    assert text.startswith("Months, 184 films of the part `test`, on 2 CPU threads:")
     summary, everyone, boys, girls, regions = tables(text)
     assert (
         summary[2] == "| `house` | 8.0 (7.0 to 9.0) | 10.1 | 90 % | 0 | 90 | 3.8 | 11.5 | \N{EN DASH} | \N{EN DASH} |"

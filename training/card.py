@@ -45,8 +45,9 @@ def figures_text(figures: dict[str, Any]) -> str:
     within = {int(month): share for month, share in figures["within_months"].items()}
     films, refused = figures["films"], sum(figures["refused"].values())
     sentences = (
-        f"Part `{figures['part']}`: MAE {total['mae_months']:.1f} months, RMSE {total['rmse_months']:.1f} over "
-        f"{total['films']} of {films} films ({refused} refused); {within[6]:.0%} within 6 months, {within[12]:.0%} "
+        f"Part `{figures['part']}`{_threads([figures])}: "
+        f"MAE {total['mae_months']:.1f} months, RMSE {total['rmse_months']:.1f} over {total['films']} of {films} films "
+        f"({refused} refused); {within[6]:.0%} within 6 months, {within[12]:.0%} "
         f"within 12, {within[24]:.0%} within 24; the 90 % interval covers {figures['coverage_90']:.0%}. ROI centres: "
         f"{figures['roi_centres_within_3_percent']:.1%} of {figures['roi_boxes']} annotated boxes of the 13 RUS bones "
         f"within 3 % of the hand's length (radius to distal phalanx 3), median {figures['roi_centre_median']:.1%}. Of "
@@ -58,10 +59,8 @@ def figures_text(figures: dict[str, Any]) -> str:
 def comparison_text(comparison: dict[str, Any]) -> str:
     """Return methods side by side, each with its paper: in short, by age and sex, as plots, regions, data."""
     ones = comparison["contestants"]
-    threads = sorted({one["cost"].get("threads") for one in ones if one["cost"].get("threads")})
-    measured = f"{comparison['films']} films of the part `{comparison['part']}`"
-    on = f", on {' or '.join(map(str, threads))} CPU threads" if threads else ""
-    parts = [f"Months, {measured}{on}:", _summary(ones), *_remarks(ones), _PICTURES]
+    measured = f"{comparison['films']} films of the part `{comparison['part']}`{_threads(ones)}"
+    parts = [f"Months, {measured}:", _summary(ones), *_remarks(ones), _PICTURES]
     heads = ("MAE / RMSE by age in years", *ones[0]["table_3"])
     parts.append(_table(("all: " + heads[0], *heads[1:]), group_rows(comparison, "total")))
     for sex, words in (("male", "boys"), ("female", "girls")):
@@ -74,6 +73,14 @@ def comparison_text(comparison: dict[str, Any]) -> str:
         parts += [_wrapped(_ABLATION), _table(("MAE, months", *ABLATION_HEAD[1:]), ablation)]
     parts.append("\n".join(_wrapped(f"- {sentence}", indent=2) for sentence in data_differences(comparison)))
     return "\n\n".join(part for part in parts if part)
+
+
+def _threads(measured: Sequence[dict[str, Any]]) -> str:
+    """Say on how many CPU threads figures were measured, where they tell: ages depend on it by a little."""
+    threads = sorted({one["cost"]["threads"] for one in measured if "threads" in one.get("cost", {})})
+    if not threads:
+        return ""
+    return f", on {' or '.join(map(str, threads))} CPU thread{'' if threads == [1] else 's'}"
 
 
 PLOTS = Path("training/evaluation/plots")
