@@ -284,6 +284,23 @@ def test_a_run_is_read_without_an_export(tmp_path):
     assert paper_of(made.method, made.config)["mae_months"] == 5.60
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_run_that_has_not_ended_is_labelled_as_unconverged(tmp_path, ended):
+    """Given a run with or without its final weights, then its label says which it is, by its bundle's version."""
+    method = {"width": 0.0625, "paths": "local"}
+    phases = [{"name": "a", "epochs": 9}]
+    (tmp_path / "run.json").write_text(
+        json.dumps({"recipe": {"target": "global-local", "method": method, "phases": phases}})
+    )
+    state = open_method("global-local", method).make_net().state_dict()
+    (tmp_path / "a").mkdir()
+    torch.save({"best": (1.0, state), "average": {}}, tmp_path / "a" / "checkpoint.pt")
+    if ended:
+        torch.save(state, tmp_path / "final.pt")
+    made = from_run(tmp_path, [], Computing(1, "cpu"))
+    assert (made.label, made.converged) == (tmp_path.name + ("" if ended else " (unconverged)"), ended)
+
+
 def test_a_detectors_run_is_refused(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"target": "finder", "schedule": {}}))
     with pytest.raises(RunError, match="no run of an age method"):
