@@ -183,6 +183,13 @@ def test_a_deadline_stops_between_epochs_and_the_next_call_goes_on(tmp_path, one
     assert len(read_curve(tmp_path)) == 4
 
 
+def test_a_folder_with_another_net_is_refused(tmp_path):
+    """Given a checkpoint whose run.json is lost, then weights of other shapes are no traceback."""
+    run_tiny(tmp_path)
+    with pytest.raises(RunError, match="weights of another net"):
+        fit(torch.nn.Linear(2, 1), draw, loss_of, SCHEDULE, tmp_path)
+
+
 def test_a_folder_with_another_schedule_is_refused(tmp_path):
     run_tiny(tmp_path)
     with pytest.raises(RunError, match="another schedule"):

@@ -220,7 +220,12 @@ class _Training:
         self.whole = name == CHECKPOINT
         if _DEFAULTS | state["schedule"] != asdict(self.schedule):
             raise RunError(f"{folder} holds a run with another schedule; choose another folder or delete that run.")
-        self.net.load_state_dict(state["net"])
+        try:
+            self.net.load_state_dict(state["net"])
+        except RuntimeError as error:
+            raise RunError(
+                f"{folder} holds weights of another net; choose another folder or delete that run."
+            ) from error
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.cycle.load_state_dict(state["cycle"])
