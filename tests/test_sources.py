@@ -21,6 +21,7 @@ from dicom_node.cli import main
 from inference.anatomy import BOX_NAMES
 from inference.finding import Sex
 from training.annotations import RUS_CLASSES, read_annotations
+from training.bones import annotated_films
 from training.errors import DataError
 from training.radiographs import load_half, load_small, read_split
 from training.sources import open_source
@@ -572,8 +573,8 @@ def test_boxes_of_an_official_folder_have_the_films_id(official: Path) -> None:
     assert open_source(official).problems == []
 
 
-@pytest.mark.parametrize("load", [DetectorFilms.load, DetectorFilms.load_boxed])
-def test_a_detector_is_not_trained_without_boxes(site: Path, load: Callable[[Path], DetectorFilms]) -> None:
+@pytest.mark.parametrize("load", [DetectorFilms.load, DetectorFilms.load_boxed, annotated_films])
+def test_a_detector_is_not_trained_without_boxes(site: Path, load: Callable[[Path], object]) -> None:
     with pytest.raises(DataError, match=r"No film .* annotations/.* Pascal VOC"):
         load(site)
 

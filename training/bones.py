@@ -35,7 +35,7 @@ from inference.preparation import equalisation_table
 from training.annotations import read_annotations
 from training.arguments import positive, positive_int
 from training.cascade import detector_loss, palm_loss
-from training.detector import AnnotatedFilm
+from training.detector import AnnotatedFilm, demand
 from training.errors import TimeUp, TrainingError
 from training.machine import join as join_machine
 from training.radiographs import load_half, load_small, read_split
@@ -178,13 +178,20 @@ def _units(films: list[Grey]) -> Tensor:
 
 
 def annotated_films(data: Path) -> list[AnnotatedFilm]:
-    """Return the films of the parts pretrain (small) and train (sharp, three times) with boxes of all 13 bones."""
+    """Return the films of the parts pretrain (small) and train (sharp, three times) with boxes of all 13 bones.
+
+    Raises
+    ------
+    DataError
+        If there are none.
+    """
     annotations, split = read_annotations(data), read_split()
     wanted = {rsna_id: part for rsna_id, part in split.items() if rsna_id in annotations}
     aspects = {rsna_id: annotation.aspect for rsna_id, annotation in annotations.items()}
     sharp = annotated(load_half(data, ["train"], wanted), annotations)
     small = annotated(load_small(data, ["pretrain"], wanted, aspects), annotations)
-    return [film for film in small + 3 * sharp if has_all_bones(film)]
+    films = [film for film in small + 3 * sharp if has_all_bones(film)]
+    return demand(films, data, "boxes of the 13 RUS bones")
 
 
 def train(target: str, films: list[AnnotatedFilm], width: float, stretch: Stretch, job: Job) -> nn.Module:
