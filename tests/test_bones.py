@@ -114,8 +114,13 @@ def test_the_localiser_is_exported_beside_the_weights_and_used_when_asked_for(bu
     options = ["bones", "--palm", str(runs / "palm"), "--detector", str(runs / "detector")]
     intervals = root / "precise-baa" / "configs" / "calibration.json"
     shutil.copy(bundles_folder() / "precise-baa" / "configs" / "calibration.json", intervals)
+    card = root / "precise-baa" / "docs" / "README.md"
+    card.parent.mkdir()
+    card.write_text("# Card\n\n<!-- sha256 -->\n<!-- /sha256 -->\n")
     for more, localiser in (([], "shared"), (["--use"], "paper")):
         assert export.main([*options, *more]) == 0
+        assert ("newer than this card" in card.read_text()) == (localiser == "paper"), "only then its ages are others"
+        assert "localiser.safetensors" in card.read_text()
         assert intervals.exists() == (localiser == "shared"), "intervals are of the regions that were read"
         bundle = open_bundle("precise-baa", root)
         assert (bundle.config["localiser"], bundle.config["detector_width"]) == (localiser, 0.02)

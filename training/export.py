@@ -22,7 +22,7 @@ from inference.bundle import DETECTOR, SCALE_SUFFIX, bundles_folder, file_sha256
 from inference.errors import BundleError
 from inference.global_local import REGIONS_FILE
 from inference.precise_baa import LOCALISER_FILE
-from training.bundle_card import card_of, mark_stale
+from training.bundle_card import card_of, fill_hashes, mark_stale
 from training.errors import RunError, TrainingError
 from training.recipe import Recipe, RegionRecipe
 from training.run import read_about, read_run, unfinished
@@ -116,10 +116,20 @@ def write_metadata(
         "weights_sha256": hashes,
     }
     path.write_text(json.dumps(metadata, indent=2) + "\n")
-    (configs / "inference.json").write_text(json.dumps(config, indent=2) + "\n")
-    if card_of(folder).is_file() and before.get("weights_sha256") != hashes:
-        mark_stale(card_of(folder))
-        _log.warning("The card of %s is of other weights now, and says so: measure and write it anew.", folder.name)
+    inference = configs / "inference.json"
+    config_before = json.loads(inference.read_text()) if inference.exists() else {}
+    inference.write_text(json.dumps(config, indent=2) + "\n")
+    if card_of(folder).is_file():
+        fill_hashes(card_of(folder))
+        if _read_with(before.get("weights_sha256", {}), config_before) != _read_with(hashes, config):
+            mark_stale(card_of(folder))
+            _log.warning("The card of %s is of other weights now and says so: write it anew.", folder.name)
+
+
+def _read_with(hashes: dict[str, str], config: dict[str, Any]) -> dict[str, str]:
+    """Return the hashes of the weights that a method reads films with: its own detector's only where it is used."""
+    own = () if config.get("localiser", "shared") == "paper" else (REGIONS_FILE, LOCALISER_FILE)
+    return {name: sha256 for name, sha256 in hashes.items() if name not in own}
 
 
 def export_detector(finder: Path | None, landmarks: Path | None) -> Path:
