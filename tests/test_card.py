@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from training.card import comparison_text, figures_text, fill, main
+from training.card import ablation_text, comparison_text, figures_text, fill, is_ablation, main
 from training.errors import RunError
 from training.evaluation.papers import paper_of
 
@@ -127,10 +127,24 @@ def test_an_ablation_has_a_table_of_its_own():
         contestant(paths, "global-local", config={"paths": paths}, paper=paper_of("global-local", {"paths": paths}))
         for paths in ("global", "local")
     ]
-    ablation = tables(comparison_text({**COMPARISON, "contestants": ones}))[-1]
+    compared = {**COMPARISON, "contestants": ones}
+    assert is_ablation(compared)
+    assert not is_ablation({**compared, "contestants": [*ones, *COMPARISON["contestants"]]})
+    assert not is_ablation({**compared, "contestants": ones[:1]})
+    ablation = tables(ablation_text(compared))[-1]
     assert ablation[0] == "| MAE, months | global | local | global and local |"
     assert ablation[-2] == "| histogram equalised | 8.0 | 8.0 | \N{EN DASH} |"
     assert ablation[-1] == "| paper, RSNA films | 8.16 | 6.36 | \N{EN DASH} |"
+
+
+def test_the_command_fills_in_an_ablation_and_draws_nothing(tmp_path):
+    ones = [contestant(paths, "global-local", config={"paths": paths}) for paths in ("global", "local")]
+    figures, document = tmp_path / "ablation.json", tmp_path / "README.md"
+    figures.write_text(json.dumps({**COMPARISON, "contestants": ones}))
+    document.write_text("a\n<!-- figures ablation -->\n<!-- /figures -->\n")
+    assert main([str(figures), str(document)]) == 0
+    assert "| histogram equalised |" in document.read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {figures.name, document.name}
 
 
 def test_the_command_fills_the_document_and_draws_what_it_shows(tmp_path):
