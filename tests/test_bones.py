@@ -37,6 +37,12 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def known_layout(tmp_path):
+    """Data folders of these tests are this project's own layout: whose films they are is then known."""
+    (tmp_path / "rsna2017").mkdir()
+
+
 @pytest.fixture(scope="module")
 def annotated() -> AnnotatedFilm:
     """Discs at the landmarks, and boxes around the bones."""
@@ -79,7 +85,9 @@ def test_runs_of_both_nets_are_begun_and_finished(annotated, tmp_path, monkeypat
         run = tmp_path / target
         options = ["--width", "0.02", "--epochs", "1", "--precision", "float32", "--device", "cpu", "--threads", "1"]
         assert bones.main([target, "--data", str(tmp_path), "--run", str(run), *options]) == 0
-        assert read_about(run)["width"] == 0.02
+        about = read_about(run)
+        assert about["width"] == 0.02
+        assert "RSNA" in about["data_terms"]
         net.load_state_dict(read_run(run))
 
 

@@ -51,6 +51,7 @@ from training.train import (
     add_machine_options,
     annotated,
     make_job,
+    terms_of_run,
 )
 
 _log = logging.getLogger(__name__)
@@ -224,6 +225,7 @@ def _train(arguments: argparse.Namespace) -> None:
         if machine.leads:
             arguments.run.mkdir(parents=True, exist_ok=True)
             about = {"target": arguments.command, "width": arguments.width, "seed": job.seed}
+            about["data_terms"] = terms_of_run(arguments.data, None)
             hashed = data_sha256((b"film", film.pixels, film.points, film.sizes) for film in films)
             begin_run(job.run, about | {"recipe": stretch.model_dump(mode="json"), "data_sha256": hashed})
         net = train(arguments.command, films, arguments.width, stretch, job)
