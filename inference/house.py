@@ -85,12 +85,27 @@ class HouseNet(nn.Module):
 
 
 class HouseMethod:
-    """The house method with its crop's size, its trunk's variant, and whether it tells how strange a hand looks."""
+    """The house method.
+
+    Parameters
+    ----------
+    rows, columns
+        Size of the crop in pixels.
+    variant
+        Of the trunk.
+    familiarity
+        Whether it tells how strange a hand looks.
+    equalise
+        Whether grey values are equalised, as in the weights that are shipped.
+    """
 
     name = "house"
 
-    def __init__(self, rows: int, columns: int, variant: str, *, familiarity: bool = False) -> None:
-        self.rows, self.columns, self.variant, self.familiarity = rows, columns, variant, familiarity
+    def __init__(
+        self, rows: int, columns: int, variant: str, *, familiarity: bool = False, equalise: bool = True
+    ) -> None:
+        self.rows, self.columns, self.variant = rows, columns, variant
+        self.familiarity, self.equalise = familiarity, equalise
         self.weight_files = WEIGHTS | {FILE: "familiarity."} if familiarity else WEIGHTS
 
     def make_plain_net(self) -> HouseNet:
@@ -106,12 +121,17 @@ class HouseMethod:
         return HouseNet(self.variant, familiarity=self.familiarity)
 
     def prepare(self, film: Grey, pose: Pose, centres: Float) -> tuple[Grey]:  # noqa: ARG002 - as AgeMethod has it
-        """Return the equalised crop, shape (rows, columns); the ROIs' centres play no part."""
+        """Return the crop, shape (rows, columns), equalised if asked for; the ROIs' centres play no part."""
         crop = crop_upright(film, pose, (self.columns, self.rows), HAND_WINDOW)
-        return (np.asarray(cv2.LUT(crop, equalisation_table(crop)), dtype=np.uint8),)
+        return (np.asarray(cv2.LUT(crop, equalisation_table(crop)), dtype=np.uint8) if self.equalise else crop,)
 
 
 def open_method(config: dict[str, Any]) -> HouseMethod:
-    """Read ``rows``, ``columns``, ``variant`` and ``familiarity`` (false)."""
-    familiarity = bool(config.get("familiarity", False))
-    return HouseMethod(int(config["rows"]), int(config["columns"]), str(config["variant"]), familiarity=familiarity)
+    """Read ``rows``, ``columns``, ``variant``, ``familiarity`` (false) and ``equalise`` (true)."""
+    return HouseMethod(
+        int(config["rows"]),
+        int(config["columns"]),
+        str(config["variant"]),
+        familiarity=bool(config.get("familiarity", False)),
+        equalise=bool(config.get("equalise", True)),
+    )
