@@ -1,4 +1,4 @@
-"""Parts that the ablation takes away from global-local, and equalisation from house. Not covered: what they are worth."""
+"""What the ablation takes away from global-local, and equalisation from house. Not covered: what they are worth."""
 
 import numpy as np
 import pytest
