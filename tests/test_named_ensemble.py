@@ -105,6 +105,7 @@ def test_an_ensemble_is_calibrated_also_where_a_member_is_not(folder, monkeypatc
     monkeypatch.setattr("inference.named_ensemble.bundles_folder", lambda: folder)
     monkeypatch.setattr(calibrate.Engine, "load", lambda name, **_: opened.append(open_bundle(name, folder)))
     monkeypatch.setattr(calibrate, "load_half", lambda *_: [])
+    monkeypatch.setattr(calibrate, "part_of_films", lambda *_: "validation part of some films")
     monkeypatch.setattr(calibrate, "read_films", lambda *_: rows)
     assert calibrate.main(["--data", "films", "--method", name]) == 0
     assert [bundle.version for bundle in opened] == ["1.a+1.c-uncalibrated"]

@@ -37,10 +37,10 @@ class Contestant:
     config: dict[str, Any]  # the method's configuration: tells an ablation from the full method
     rows: list[Row]
     cost: dict[str, Any]  # parameters, megabytes, threads, device
-    converged: bool = True
     rois: dict[str, Any] = field(default_factory=dict)
     """Figures of regions, as an evaluation has them: ``shared`` and, where the method has one, its ``own`` detector's;
     ``detector`` says which of both it reads with."""
+    converged: bool = True
 
     def on(self, films: set[int]) -> Contestant:
         """Return the contestant with its rows of these films only."""
@@ -76,7 +76,7 @@ def from_evaluation(path: Path) -> tuple[Contestant, str]:
         rois = {"detector": table.get("detector"), "shared": (table.get("roi") or {}).get("all")}
         rois["own"] = table.get("own_roi")
         method, config = str(table["model"]["method"]), table.get("config", {})
-        made = Contestant(label, method, config, rows, table["cost"], converged, rois)
+        made = Contestant(label, method, config, rows, table["cost"], rois, converged)
         return made, str(table["part"])
     except (KeyError, TypeError) as error:
         raise DataError(f"{path.name} is no evaluation; write it with boneage-node evaluate --json.") from error
@@ -99,7 +99,7 @@ def from_bundle(
     bundle = open_bundle(name, folder)
     converged = bundle.unconverged is None
     rois = _rois(engine, bundle, computing, folder, boxed or [])
-    return Contestant(labelled(name, converged=converged), name, bundle.config, rows, costs, converged, rois)
+    return Contestant(labelled(name, converged=converged), name, bundle.config, rows, costs, rois, converged)
 
 
 def _milliseconds_on_cuda(
