@@ -31,21 +31,23 @@ from training.terms import RSNA_TERMS
 _log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
+_LEAST_IN_EIGHT_BITS, _LARGEST = 4096, 127
+"""Numbers a tensor must have to be stored in 8 bits, and the largest that these hold."""
 _DETECTOR_KEYS = ("detector_width", "detector_depth", "detector_side")
 
 
 def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
     """Write weights as safetensors, floating point at half precision except batch-norm statistics and other vectors."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        key: (value.half() if value.is_floating_point() and value.ndim > 1 else value).contiguous()
-        for key, value in weights.items()
-    }
-    _write(tensors, path)
+    _write({key: _at_half_precision(value) for key, value in weights.items()}, path)
+
+
+def _at_half_precision(value: torch.Tensor) -> torch.Tensor:
+    return value.half() if value.is_floating_point() and value.ndim > 1 else value
 
 
 def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    save_file(tensors, path)
+    save_file({key: value.contiguous() for key, value in tensors.items()}, path)
     path.chmod(0o644)  # safetensors writes files that only their owner may read
 
 
@@ -59,15 +61,13 @@ def in_eight_bits(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for key, value in weights.items():
         if not value.is_floating_point() or value.ndim < 2 or value.numel() < _LEAST_IN_EIGHT_BITS:
-            tensors[key] = value.half() if value.is_floating_point() and value.ndim > 1 else value
+            tensors[key] = _at_half_precision(value)
             continue
         scale = value.flatten(1).abs().amax(1).clamp(min=1e-12) / _LARGEST
         tensors[key] = torch.round(value / scale.view(-1, *[1] * (value.ndim - 1))).to(torch.int8)
         tensors[key + SCALE_SUFFIX] = scale
-    return {key: value.contiguous() for key, value in tensors.items()}
+    return tensors
 
-
-_LEAST_IN_EIGHT_BITS, _LARGEST = 4096, 127
 
 _AGE_WEIGHTS = "model.safetensors"
 _ORIGIN = ("revision", "versions", "seed", "data_sha256", "detector_sha256", "device", "half_precision")
