@@ -45,6 +45,7 @@ def choose_device(device: str, threads: int) -> torch.device:
     """
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # its ten bits of mantissa move landmarks, and ages with them
     if device == "cuda" and not torch.cuda.is_available():
         raise BundleError(
             "CUDA was asked for, but torch finds no CUDA device; set interpret.device to 'auto' or 'cpu'."

@@ -29,6 +29,7 @@ def test_the_samples_are_the_eight_hands():
     ("worse", "verdict"),
     [
         (Figures("half", 999, 999, 1.0), True),
+        (Figures("half-batch", 999, 999, 1.0), True),
         (Figures("channels-last", 9, 9, 0.06), False),
     ],
 )
