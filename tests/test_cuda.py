@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from conformance.interpret_benchmark import MAX_DIFFERENCE_MONTHS, read_samples
+from conformance.interpret_benchmark import read_samples
 from inference.engine import Engine
 from inference.finding import Estimate
 from training.errors import TimeUp
@@ -23,8 +23,9 @@ from training.machine import join
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 
 SCHEDULE = Schedule(epochs=3, steps_per_epoch=4, peak_learning_rate=0.05)
-HALF_MONTHS = 0.5
-"""float16 may move an age by so much."""
+CUDA_MONTHS, HALF_MONTHS = 0.25, 0.5
+"""CUDA may move an age by so much, float16 there by so much: landmarks by a ten-thousandth of a pixel, and hands are cut
+out in steps of a 32nd. Another number of CPU threads does the same."""
 
 
 def ages_on(device: str, form: str = "eager") -> list[float]:
@@ -67,7 +68,7 @@ def on_cpu() -> list[float]:
 
 def test_ages_are_those_of_a_cpu(on_cpu):
     assert len(on_cpu) == len(read_samples())
-    assert ages_on("cuda") == pytest.approx(on_cpu, abs=MAX_DIFFERENCE_MONTHS)
+    assert ages_on("cuda") == pytest.approx(on_cpu, abs=CUDA_MONTHS)
 
 
 def test_float16_moves_ages_by_less_than_half_a_month(on_cpu):

@@ -190,7 +190,12 @@ class _Training:
         if validate is None:
             return None
         self.average.eval()
-        score = validate(self.average.module)
+        trying = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = False  # a few batches, of other shapes, do not pay for its search
+        try:
+            score = validate(self.average.module)
+        finally:
+            torch.backends.cudnn.benchmark = trying
         if self.best is None or score < self.best[0]:
             self.best = (score, {k: v.detach().cpu().clone() for k, v in self.average.module.state_dict().items()})
         return score

@@ -26,6 +26,8 @@ from training.errors import RunError
 DEVICES = ("auto", "cpu", "cuda")
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where worker processes leave batches
 _LEAST_SHARED_BYTES = 1 << 30
+_ALGORITHMS = 4
+"""cuDNN tries so many for every convolution; trying all takes half a minute whenever shapes change."""
 _PATIENCE = timedelta(hours=2)
 """The others wait so long while the leading process locates hands or validates."""
 
@@ -130,6 +132,7 @@ def join(device: str = "auto", *, deterministic: bool = False) -> Iterator[Machi
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
             torch.backends.cudnn.benchmark = not deterministic
+            torch.backends.cudnn.benchmark_limit = _ALGORITHMS
         if processes == 1:
             yield Machine(chosen)
             return
