@@ -200,13 +200,14 @@ def _nets(name: str, config: dict[str, Any], recorded: dict[str, str]) -> dict[s
 
         return {"finder.safetensors": make_finder, "landmarks.safetensors": make_landmark_net}
     from inference.familiarity import FILE
-    from inference.house import HouseMethod
+    from inference.house import HouseMethod, more_file
     from inference.localiser import HasLocaliser
 
     method = open_method(name, config)
     if isinstance(method, HouseMethod):
         fitted = {FILE: method.make_familiarity} if method.familiarity else {}
-        return {"model.safetensors": method.make_plain_net, **fitted}
+        more = {more_file(place): one.make_net for place, one in enumerate(method.more)}
+        return {"model.safetensors": method.make_plain_net, **more, **fitted}
     if not isinstance(method, HasLocaliser):
         return {"model.safetensors": method.make_net}
     nets: dict[str, Callable[[], nn.Module]] = {"model.safetensors": method.make_age_net}

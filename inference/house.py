@@ -6,11 +6,14 @@ bins, Gao et al. 2017). The crop is upright and always a left hand, so rotation,
 network looks; equalisation takes out every monotone change of grey. The age is the mean of a distribution over 240
 monthly bins. A second head, which never sees the sex given, estimates it from the film, for the mismatch alarm. A
 bundle may bring what the network's features look like on ordinary films (``inference.familiarity``); hands that differ
-from them are flagged.
+from them are flagged. It may bring further networks, each with a size of its own: the answer is their mean.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -84,6 +87,54 @@ class HouseNet(nn.Module):
         self.trunk.load_imagenet(weights)
 
 
+class HouseMeanNet(HouseNet):
+    """Several networks of this method as one: the mean of their ages, distributions and log odds of the sex.
+
+    Parameters
+    ----------
+    variants
+        One for each network; the first tells how strange a hand looks, if asked to.
+    familiarity
+        As of :class:`HouseNet`.
+    """
+
+    def __init__(self, variants: Sequence[str], *, familiarity: bool = False) -> None:
+        super().__init__(variants[0], familiarity=familiarity)
+        self.more = nn.ModuleList(HouseNet(variant) for variant in variants[1:])
+
+    def forward(self, *inputs: Tensor) -> Prediction:
+        """Answer as :meth:`HouseNet.forward` does, from an image for each network, of its size, and ``male``."""
+        *images, male = inputs
+        first = super().forward(images[0], male)
+        answers = [first, *(net(image, male) for net, image in zip(self.more, images[1:], strict=True))]
+        density = torch.stack([answer.log_density for answer in answers if answer.log_density is not None])
+        logits = torch.stack([answer.male_logit for answer in answers if answer.male_logit is not None])
+        return Prediction(
+            torch.stack([answer.age_months for answer in answers]).mean(0),
+            logits.mean(0),
+            torch.logsumexp(density, 0) - math.log(len(answers)),
+            strangeness=first.strangeness,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A network besides the first: the size of its crop in pixels and its trunk."""
+
+    rows: int
+    columns: int
+    variant: str
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Columns and rows."""
+        return self.columns, self.rows
+
+    def make_net(self) -> HouseNet:
+        """Return the network with fresh weights."""
+        return HouseNet(self.variant)
+
+
 class HouseMethod:
     """The house method.
 
@@ -97,19 +148,32 @@ class HouseMethod:
         Whether it tells how strange a hand looks.
     equalise
         Whether grey values are equalised, as in the weights that are shipped.
+    more
+        Networks besides the first, trained apart (``boneage-node export age --more``).
     """
 
     name = "house"
 
     def __init__(
-        self, rows: int, columns: int, variant: str, *, familiarity: bool = False, equalise: bool = True
+        self,
+        rows: int,
+        columns: int,
+        variant: str,
+        *,
+        familiarity: bool = False,
+        equalise: bool = True,
+        more: Sequence[Member] = (),
     ) -> None:
         self.rows, self.columns, self.variant = rows, columns, variant
-        self.familiarity, self.equalise = familiarity, equalise
-        self.weight_files = WEIGHTS | {FILE: "familiarity."} if familiarity else WEIGHTS
+        self.familiarity, self.equalise, self.more = familiarity, equalise, tuple(more)
+        self.weight_files = {
+            **WEIGHTS,
+            **({FILE: "familiarity."} if familiarity else {}),
+            **{more_file(place): f"more.{place}." for place in range(len(self.more))},
+        }
 
     def make_plain_net(self) -> HouseNet:
-        """Return the network that is trained, which knows no strangeness, with fresh weights."""
+        """Return the first network as it is trained, which knows no strangeness, with fresh weights."""
         return HouseNet(self.variant)
 
     def make_familiarity(self) -> Familiarity:
@@ -117,21 +181,34 @@ class HouseMethod:
         return Familiarity(self.make_plain_net().trunk.middle_channels)
 
     def make_net(self) -> HouseNet:
-        """Return the network with fresh weights."""
-        return HouseNet(self.variant, familiarity=self.familiarity)
+        """Return the network, or all of them, with fresh weights."""
+        if not self.more:
+            return HouseNet(self.variant, familiarity=self.familiarity)
+        return HouseMeanNet([self.variant, *(one.variant for one in self.more)], familiarity=self.familiarity)
 
-    def prepare(self, film: Grey, pose: Pose, centres: Float) -> tuple[Grey]:  # noqa: ARG002 - as AgeMethod has it
-        """Return the crop, shape (rows, columns), equalised if asked for; the ROIs' centres play no part."""
-        crop = crop_upright(film, pose, (self.columns, self.rows), HAND_WINDOW)
-        return (np.asarray(cv2.LUT(crop, equalisation_table(crop)), dtype=np.uint8) if self.equalise else crop,)
+    def prepare(self, film: Grey, pose: Pose, centres: Float) -> tuple[Grey, ...]:  # noqa: ARG002 - as AgeMethod has it
+        """Return a crop (rows, columns) for each network, equalised if asked for; the ROIs' centres play no part."""
+        extents = [(self.columns, self.rows), *(one.extent for one in self.more)]
+        crops = {extent: self._crop(film, pose, extent) for extent in set(extents)}
+        return tuple(crops[extent] for extent in extents)
+
+    def _crop(self, film: Grey, pose: Pose, extent: tuple[int, int]) -> Grey:
+        crop = crop_upright(film, pose, extent, HAND_WINDOW)
+        return np.asarray(cv2.LUT(crop, equalisation_table(crop)), dtype=np.uint8) if self.equalise else crop
+
+
+def more_file(place: int) -> str:
+    """Return the weight file of the ``place``-th network besides the first, counted from 0."""
+    return f"model-{place + 2}.safetensors"
 
 
 def open_method(config: dict[str, Any]) -> HouseMethod:
-    """Read ``rows``, ``columns``, ``variant``, ``familiarity`` (false) and ``equalise`` (true)."""
+    """Read ``rows``, ``columns``, ``variant``, ``familiarity`` (false), ``equalise`` (true) and ``more`` (none)."""
     return HouseMethod(
         int(config["rows"]),
         int(config["columns"]),
         str(config["variant"]),
         familiarity=bool(config.get("familiarity", False)),
         equalise=bool(config.get("equalise", True)),
+        more=[Member(int(one["rows"]), int(one["columns"]), str(one["variant"])) for one in config.get("more", ())],
     )

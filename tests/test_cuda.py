@@ -24,8 +24,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch fin
 
 SCHEDULE = Schedule(epochs=3, steps_per_epoch=4, peak_learning_rate=0.05)
 CUDA_MONTHS, HALF_MONTHS = 0.25, 0.5
-"""CUDA may move an age by so much, float16 there by so much: landmarks by a ten-thousandth of a pixel, and hands are cut
-out in steps of a 32nd. Another number of CPU threads does the same."""
+"""CUDA may move an age by so much, float16 there by so much: landmarks move by a ten-thousandth of a pixel, and hands
+are cut out in steps of a 32nd. Another number of CPU threads does the same."""
 
 
 def ages_on(device: str, form: str = "eager") -> list[float]:
@@ -35,7 +35,9 @@ def ages_on(device: str, form: str = "eager") -> list[float]:
 
 def make_net() -> nn.Module:
     torch.manual_seed(1)
-    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 1))
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 1)
+    )
 
 
 def draw(seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,6 +11,7 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from inference import familiarity
 from inference.bundle import DETECTOR, SCALE_SUFFIX, bundles_folder, file_sha256, open_bundle
 from inference.errors import BundleError
 from inference.global_local import REGIONS_FILE
+from inference.house import HouseMethod, more_file
+from inference.method import open_method
 from inference.precise_baa import LOCALISER_FILE
 from training.bundle_card import card_of, fill_hashes, mark_stale
 from training.errors import RunError, TrainingError
@@ -70,7 +73,7 @@ def in_eight_bits(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 _AGE_WEIGHTS = "model.safetensors"
-_ORIGIN = ("revision", "versions", "seed", "data_sha256", "detector_sha256", "device", "half_precision")
+_ORIGIN = ("revision", "versions", "seed", "data_sha256", "detector_sha256", "device", "half_precision", "more")
 """What a bundle tells of the run it comes from."""
 
 
@@ -94,7 +97,7 @@ def write_metadata(
     hashes = {path.name: file_sha256(path) for path in sorted((folder / "models").glob("*.safetensors"))}
     path = configs / "metadata.json"
     before = json.loads(path.read_text()) if path.exists() else {}
-    training = {key: origin[key] for key in _ORIGIN if key in origin} if origin else before.get("training")
+    training = _origin(origin) if origin else before.get("training")
     mark = {"converged": False, "convergence": unconverged} if unconverged else {}
     if not origin and not mark:
         mark = {key: before[key] for key in ("converged", "convergence") if key in before}
@@ -156,8 +159,10 @@ _DESCRIPTIONS = {
 }
 
 
-def export_age(run: Path, *, unconverged: str | None = None) -> Path:
+def export_age(run: Path, *, more: Sequence[Path] = (), unconverged: str | None = None) -> Path:
     """Write the bundle of a run's age method and return its folder; ``boneage-node calibrate`` adds the intervals.
+
+    ``more`` are runs of further networks of ``house``, whose answers it averages.
 
     What ``training.familiarity`` fitted to other weights goes, and a warning says so. ``unconverged`` says how far a
     training got that did not converge; a run that has not ended its recipe is marked by itself. Where a mark goes, a
@@ -166,14 +171,17 @@ def export_age(run: Path, *, unconverged: str | None = None) -> Path:
     Raises
     ------
     RunError
-        If the run trained something else, or has no weights yet.
+        If a run trained something else, or has no weights yet.
     """
-    about = read_about(run)
-    if "phases" not in about.get("recipe", {}):
-        raise RunError(f"{run} trained {about.get('target')}, no age method; export it with export detector.")
-    recipe = Recipe.model_validate(about["recipe"])
+    about, recipe = _read_age_run(run)
+    others = [_read_age_run(one) for one in more]
+    config = recipe.method | _more_networks(recipe, [other for _, other in others])
     folder = bundles_folder() / recipe.target
-    save_weights(read_run(run), folder / "models" / "model.safetensors")
+    weights = [read_run(one) for one in (run, *more)]
+    for old in folder.glob("models/model*.safetensors"):
+        old.unlink()
+    for file, state in zip((_AGE_WEIGHTS, *map(more_file, range(len(more)))), weights, strict=True):
+        save_weights(state, folder / "models" / file)
     fitted = folder / "models" / familiarity.FILE
     if fitted.is_file():
         fitted.unlink()  # it described the weights there were before
@@ -184,8 +192,33 @@ def export_age(run: Path, *, unconverged: str | None = None) -> Path:
         _log.warning(
             "%s is no longer marked as unconverged; if it still is, export it with --unconverged.", folder.name
         )
-    _describe(folder, recipe.method | _own_detector(folder), about, mark)
+    if others:
+        about = about | {"more": [_origin(other) for other, _ in others]}
+    _describe(folder, config | _own_detector(folder), about, mark)
     return folder
+
+
+def _read_age_run(run: Path) -> tuple[dict[str, Any], Recipe]:
+    about = read_about(run)
+    if "phases" not in about.get("recipe", {}):
+        raise RunError(f"{run} trained {about.get('target')}, no age method; export it with export detector.")
+    return about, Recipe.model_validate(about["recipe"])
+
+
+def _more_networks(first: Recipe, others: list[Recipe]) -> dict[str, Any]:
+    """Return what a configuration says of the networks besides the first."""
+    if not others:
+        return {}
+    if any(one.target != HouseMethod.name for one in (first, *others)):
+        raise RunError("Only house is read with several networks; name an ensemble's members house+ala-net instead.")
+    methods = [open_method(one.target, one.method) for one in (first, *others)]
+    if len({method.equalise for method in methods if isinstance(method, HouseMethod)}) > 1:
+        raise RunError("Networks that are read together must all be equalised, or none; leave one out.")
+    return {"more": [{key: one.method[key] for key in ("rows", "columns", "variant")} for one in others]}
+
+
+def _origin(about: dict[str, Any]) -> dict[str, Any]:
+    return {key: about[key] for key in _ORIGIN if key in about}
 
 
 def _describe(
@@ -288,10 +321,11 @@ def export_compact(name: str) -> Path:
         bundle = open_bundle(name, bundles_folder())
     except BundleError as error:
         raise RunError(str(error)) from error
-    path = bundle.folder / "models" / "model.safetensors"
-    if not path.is_file():
+    networks = sorted((bundle.folder / "models").glob("model*.safetensors"))
+    if not networks:
         raise RunError(f"{name} has no weights of its own; name one of its members.")
-    _write(in_eight_bits(bundle.read_weights(path.name)), path)
+    for path in networks:
+        _write(in_eight_bits(bundle.read_weights(path.name)), path)
     _describe(bundle.folder, _read_method(bundle.folder / "configs" / "inference.json"), None)
     return bundle.folder
 
@@ -305,6 +339,14 @@ def make_parser() -> argparse.ArgumentParser:
     detector.add_argument("--landmarks", type=Path, metavar="RUN")
     ages = kinds.add_parser("age", help="an age method")
     ages.add_argument("--run", type=Path, required=True)
+    ages.add_argument(
+        "--more",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="a further network of house, read beside the first; again for each",
+    )
     ages.add_argument(
         "--unconverged", metavar="WORDS", help="mark the weights so: how far training got, such as '24 of 60 epochs'"
     )
@@ -329,7 +371,7 @@ def _carry_out(arguments: argparse.Namespace) -> Path:
         return export_bones(arguments.palm, arguments.detector, use=arguments.use)
     if arguments.kind == "compact":
         return export_compact(arguments.name)
-    return export_age(arguments.run, unconverged=arguments.unconverged)
+    return export_age(arguments.run, more=arguments.more, unconverged=arguments.unconverged)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -69,14 +69,14 @@ def describe(maps: Tensor, seed: int = SEED) -> Familiarity:
 
 
 def middle_maps(method: HouseMethod, folder: Path, films: list[LocatedFilm]) -> Tensor:
-    """Return the trunk's middle maps of films as the node prepares them."""
+    """Return the middle maps of the first network's trunk, of films as the node prepares them."""
     net = method.make_plain_net()
     net.load_state_dict(open_bundle(method.name, folder).read_weights("model.safetensors"))
     net.eval()
     maps = []
     with torch.inference_mode():
         for start in range(0, len(films), _BATCH):
-            (images,) = stack_inputs([sample(film, method, None) for film in films[start : start + _BATCH]])
+            images, *_ = stack_inputs([sample(film, method, None) for film in films[start : start + _BATCH]])
             maps.append(net.trunk.features(images)[0])
     return torch.cat(maps)
 
