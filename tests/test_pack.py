@@ -29,8 +29,9 @@ from training import experiment, pack, train
 from training.ages import LocatedFilm
 from training.errors import DataError, RecipeError, RunError
 from training.experiment import Experiment, experiments, take, write_experiment
+from training.pace import EPOCH_END_S, Pace, fitted, measure
 from training.radiographs import Reading
-from training.recipe import shipped_recipes
+from training.recipe import open_recipe, shipped_recipes
 from training.run import read_about, read_run
 from training.train import AgeFilms, Job
 
@@ -174,6 +175,55 @@ def test_a_pack_is_trained_within_its_time_resumed_and_taken_home(packed, tmp_pa
     assert all(torch.allclose(ours[key].float(), theirs[key].float(), rtol=1e-3, atol=1e-4) for key in theirs)
     with pytest.raises(RunError, match="holds a run"):
         take(out, tmp_path / "home")
+
+
+def test_a_recipe_is_fitted_to_its_time_once(packed, tmp_path, monkeypatch):
+    """Given a machine of 20 steps a second, when a run is fitted to its time, then it keeps these steps ever after."""
+    monkeypatch.setattr("training.pace.rate_of", lambda *_, **__: 20.0)
+    monkeypatch.setattr("training.pace.EPOCH_END_S", 0.5)
+    job = Job(tmp_path / "run", deadline=time.monotonic() + 3)
+    monkeypatch.setattr("training.fit._MARGIN", 0)
+    assert experiment.run(packed, job, tmp_path / "out", fit=True) == 0
+    steps = read_about(job.run)["recipe"]["phases"][0]["steps_per_epoch"]
+    epochs = TINY.plan().phases[0].epochs
+    assert 1 <= steps <= 20 * (3 - 0.5 * epochs) / epochs
+    monkeypatch.setattr("training.pace.rate_of", lambda *_, **__: 2000.0)
+    assert experiment.run(packed, replace(job, deadline=time.monotonic() + 60), tmp_path / "out", fit=True) == 0
+    assert read_about(job.run)["recipe"]["phases"][0]["steps_per_epoch"] == steps
+
+
+def test_phases_keep_their_proportions_when_they_are_fitted():
+    recipe = open_recipe("house")
+    paces = [Pace(phase, rate) for phase, rate in zip(recipe.phases, (40.0, 10.0), strict=True)]
+    once, twice = (fitted(recipe, paces, seconds) for seconds in (400, 800))
+    for phase, short, long in zip(recipe.phases, once.phases, twice.phases, strict=True):
+        assert short.epochs == long.epochs == phase.epochs
+        assert short.steps_per_epoch < long.steps_per_epoch
+    taken = sum(
+        phase.epochs * (phase.steps_per_epoch / pace.steps_per_second + EPOCH_END_S)
+        for phase, pace in zip(once.phases, paces, strict=True)
+    )
+    assert 0.9 * 400 < taken < 400
+    first, second = (phase.steps_per_epoch for phase in twice.phases)
+    assert first / second == pytest.approx(
+        recipe.phases[0].steps_per_epoch / recipe.phases[1].steps_per_epoch, rel=0.02
+    )
+    with pytest.raises(RunError, match="more --minutes"):
+        fitted(recipe, paces, 60)
+
+
+def test_the_rate_is_measured_by_training(films, monkeypatch):
+    monkeypatch.setattr("training.pace.WARM_UP_STEPS", 1)
+    monkeypatch.setattr("training.pace.MEASURED_S", 0.1)
+    phase = TINY.plan().phases[0]
+    (pace,) = measure(TINY.plan(), films, Job(Path("nowhere")))
+    assert pace.phase == phase
+    assert 0.01 < pace.steps_per_second < 1e4
+
+
+def test_a_fit_needs_its_minutes(packed, tmp_path):
+    with pytest.raises(RunError, match="--fit needs --minutes"):
+        experiment.run(packed, Job(tmp_path / "run"), tmp_path / "out", fit=True)
 
 
 def test_weights_to_start_from_travel_along(films, tmp_path):

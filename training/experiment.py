@@ -29,6 +29,7 @@ from training.errors import RecipeError, RunError, TimeUp, TrainingError
 from training.export import save_weights
 from training.fit import read_curve
 from training.machine import is_leading, join
+from training.pace import fit_to_deadline
 from training.pack import joined, read_about_pack, read_pack, split_file, write_pack
 from training.recipe import Recipe, read_recipe
 from training.run import read_about, read_run
@@ -177,14 +178,20 @@ def write_experiment(
     return pieces
 
 
-def run(folder: Path, job: Job, out: Path) -> int:
-    """Train a pack's experiment into ``job.run``, results after every epoch into ``out``; returns 0, 3 out of time."""
+def run(folder: Path, job: Job, out: Path, *, fit: bool = False) -> int:
+    """Train a pack's experiment into ``job.run``, results after every epoch into ``out``; returns 0, 3 out of time.
+
+    With ``fit`` the recipe's steps are scaled to the job's deadline first; a run that goes on keeps those it has.
+    """
     films, about = read_pack(folder), read_about_pack(folder)
     recipe = Recipe.model_validate(about["recipe"])
     if about["start"]:
         job = replace(job, start=Start(Path(about["start"]), state=load(joined(folder, _START))))
     keys = ("experiment", "packed_from_sha256", "data_terms")
     note: dict[str, Any] = {key: about[key] for key in keys if key in about}
+    if fit:
+        begun = (job.run / "run.json").exists()
+        recipe = Recipe.model_validate(read_about(job.run)["recipe"]) if begun else fit_to_deadline(recipe, films, job)
     job = replace(job, note=note, after=lambda: write_results(job.run, out))
     code = DONE
     try:
@@ -273,6 +280,7 @@ def make_parser() -> argparse.ArgumentParser:
     running.add_argument("--run", type=Path, help="the run's folder (default PACK/run)")
     running.add_argument("--out", type=Path, help="where results go (default PACK/results)")
     running.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
+    running.add_argument("--fit", action="store_true", help="scale the recipe's steps so that it ends in --minutes")
     running.add_argument("--seed", type=int, default=SEED)
     add_machine_options(running)
     taking = actions.add_parser("take", help="make a run's folder of results that were brought home")
@@ -289,7 +297,7 @@ def _run(arguments: argparse.Namespace) -> int:
         job = make_job(arguments, machine, Start())
         if job.deadline is not None:
             job = replace(job, deadline=job.deadline - _RESERVE_S)
-        return run(arguments.pack, job, arguments.out or arguments.pack / "results")
+        return run(arguments.pack, job, arguments.out or arguments.pack / "results", fit=arguments.fit)
 
 
 def main(argv: list[str] | None = None) -> int:

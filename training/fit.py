@@ -37,6 +37,8 @@ BEFORE = "checkpoint.before.pt"
 """The checkpoint of the epoch before, for a disk that lost the last one."""
 _BEGIN = 25.0
 """One cycle begins at the peak learning rate divided by this."""
+_ENDLESS = 1 << 30
+"""Steps, of which as many are made as are taken."""
 _MARGIN = 1.1
 """An epoch may take this much longer than the longest one so far."""
 
@@ -441,6 +443,36 @@ def fit(
             longest = max(longest, time.monotonic() - started)
     machine.agree(True)  # the last checkpoint is written
     return training.result(choose=choose)
+
+
+def rate_of(
+    net: nn.Module,
+    draw: Draw,
+    loss_of: Loss,
+    schedule: Schedule,
+    *,
+    machine: Machine = ALONE,
+    workers: int = 0,
+    skipped: int = 0,
+    seconds: float = 5.0,
+) -> float:
+    """Return how many steps a second a net trains at; its weights are of no use afterwards.
+
+    Parameters are :func:`fit`'s; ``skipped`` steps come before ``seconds`` of measuring.
+    """
+    training = _Training(net, loss_of, schedule, machine)
+    training.net.train()
+    steps = Steps(draw, 0, machine.rank)
+    with prefetched(steps, range(_ENDLESS), workers, pinned=machine.device.type == "cuda") as source:
+        for _ in range(skipped):
+            training.step(next(source))
+        machine.wait()
+        started, done = time.monotonic(), 0
+        while not done or time.monotonic() < started + seconds:
+            training.step(next(source))
+            done += 1
+        machine.wait()
+        return done / (time.monotonic() - started)
 
 
 def _tell(done: Progress, schedule: Schedule, best: tuple[float, Any] | None) -> None:

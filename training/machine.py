@@ -72,6 +72,11 @@ class Machine:
             return torch.cuda.get_device_name(self.device)
         return f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
 
+    def wait(self) -> None:
+        """Wait until the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def agree(self, answer: bool) -> bool:
         """Wait for all processes and return the leading one's answer."""
         if self.processes == 1:

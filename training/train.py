@@ -335,7 +335,7 @@ class AgeFilms:
         )
 
 
-def _age_draw(recipe: Recipe, phase: Phase, method: AgeMethod, films: AgeFilms, size: int) -> Draw:
+def age_draw(recipe: Recipe, phase: Phase, method: AgeMethod, films: AgeFilms, size: int) -> Draw:
     """Return what makes the batches of a phase."""
     pools = [
         Pool.make(part, share, phase.balance)
@@ -373,7 +373,7 @@ def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
         _log.info("phase %s: %d epochs", phase.name, phase.epochs)
         net = job.fit(
             net,
-            _age_draw(recipe, phase, method, films, size),
+            age_draw(recipe, phase, method, films, size),
             lambda forward, batch: loss(forward(*batch.inputs, batch.male), batch),
             phase,
             place=place,

@@ -1,0 +1,93 @@
+"""Fit a recipe to the time there is: measure how fast each of its phases trains here, then scale its steps.
+
+One cycle of the learning rate must come to its end to be worth anything, and on a lent machine nobody knows beforehand
+how many steps that may take.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+from inference.method import open_method
+from training.errors import RunError
+from training.fit import rate_of
+from training.losses import LOSSES
+from training.recipe import Phase, Recipe
+from training.train import AgeFilms, Job, age_draw
+
+_log = logging.getLogger(__name__)
+
+WARM_UP_STEPS = 10
+"""Not measured: cuDNN tries its algorithms, workers begin."""
+MEASURED_S = 6.0
+EPOCH_END_S = 2.0
+"""Of every epoch, for validation and files."""
+CAUTION = 0.96
+"""Of the time left, so much is planned with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What one phase takes."""
+
+    phase: Phase
+    steps_per_second: float
+
+    def seconds(self) -> float:
+        """Return how long its steps take, without the ends of its epochs."""
+        return self.phase.epochs * self.phase.steps_per_epoch / self.steps_per_second
+
+
+def measure(recipe: Recipe, films: AgeFilms, job: Job) -> list[Pace]:
+    """Train every phase for a few seconds, as the run will, and throw the weights away."""
+    paces = []
+    loss = LOSSES[recipe.loss]
+    for phase in recipe.phases:
+        method = open_method(recipe.target, recipe.method | phase.method)
+        rate = rate_of(
+            job.start.apply(recipe.target, method.make_net()),
+            age_draw(recipe, phase, method, films, job.machine.share(phase.batch)),
+            lambda forward, batch: loss(forward(*batch.inputs, batch.male), batch),
+            phase.schedule(half_precision=job.half_precision),
+            machine=job.machine,
+            workers=job.workers,
+            skipped=WARM_UP_STEPS,
+            seconds=MEASURED_S,
+        )
+        _log.info("phase %s: %.1f steps, %.0f films a second", phase.name, rate, rate * phase.batch)
+        paces.append(Pace(phase, rate))
+    return paces
+
+
+def fitted(recipe: Recipe, paces: list[Pace], seconds: float) -> Recipe:
+    """Return the recipe with the steps of all its epochs scaled alike, so that it ends within the time.
+
+    Raises
+    ------
+    RunError
+        If not even one step an epoch fits.
+    """
+    ends = EPOCH_END_S * sum(pace.phase.epochs for pace in paces)
+    factor = (CAUTION * seconds - ends) / sum(pace.seconds() for pace in paces)
+    steps = [int(pace.phase.steps_per_epoch * factor) for pace in paces]
+    if min(steps) < 1:
+        raise RunError(f"In {seconds:.0f} seconds this recipe has no time for a step an epoch; give more --minutes.")
+    phases = tuple(
+        pace.phase.model_copy(update={"steps_per_epoch": count}) for pace, count in zip(paces, steps, strict=True)
+    )
+    return recipe.model_copy(update={"phases": phases})
+
+
+def fit_to_deadline(recipe: Recipe, films: AgeFilms, job: Job) -> Recipe:
+    """Return the recipe fitted to the time until the job's deadline.
+
+    Raises
+    ------
+    RunError
+        If the job has no deadline, several processes share it, or the time is too short.
+    """
+    if job.deadline is None or job.machine.processes > 1:
+        raise RunError("--fit needs --minutes, and one process; give the minutes, or leave --fit out.")
+    return fitted(recipe, measure(recipe, films, job), job.deadline - time.monotonic())
