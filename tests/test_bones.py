@@ -23,9 +23,10 @@ from training import bones, export
 from training.bones import box_batches, draw_palm, has_all_bones, palm_batches
 from training.detector import AnnotatedFilm
 from training.errors import RecipeError
+from training.films import AgeFilms
 from training.recipe import read_recipe
 from training.run import begin_run, finish_run, read_about, read_run, write_about
-from training.train import AgeFilms, Job, train_age
+from training.train import Job, train_age
 
 
 @pytest.fixture(autouse=True)

@@ -29,11 +29,12 @@ from training import experiment, pack, train
 from training.ages import LocatedFilm
 from training.errors import DataError, RecipeError, RunError
 from training.experiment import Experiment, experiments, take, write_experiment
+from training.films import AgeFilms
 from training.pace import EPOCH_END_S, Pace, fitted, measure
 from training.radiographs import Reading
 from training.recipe import open_recipe, shipped_recipes
 from training.run import read_about, read_run
-from training.train import AgeFilms, Job
+from training.train import Job
 
 TINY = Experiment(
     rank=1,
@@ -288,7 +289,7 @@ def test_a_change_of_nothing_a_recipe_has_is_refused():
 
 def test_wrong_packings_are_refused(tmp_path, capsys, caplog):
     out = str(tmp_path / "p")
-    wrong = (["moon"], ["house-384"], ["global-local-longer", "--piece-mb", "70"])
+    wrong = (["moon"], ["house-lite2"], ["global-local-longer", "--piece-mb", "70"])
     for line, words in zip(wrong, ("no experiment 'moon'", "--imagenet", "at most 59 MB"), strict=True):
         assert experiment.main(["pack", *line, "--data", str(tmp_path), "--out", out]) == 2
         assert words in caplog.text

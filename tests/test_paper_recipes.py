@@ -22,11 +22,12 @@ from inference.pose import Pose, template_points
 from inference.preparation import roi_centres
 from training import bones
 from training.ages import LocatedFilm
+from training.films import AgeFilms
 from training.fit import Drops, Schedule
 from training.radiographs import Reading
 from training.recipe import PAPER, Phase, Recipe, RegionRecipe, open_recipe, read_recipe, shipped_recipes
 from training.run import read_run
-from training.train import SEED, AgeFilms, Job, carry_out
+from training.train import SEED, Job, carry_out
 
 METHODS = ("global-local", "ala-net", "precise-baa", "unsupervised-mobilenet", "2m-net")
 TINY: dict[str, dict[str, Any]] = {

@@ -23,12 +23,12 @@ from inference.finding import Sex
 from training.annotations import RUS_CLASSES, read_annotations
 from training.bones import annotated_films
 from training.errors import DataError
+from training.films import DetectorFilms
 from training.radiographs import load_half, load_small, read_split
 from training.sources import open_source
 from training.sources.boxes import read_boxes
 from training.sources.files import read_image
 from training.sources.source import LONG_SIDE, open_image, part_by_hash
-from training.train import DetectorFilms
 
 
 def picture(seed: int, rows: int = 60, columns: int = 40) -> np.ndarray:

@@ -22,6 +22,7 @@ from inference.preparation import roi_centres
 from training import train
 from training.ages import LocatedFilm
 from training.detector import AnnotatedFilm
+from training.films import AgeFilms, DetectorFilms, locate_all
 from training.machine import Machine
 from training.radiographs import Radiograph, Reading
 from training.recipe import read_recipe
@@ -72,10 +73,10 @@ def films(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Films in place of a data folder; one thread."""
     image, pose, points = draw_hand()
     annotated = AnnotatedFilm(image, points, np.full((len(BOX_NAMES), 2), 0.1), pose)
-    ages = train.AgeFilms([located(1, "train")], [located(2, "pretrain")], [located(3, "validation")])
-    monkeypatch.setattr(train.AgeFilms, "load", lambda *_: ages)
+    ages = AgeFilms([located(1, "train")], [located(2, "pretrain")], [located(3, "validation")])
+    monkeypatch.setattr(AgeFilms, "load", lambda *_: ages)
     monkeypatch.setattr(train, "terms_of_films", lambda _: SITE_FILMS)
-    monkeypatch.setattr(train.DetectorFilms, "load", lambda *_: train.DetectorFilms([annotated], []))
+    monkeypatch.setattr(DetectorFilms, "load", lambda *_: DetectorFilms([annotated], []))
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -143,27 +144,27 @@ def test_what_was_located_in_other_films_of_the_same_ids_is_not_used(tmp_path, m
         calls.append(len(films))
         return place(films, *nets)
 
-    monkeypatch.setattr(train, "locate", counted)
+    monkeypatch.setattr("training.films.locate", counted)
     greys = [np.full((4, 4), grey, np.uint8) for grey in (10, 20, 30)]
 
     def table(*rows: np.ndarray) -> list[Radiograph]:
         return [Radiograph(Reading(line, 60.0, Sex.MALE, "train"), pixels) for line, pixels in enumerate(rows, 2)]
 
     for films in (table(*greys), table(*greys[::-1]), table(*greys[:2]), table(*greys)):
-        found = train.locate_all(films, tmp_path)
+        found = locate_all(films, tmp_path)
         assert [film.pose.matrix[0, 2] for film in found] == [film.pixels[0, 0] for film in films]
     assert calls == [3, 3, 2], "the last table was located before"
 
 
 def test_a_torn_file_of_what_was_located_is_written_anew(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(train, "locate", place)
+    monkeypatch.setattr("training.films.locate", place)
     films = [Radiograph(Reading(2, 60.0, Sex.MALE, "train"), np.full((4, 4), 7, np.uint8))]
-    train.locate_all(films, tmp_path)
+    locate_all(films, tmp_path)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:100])
-    assert train.locate_all(films, tmp_path)[0].pose.matrix[0, 2] == 7
+    assert locate_all(films, tmp_path)[0].pose.matrix[0, 2] == 7
     assert "is torn" in caplog.text
-    assert train.locate_all(films, tmp_path)[0].pose.matrix[0, 2] == 7
+    assert locate_all(films, tmp_path)[0].pose.matrix[0, 2] == 7
     assert caplog.text.count("is torn") == 1
 
 

@@ -37,6 +37,7 @@ from training.arguments import positive, positive_int
 from training.cascade import detector_loss, palm_loss
 from training.detector import AnnotatedFilm, demand
 from training.errors import TimeUp, TrainingError
+from training.films import annotated
 from training.machine import join as join_machine
 from training.radiographs import load_half, load_small, read_split
 from training.recipe import Stretch
@@ -49,7 +50,6 @@ from training.train import (
     Job,
     Start,
     add_machine_options,
-    annotated,
     make_job,
     terms_of_run,
 )

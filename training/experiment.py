@@ -27,6 +27,7 @@ from inference.torch_backend import OnDevice
 from training.ages import estimate
 from training.errors import RecipeError, RunError, TimeUp, TrainingError
 from training.export import save_weights
+from training.films import AgeFilms
 from training.fit import read_curve
 from training.machine import is_leading, join
 from training.pace import fit_to_deadline
@@ -42,7 +43,6 @@ from training.train import (
     SHIPPED,
     TIME_UP,
     WRONG_USAGE,
-    AgeFilms,
     Job,
     Start,
     add_machine_options,

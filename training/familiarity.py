@@ -24,8 +24,8 @@ from inference.house import HouseMethod
 from inference.method import DEFAULT_METHOD, open_method
 from training.ages import LocatedFilm, sample, stack_inputs
 from training.errors import TrainingError, exit_code
+from training.films import locate_all
 from training.radiographs import load_half, load_small
-from training.train import locate_all
 
 _log = logging.getLogger(__name__)
 

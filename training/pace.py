@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from inference.method import open_method
 from training.errors import RunError
+from training.films import AgeFilms
 from training.fit import rate_of
 from training.losses import LOSSES
 from training.recipe import Phase, Recipe
-from training.train import AgeFilms, Job, age_draw
+from training.train import Job, age_draw
 
 _log = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from inference.pose import Pose
 from inference.preparation import HAND_WINDOW
 from training.ages import LocatedFilm
 from training.errors import DataError
+from training.films import AgeFilms
 from training.radiographs import Reading
-from training.train import AgeFilms
 
 NAME = "pack.json"
 GROUPS = ("sharp", "small", "validation")
