@@ -30,7 +30,7 @@ from training.ages import LocatedFilm
 from training.errors import DataError, RecipeError, RunError
 from training.experiment import Experiment, experiments, take, write_experiment
 from training.films import AgeFilms
-from training.pace import EPOCH_END_S, Pace, fitted, measure
+from training.pace import CAUTION, EPOCH_END_S, Pace, fitted, measure
 from training.radiographs import Reading
 from training.recipe import open_recipe, shipped_recipes
 from training.run import read_about, read_run
@@ -179,17 +179,15 @@ def test_a_pack_is_trained_within_its_time_resumed_and_taken_home(packed, tmp_pa
 
 
 def test_a_recipe_is_fitted_to_its_time_once(packed, tmp_path, monkeypatch):
-    """Given a machine of 20 steps a second, when a run is fitted to its time, then it keeps these steps ever after."""
-    monkeypatch.setattr("training.pace.rate_of", lambda *_, **__: 20.0)
-    monkeypatch.setattr("training.pace.EPOCH_END_S", 0.5)
-    job = Job(tmp_path / "run", deadline=time.monotonic() + 3)
-    monkeypatch.setattr("training.fit._MARGIN", 0)
+    """Given a machine that trains one step in a day, when a run has 30 days, then it keeps so many steps ever after."""
+    day = 86_400.0
+    monkeypatch.setattr("training.pace.rate_of", lambda *_, **__: 1 / day)
+    job = Job(tmp_path / "run", deadline=time.monotonic() + 30 * day)
     assert experiment.run(packed, job, tmp_path / "out", fit=True) == 0
     steps = read_about(job.run)["recipe"]["phases"][0]["steps_per_epoch"]
-    epochs = TINY.plan().phases[0].epochs
-    assert 1 <= steps <= 20 * (3 - 0.5 * epochs) / epochs
-    monkeypatch.setattr("training.pace.rate_of", lambda *_, **__: 2000.0)
-    assert experiment.run(packed, replace(job, deadline=time.monotonic() + 60), tmp_path / "out", fit=True) == 0
+    assert steps == int(30 * CAUTION / TINY.plan().phases[0].epochs)
+    monkeypatch.setattr("training.pace.rate_of", lambda *_, **__: 7 / day)
+    assert experiment.run(packed, job, tmp_path / "out", fit=True) == 0
     assert read_about(job.run)["recipe"]["phases"][0]["steps_per_epoch"] == steps
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from io import BytesIO
 from pathlib import Path, PureWindowsPath
 
@@ -12,7 +14,7 @@ import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
-from inference.errors import UnreadablePixels
+from inference.errors import CutOff, UnreadablePixels
 from inference.header import UNPARSABLE
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg"})
@@ -45,20 +47,23 @@ def read_object(path: Path) -> Dataset:
 
     Raises
     ------
+    CutOff
+        If its file ends so early that nothing can be read of it; ``read_film`` sees what ends later.
     UnreadablePixels
-        If it is none, or its file is cut off.
+        If it is none.
     """
     try:
         with warnings.catch_warnings():  # pydicom only warns of a file that ends too early, and returns nothing of it
             warnings.filterwarnings("ignore", message="End of file reached", category=UserWarning)
-            ds = dcmread(BytesIO(path.read_bytes()))  # given the path, it would name the file in the log
+            return dcmread(BytesIO(path.read_bytes()))  # given the path, it would name the file in the log
     except InvalidDicomError as error:
         raise UnreadablePixels("The file is no DICOM object.") from error
+    except (EOFError, struct.error) as error:
+        raise CutOff("The object is cut off: it ends before its data does.") from error
+    except zlib.error as error:
+        raise CutOff("The deflated data set is cut off or damaged.") from error
     except UNPARSABLE as error:
         raise UnreadablePixels("The file is a damaged DICOM object.") from error
-    if "SOPClassUID" not in ds and "MediaStorageSOPClassUID" in ds.file_meta:
-        raise UnreadablePixels("The file is cut off: it ends before its data does.")
-    return ds
 
 
 def is_film_file(path: Path) -> bool:
