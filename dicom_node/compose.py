@@ -97,6 +97,8 @@ class Composer:
             The disk failed or is full.
         SpoolFileMissing
             The source is not in the spool.
+        SourceCutOff
+            It ends before its data does.
         StoreError
             The database failed.
         """

@@ -18,6 +18,7 @@
     │   └── UnknownStudy               unknown-study       no such study in the store
     ├── StreetError                    street-failed       a study cannot walk on
     │   ├── SpoolFileMissing           spool-file-missing  a row without its file
+    │   ├── SourceCutOff               source-cut-off      a received object ends before its data does
     │   ├── InterpretationFailed       interpretation-failed  the interpreter raised; it must refuse instead
     │   ├── CompositionFailed          composition-failed  a document could not be written from its source
     │   ├── DocumentRejected           document-rejected   a document did not survive being read back
@@ -148,6 +149,12 @@ class SpoolFileMissing(StreetError):
     code = "spool-file-missing"
 
 
+class SourceCutOff(StreetError):
+    """A received object ends before its data does, so early that nothing can be written of it."""
+
+    code = "source-cut-off"
+
+
 class InterpretationFailed(StreetError):
     """The interpreter raised, where its contract is to return a refusal."""
 
@@ -269,6 +276,7 @@ DISPOSITIONS: dict[type[NodeError], Disposition] = {
     UnknownStudy: Disposition.QUARANTINE,
     StreetError: Disposition.QUARANTINE,
     SpoolFileMissing: Disposition.QUARANTINE,
+    SourceCutOff: Disposition.QUARANTINE,
     InterpretationFailed: Disposition.QUARANTINE,
     CompositionFailed: Disposition.QUARANTINE,
     DocumentRejected: Disposition.QUARANTINE,
@@ -304,6 +312,7 @@ DIMSE_STATUSES: dict[type[NodeError], int] = {
     UnknownStudy: 0x0112,  # No such SOP Instance (PS3.7 C.5.12)
     StreetError: 0x0110,
     SpoolFileMissing: 0xA704,  # Refused: Out of resources; the last digits are ours
+    SourceCutOff: 0x0110,
     InterpretationFailed: 0x0110,
     CompositionFailed: 0x0110,
     DocumentRejected: 0x0110,

@@ -61,6 +61,8 @@ class Reader:
         ------
         SpoolFileMissing
             Its file is not in the spool.
+        SourceCutOff
+            It ends before its data does.
         InterpretationFailed
             The interpreter raised.
         StoreError

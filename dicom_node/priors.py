@@ -247,6 +247,8 @@ class Seeker:
         ------
         SpoolFileMissing
             The film is not in the spool.
+        SourceCutOff
+            It ends before its data does.
         StoreError
             The database failed.
         """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
-from dicom_node.errors import SpoolFileMissing
+from dicom_node.errors import SourceCutOff, SpoolFileMissing
 from dicom_node.store import Instance
 
 
@@ -18,9 +20,14 @@ def read_source(spool_dir: Path, instance: Instance) -> Dataset:
     ------
     SpoolFileMissing
         The file is not there, or is no DICOM file any more.
+    SourceCutOff
+        It is cut off: a deflated data set, of which only the beginning is checked when it comes, or the file itself.
     """
+    uid = instance.sop_instance_uid
     try:
         return dcmread(spool_dir / instance.path)
     except (OSError, InvalidDicomError) as error:
-        uid = instance.sop_instance_uid
         raise SpoolFileMissing(f"The spool has no readable file for the recorded object {uid}.") from error
+    except (EOFError, struct.error, zlib.error) as error:
+        remedy = "Send the object again, whole, under a new SOP Instance UID: this one is taken."
+        raise SourceCutOff(f"The recorded object {uid} is cut off or damaged. {remedy}") from error

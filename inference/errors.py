@@ -5,6 +5,7 @@
     InferenceError
     ├── FilmError              the film gets no age; ``refusal`` says which refusal the reader sees
     │   ├── UnreadablePixels   the pixels cannot be decoded, or the header contradicts them
+    │   │   └── CutOff         the object ends before its data does
     │   └── UnsupportedObject  readable perhaps, but not of a kind this product reads
     └── BundleError            the model's own files are missing, damaged or of another version
 
@@ -36,6 +37,13 @@ class UnreadablePixels(FilmError):
     """The pixels cannot be decoded, are cut off, or contradict the header that describes them."""
 
     code: ClassVar[str] = "unreadable-pixels"
+
+
+class CutOff(UnreadablePixels):
+    """The object's file, or its way here, ended before its data did."""
+
+    code: ClassVar[str] = "cut-off"
+    remedy: ClassVar[str] = "Send the object again, whole, from the modality or the archive."
 
 
 class UnsupportedObject(FilmError):

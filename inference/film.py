@@ -13,10 +13,10 @@ import numpy.typing as npt
 from pydicom import uid
 from pydicom.dataset import Dataset
 
-from inference.errors import UnsupportedObject
+from inference.errors import CutOff, UnsupportedObject
 from inference.finding import Flag, Laterality
 from inference.greyscale import render_table
-from inference.header import items, numbers, texts
+from inference.header import ends_within, items, numbers, reaches, texts
 from inference.pixels import DECODERS, LOSSY, Layout, decode, read_layout
 
 CR_IMAGE = str(uid.ComputedRadiographyImageStorage)
@@ -65,12 +65,14 @@ def read_film(ds: Dataset) -> Film:
 
     Raises
     ------
+    CutOff
+        If the object ends before its data does.
     UnreadablePixels
         If the pixels are missing, damaged, or contradict the header.
     UnsupportedObject
         If the SOP class, transfer syntax, depth, colours or number of frames are not read here.
     """
-    _check_sop_class(ds)
+    _check_whole(ds)
     layout = read_layout(ds)
     cells, colour_flags = _to_grey(decode(ds, layout), layout)
     table, flags = render_table(ds, layout, cells)
@@ -134,6 +136,22 @@ def read_spacing(ds: Dataset) -> tuple[tuple[float, float] | None, tuple[Flag, .
     if abs(row - column) <= 0.01 * max(row, column):
         return (row, column), ()
     return (row, column), (Flag("pixels-not-square", "The film's pixels are not square."),)
+
+
+def _check_whole(ds: Dataset) -> None:
+    """Check that an object, of a kind that is read here, has not been cut off before its pixel data.
+
+    What is cut within its pixel data is seen when that is decoded. pydicom returns nothing at all of a file that ends
+    within an element of undefined length, such as compressed pixel data.
+    """
+    has_pixels = reaches(ds, "FloatPixelData")  # or any other of group 7FE0
+    if not reaches(ds, "SOPClassUID") or (not has_pixels and ends_within(ds)):
+        raise CutOff("The object is cut off: it ends before its data does.")
+    _check_sop_class(ds)
+    if not reaches(ds, "Rows"):
+        raise CutOff("The object is cut off: it ends before its data does.")
+    if not has_pixels:
+        raise CutOff("The object ends before its PixelData: it is cut off, or was stored without it.")
 
 
 def _check_sop_class(ds: Dataset) -> None:

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterable
 from typing import Any
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
@@ -23,6 +24,8 @@ UNPARSABLE = (
     struct.error, BytesLengthException, InvalidDicomError, RecursionError,
 )  # fmt: skip
 """What pydicom raises, depending on the VR, when the bytes of an element are not what the VR demands."""
+
+_UNDEFINED = 0xFFFF_FFFF
 
 
 def texts(ds: Dataset, keyword: str) -> tuple[str, ...]:
@@ -67,6 +70,20 @@ def items(ds: Dataset, keyword: str) -> tuple[Dataset, ...]:
     except UNPARSABLE:
         return ()
     return tuple(value) if isinstance(value, Sequence) else ()
+
+
+def reaches(ds: Dataset, keyword: str) -> bool:
+    """Tell whether a data set holds an element or any that follows it: those of a file ascend (PS3.5 section 7.1)."""
+    return bool(max(ds.keys(), default=0) >= Tag(keyword))
+
+
+def ends_within(ds: Dataset) -> bool:
+    """Tell whether the last element of a data set read from a file has fewer bytes than its length says.
+
+    False where it cannot be told: of an element that was converted, or has no length of its own.
+    """
+    last: Any = ds.get_item(max(ds.keys())) if len(ds) else None
+    return isinstance(last, RawDataElement) and last.length != _UNDEFINED and len(last.value or b"") < last.length
 
 
 def _stored_value(ds: Dataset, keyword: str) -> Any:

@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 
-from inference.errors import UnreadablePixels, UnsupportedObject
+from inference.errors import CutOff, UnreadablePixels, UnsupportedObject
 from inference.header import UNPARSABLE, integers, numbers, texts
 
 DECODERS: dict[str, str] = {
@@ -112,8 +112,10 @@ def decode(ds: Dataset, layout: Layout) -> npt.NDArray[np.generic]:
 
     Raises
     ------
+    CutOff
+        If native pixel data has fewer bytes than the header needs, or a codestream no end.
     UnreadablePixels
-        If the pixel data is missing, cut off, of another size than the header says, or damaged.
+        If the pixel data is missing, of another size than the header says, or damaged.
     """
     if "PixelData" not in ds:
         raise UnreadablePixels("The object has no PixelData.")
@@ -121,6 +123,8 @@ def decode(ds: Dataset, layout: Layout) -> npt.NDArray[np.generic]:
     try:
         if plugin:
             _check_codestream(get_frame(ds.PixelData, 0, number_of_frames=1), layout)
+        else:
+            _check_length(len(ds.PixelData), layout)
         # Not validated by pydicom: it warns where we decide, and the layout is checked above.
         pixels, _ = get_decoder(layout.transfer_syntax_uid).as_array(
             ds,
@@ -172,12 +176,20 @@ def _check_kind(ds: Dataset, pixels: int, samples: int, photometric: str) -> Non
         )
 
 
+def _check_length(held: int, layout: Layout) -> None:
+    """Check that native pixel data is complete; more than that may be padding."""
+    samples = 2 if layout.photometric == "YBR_FULL_422" else layout.samples  # two pixels share their colours
+    needed = layout.rows * layout.columns * samples * layout.bits_allocated // 8
+    if held < needed:
+        raise CutOff(f"The pixel data is cut off: it has {held} of the {needed} bytes that the header needs.")
+
+
 def _check_codestream(frame: bytes, layout: Layout) -> None:
     """Check a compressed frame against the header before a decoder sees it: complete, and of the size announced."""
     if layout.transfer_syntax_uid == uid.RLELossless:
         return  # has no size of its own; pydicom checks the length of what comes out
     if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
-        raise UnreadablePixels("The compressed pixel data is cut off: its end marker is missing.")
+        raise CutOff("The compressed pixel data is cut off: its end marker is missing.")
     is_jpeg = layout.transfer_syntax_uid in _JPEG_FAMILY
     precision, *size = _jpeg_size(frame) if is_jpeg else _jpeg2000_size(frame)
     if size != [layout.rows, layout.columns, layout.samples]:

@@ -58,6 +58,14 @@ CHINESE: dict[str, str] = {
     "The header is impossible: BitsStored {stored} is more than BitsAllocated {allocated}.": (
         "头信息矛盾：BitsStored {stored} 大于 BitsAllocated {allocated}。"
     ),
+    "The object is cut off: it ends before its data does.": "对象被截断：数据未完即结束。",
+    "The object ends before its PixelData: it is cut off, or was stored without it.": (
+        "对象在 PixelData 之前结束：被截断，或存储时不含像素数据。"
+    ),
+    "The pixel data is cut off: it has {held} of the {needed} bytes that the header needs.": (
+        "像素数据被截断：头信息需要 {needed} 字节，仅有 {held} 字节。"
+    ),
+    "Send the object again, whole, from the modality or the archive.": "请从设备或归档系统重新完整发送该对象。",
     "The object has no PixelData.": "对象没有 PixelData。",
     "The pixel data cannot be decoded ({kind}).": "像素数据无法解码 ({kind})。",
     "The object does not say its transfer syntax.": "对象未说明传输语法。",

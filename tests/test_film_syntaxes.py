@@ -18,9 +18,11 @@ from pydicom.encaps import get_frame
 
 from conformance import htj2k
 from conformance.films import LOSSLESS, draw_pattern, encode, make_film, write, write_encapsulated
-from inference.errors import UnreadablePixels, UnsupportedObject
+from inference.errors import CutOff, UnreadablePixels, UnsupportedObject
 from inference.film import SUPPORTED_TRANSFER_SYNTAXES, Film, read_film
-from inference.pixels import DECODERS, MAX_PIXELS, decode, read_layout
+from inference.finding import RefusalCode
+from inference.pixels import DECODERS, MAX_PIXELS, Layout, decode, read_layout
+from inference.subject import read_subject
 
 ENCAPSULATED = [syntax for syntax in LOSSLESS if syntax.is_encapsulated]
 HTJ2K = list(htj2k.SYNTAXES)
@@ -220,8 +222,48 @@ def test_native_pixels_that_are_cut_off_are_unreadable():
     film = make_film()
     film.PixelData = film.PixelData[:-2]
 
-    with pytest.raises(UnreadablePixels, match="cannot be decoded"):
+    with pytest.raises(CutOff, match="cut off: it has 5278 of the 5280 bytes"):
         read_film(film)
+
+
+@pytest.mark.parametrize(
+    "syntax", [s for s in LOSSLESS if s != uid.DeflatedExplicitVRLittleEndian], ids=lambda syntax: syntax.keyword
+)
+@pytest.mark.filterwarnings("ignore")  # pydicom's, of the end and of a character set that is cut
+def test_an_object_says_that_it_is_cut_off_wherever_it_is(syntax, caplog):
+    """Given a file that ends anywhere in its data set, also between two elements, then the reason is no other."""
+    caplog.set_level(logging.CRITICAL, "pydicom")
+    file = encode(make_film(), syntax)
+    start, sentences = 144 + int.from_bytes(file[140:144], "little"), set()
+    for end in range(start, len(file) - 16, 2):
+        try:
+            ds = dcmread(BytesIO(file[:end]))
+        except struct.error:
+            continue  # within the head of an element: for who reads the file
+        read_subject(ds)  # as the engine does first; must not touch what is told from
+        with pytest.raises(CutOff, match="cut off") as refusal:
+            read_film(ds)
+        assert refusal.value.refusal is RefusalCode.UNREADABLE_PIXELS
+        assert "Send the object again" in refusal.value.remedy
+        sentences.add(str(refusal.value).partition(":")[0])
+    assert {"The object is cut off", "The object ends before its PixelData"} <= sentences
+
+
+def test_an_object_that_lacks_only_one_attribute_is_not_called_cut_off():
+    with pytest.raises(UnreadablePixels, match="no usable Rows") as refusal:
+        read_film(make_film(Rows=None))
+    assert not isinstance(refusal.value, CutOff)
+
+
+def test_subsampled_colours_are_not_called_cut_off():
+    """Given native YBR_FULL_422, whose pairs of pixels share their colours, then two thirds of the bytes are all."""
+    layout = Layout(uid.ExplicitVRLittleEndian, 4, 4, 3, "YBR_FULL_422", 8, 8, 7, signed=False)
+    ds = make_film(PixelData=bytes(32), PhotometricInterpretation="YBR_FULL_422", Rows=4, Columns=4)
+    ds.SamplesPerPixel, ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PlanarConfiguration = 3, 8, 8, 7, 0
+    assert decode(ds, layout).shape == (4, 4, 3)
+    ds.PixelData = bytes(30)
+    with pytest.raises(CutOff, match="30 of the 32 bytes"):
+        decode(ds, layout)
 
 
 def test_native_pixels_with_padding_after_them_are_read():

@@ -15,10 +15,12 @@ import cv2
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import ComputedRadiographyImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
+from conformance.films import encode, make_film
 from dicom_node.cli import main
 from inference.anatomy import BOX_NAMES
+from inference.errors import CutOff
 from inference.finding import Sex
 from training.annotations import RUS_CLASSES, read_annotations
 from training.bones import annotated_films
@@ -27,7 +29,7 @@ from training.films import DetectorFilms
 from training.radiographs import load_half, load_small, read_split
 from training.sources import open_source
 from training.sources.boxes import read_boxes
-from training.sources.files import read_image
+from training.sources.files import read_image, read_object
 from training.sources.source import LONG_SIDE, open_image, part_by_hash
 
 
@@ -275,8 +277,18 @@ def test_a_csv_that_breaks_the_rules_is_refused(site: Path) -> None:
 def test_an_object_that_is_cut_off_says_so(site: Path, share: float) -> None:
     sample = resources.files("dicom_node").joinpath("samples", "boy-08.dcm").read_bytes()
     (site / "film3.dcm").write_bytes(sample[: int(len(sample) * share)])
-    with pytest.raises(DataError, match="Line 5: The file is cut off"):
+    with pytest.raises(DataError, match="Line 5: The object is cut off"):
         load_half(site, ["train"])
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_a_file_that_ends_where_nothing_can_be_read_of_it_is_cut_off(tmp_path: Path, syntax: str) -> None:
+    """Given an end within the head of PixelData, or within what is deflated, then no other error comes of it."""
+    whole, path = encode(make_film(), syntax), tmp_path / "a.dcm"
+    head = whole.find(b"\xe0\x7f\x10\x00OW")
+    path.write_bytes(whole[: head + 10] if head > 0 else whole[:-100])
+    with pytest.raises(CutOff, match="cut off"):
+        read_object(path)
 
 
 @pytest.mark.parametrize(("factor", "depth"), [(1, np.uint8), (16, np.uint16), (257, np.uint16)])

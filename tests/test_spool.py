@@ -16,15 +16,19 @@ from pathlib import Path
 import pytest
 from pydicom import FileDataset, dcmread
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     DigitalXRayImageStorageForPresentation,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
 )
 
-from conformance.films import make_film, write
+from conformance.films import encode, make_film, write
 from dicom_node import spool as spool_module
-from dicom_node.errors import SpoolFailed, SpoolFull
+from dicom_node.errors import SourceCutOff, SpoolFailed, SpoolFileMissing, SpoolFull
+from dicom_node.header import read_header
+from dicom_node.sources import read_source
 from dicom_node.spool import Spool, SpoolFile, file_meta
+from dicom_node.store import Instance
 
 INSTANCE_UID = "2.25.4711"
 
@@ -210,3 +214,19 @@ def test_the_system_takes_the_writeback_hint(spool: Spool) -> None:
         path = put(spool, b"abc")
         with path.open("rb") as file:
             assert hint(file.fileno(), 0, 3, 2) == 0
+
+
+def test_a_deflated_object_that_came_cut_off_says_so_when_it_is_read(tmp_path: Path) -> None:
+    """Given what passed the check of its beginning, then reading it names the object and what to do."""
+    part = encode(make_film(), DeflatedExplicitVRLittleEndian)[:-100]
+    (tmp_path / "ab").write_bytes(part)
+    read_header(part[144 + int.from_bytes(part[140:144], "little") :], DeflatedExplicitVRLittleEndian)
+    with pytest.raises(SourceCutOff, match=r"1\.2\.3 is cut off or damaged\. Send the object again"):
+        read_source(tmp_path, Instance(path="ab", sop_instance_uid="1.2.3"))
+
+
+def test_a_file_that_is_gone_or_no_object_any_more_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "ab").write_bytes(b"torn")
+    for path in ("ab", "none"):
+        with pytest.raises(SpoolFileMissing, match=r"1\.2\.3"):
+            read_source(tmp_path, Instance(path=path, sop_instance_uid="1.2.3"))

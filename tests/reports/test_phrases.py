@@ -18,7 +18,7 @@ SOURCES = [
     *sorted(Path(inference.__file__).parent.glob("*.py")),
     *sorted(Path(reports.clinic.__file__).parent.glob("*.py")),
 ]
-RAISED = {"Flag", "Doubt", "UnreadablePixels", "UnsupportedObject", "Refusal"}
+RAISED = {"Flag", "Doubt", "UnreadablePixels", "CutOff", "UnsupportedObject", "Refusal"}
 REASON = re.compile(r"^[A-Z][^{}]* .*[.]$", re.DOTALL)
 
 
