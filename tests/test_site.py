@@ -6,6 +6,7 @@ Not covered: the figures themselves (test_evaluate.py), the same table as traini
 from __future__ import annotations
 
 import json
+import weakref
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import cv2
 import numpy as np
 import pytest
 
-from inference.film import Film
+from inference.film import Film, display_bytes
 from inference.finding import Box, Estimate, Finding, Laterality, ModelIdentity, Refusal, RefusalCode, Subject
 from training import evaluate
 from training.errors import DataError
+from training.evaluation import site
 from training.evaluation.acceptance import read_thresholds
 from training.evaluation.figures import KEYS, assemble, clean
 from training.evaluation.reading import Row
@@ -51,8 +53,8 @@ def read_all(folder: Path, lines: list[str], engine: FakeEngine | None = None) -
     return list(read_site(engine or FakeEngine(), read_table(folder, table)))
 
 
-def test_the_same_image_in_two_lines_is_refused_before_any_is_read(tmp_path: Path) -> None:
-    """Given one image in two files and one DICOM object under two names, then both are named."""
+def test_the_same_image_in_two_lines_is_refused(tmp_path: Path) -> None:
+    """Given one image in two files and one DICOM object under two names, then both are named; no more is read."""
     cv2.imwrite(str(tmp_path / "a.png"), picture(1))
     cv2.imwrite(str(tmp_path / "b.png"), picture(1), [cv2.IMWRITE_PNG_COMPRESSION, 0])
     cv2.imwrite(str(tmp_path / "c.png"), picture(2))
@@ -65,7 +67,33 @@ def test_the_same_image_in_two_lines_is_refused_before_any_is_read(tmp_path: Pat
     assert str(caught.value) == (
         "Line 3 is the same image as line 2: keep one of them. Line 6 is the same image as line 5: keep one of them."
     )
-    assert engine.read == 0
+    assert engine.read == 1
+
+
+def test_a_film_is_decoded_once_and_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given images and objects, then each file is opened and shown once, and no more than two lie in memory."""
+    sample = resources.files("dicom_node").joinpath("samples", "boy-12.dcm").read_bytes()
+    (tmp_path / "c.dcm").write_bytes(sample)
+    (tmp_path / "d.dcm").write_bytes(sample[: len(sample) // 2])
+    for name in ("a", "b", "e"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), picture(ord(name)))
+    opened: list[str] = []
+    decoded: list[weakref.ref[np.ndarray]] = []
+    for reader in ("read_image", "read_object"):
+        read = getattr(site, reader)
+        monkeypatch.setattr(site, reader, lambda path, read=read: opened.append(path.name) or read(path))
+
+    def show(film: Film) -> np.ndarray:
+        decoded.append(weakref.ref(film.pixels))
+        assert sum(pixels() is not None for pixels in decoded) <= 2
+        return display_bytes(film)
+
+    monkeypatch.setattr(site, "display_bytes", show)
+    names = ["a.png", "b.png", "c.dcm", "d.dcm", "e.png"]
+    cases = read_all(tmp_path, [f"{name},M,100" for name in names])
+    assert opened == names
+    assert len(decoded) == 4  # all but the one that is cut off
+    assert {case.case.film.pixels.size for case in cases} == {1}
 
 
 def test_a_film_that_is_cut_off_is_refused_as_unreadable(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

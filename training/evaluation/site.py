@@ -116,60 +116,64 @@ def read_line(folder: Path, row: dict[str, str | None], unit: str, line: int) ->
     return SiteFilm(path, Reading(line, age, sex, "site"))
 
 
-def _open(path: Path) -> tuple[Film, Sex | None]:
-    """Return a film and the sex its header says."""
-    if path.suffix.lower() in IMAGES:
-        return Film(read_image(path), Laterality.UNKNOWN, "no header", None, ()), None
-    ds = read_object(path)
-    return read_film(ds), read_subject(ds).sex
+@dataclass(frozen=True, slots=True, eq=False)
+class _Opened:
+    """A film, as it is read and as it is shown, and the sex its header says."""
+
+    film: Film
+    shown: npt.NDArray[np.uint8]
+    stated: Sex | None
+
+
+def _open(path: Path) -> _Opened | FilmError:
+    """Decode a film; return why it cannot be, where it cannot."""
+    try:
+        if path.suffix.lower() in IMAGES:
+            film, stated = Film(read_image(path), Laterality.UNKNOWN, "no header", None, ()), None
+        else:
+            ds = read_object(path)
+            film, stated = read_film(ds), read_subject(ds).sex
+    except FilmError as error:
+        return error
+    return _Opened(film, display_bytes(film), stated)
+
+
+def _read(engine: Engine, film: SiteFilm, opened: _Opened | FilmError) -> SiteCase:
+    """Read a film that was opened; one that could not be is a refusal, as in the node."""
+    subject = Subject(film.reading.sex, "table", None, "table")
+    if isinstance(opened, FilmError):
+        refusal = Refusal(opened.refusal, str(opened), opened.remedy, subject)
+        case = read_case(Radiograph(film.reading, _NO_PIXELS), lambda: refusal)
+        return SiteCase(case, sex_differs=False)
+    shown = Radiograph(film.reading, opened.shown)
+    case = read_case(shown, lambda: engine.interpret_film(opened.film, subject))
+    return SiteCase(case, sex_differs=opened.stated not in {None, film.reading.sex})
 
 
 def read_site_film(engine: Engine, film: SiteFilm) -> SiteCase:
-    """Read one film of a site; one that cannot be opened is a refusal, as in the node."""
-    subject = Subject(film.reading.sex, "table", None, "table")
-    try:
-        opened, stated = _open(film.path)
-    except FilmError as error:
-        refusal = Refusal(error.refusal, str(error), error.remedy, subject)
-        case = read_case(Radiograph(film.reading, _NO_PIXELS), lambda: refusal)
-        return SiteCase(case, sex_differs=False)
-    case = read_case(Radiograph(film.reading, display_bytes(opened)), lambda: engine.interpret_film(opened, subject))
-    return SiteCase(case, sex_differs=stated not in {None, film.reading.sex})
+    """Read one film of a site; one that cannot be opened is a refusal."""
+    return _read(engine, film, _open(film.path))
 
 
 def read_site(engine: Engine, films: list[SiteFilm]) -> Iterator[SiteCase]:
-    """Read films one after the other, keeping no pixels: a site's are large.
+    """Read films one after the other, each file once, keeping no pixels: a site's are large.
+
+    From the first image that comes a second time on no more is read; the others are still looked through for more.
 
     Raises
     ------
     DataError
-        If an image stands in two lines; said before any is read.
-    """
-    refuse_repeated(films)
-    for film in films:
-        made = read_site_film(engine, film)
-        lean = replace(made.case, film=Radiograph(film.reading, _NO_PIXELS))
-        yield SiteCase(lean, made.sex_differs)
-
-
-def refuse_repeated(films: list[SiteFilm]) -> None:
-    """Refuse films of which two are the same image, as training does: one would count twice.
-
-    Raises
-    ------
-    DataError
-        Naming all of them by their lines.
+        If an image stands in two lines, as training refuses it, for it would count twice; when all are looked through,
+        naming all of them by their lines.
     """
     lines: dict[bytes, int] = {}
     repeated = []
     for film in films:
-        try:
-            pixels = display_bytes(_open(film.path)[0])
-        except FilmError:
-            continue  # a refusal, when it is read
-        line = film.reading.rsna_id
-        first = lines.setdefault(fingerprint(pixels), line)
-        if first != line:
+        opened, line = _open(film.path), film.reading.rsna_id
+        if isinstance(opened, _Opened) and (first := lines.setdefault(fingerprint(opened.shown), line)) != line:
             repeated.append(f"Line {line} is the same image as line {first}: keep one of them.")
+        if not repeated:
+            made = _read(engine, film, opened)
+            yield replace(made, case=replace(made.case, film=Radiograph(film.reading, _NO_PIXELS)))
     if repeated:
         raise DataError(" ".join(repeated))
