@@ -547,6 +547,89 @@ def test_yolo_folders_of_labels_and_images_are_read(tmp_path: Path) -> None:
     assert read_boxes(tmp_path)[1377].aspect == pytest.approx(400 / 600)
 
 
+def write_ultralytics(folder: Path, data: str) -> None:
+    """Write a data set as Ultralytics has it, its ``data.yaml`` given: one hand, in ``labels/train``."""
+    for part in ("labels/train", "images/train"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    write_yolo(folder / "labels" / "train", 1377, hand_boxes())
+    (folder / "labels" / "train" / "1377.png").rename(folder / "images" / "train" / "1377.png")
+    (folder / "labels" / "train" / "classes.txt").unlink()
+    (folder / "data.yaml").write_text(data)
+
+
+NAMES_AS_LIST = f"names: [{', '.join(LABELS)}]\n"
+NAMES_AS_TABLE = "names:\n" + "".join(f"  {place}: {name}\n" for place, name in enumerate(LABELS))
+
+
+@pytest.mark.parametrize("names", [NAMES_AS_LIST, NAMES_AS_TABLE, "\ufeff" + NAMES_AS_TABLE + "nc: 7\n"])
+def test_classes_are_named_by_ultralytics_own_file(tmp_path: Path, names: str) -> None:
+    """Given names in either form, and parts of which one is a list of images, then the boxes are all there."""
+    write_yolo(tmp_path, 1377, hand_boxes())
+    expected = read_boxes(tmp_path)[1377].array()
+    other = tmp_path / "dataset"
+    write_ultralytics(other, names + "path: ../elsewhere\ntrain: [images/train, train.txt]\nval: images/val\ntest:\n")
+    (other / "train.txt").write_text("./images/train/1377.png\n")
+    np.testing.assert_array_equal(read_boxes(other)[1377].array(), expected)
+
+
+def test_the_order_of_ultralytics_table_is_that_of_its_indices(tmp_path: Path) -> None:
+    write_ultralytics(tmp_path, NAMES_AS_TABLE)
+    expected = read_boxes(tmp_path)[1377].array()
+    turned = "names:\n" + "".join(f'  "{place}": {name}\n' for place, name in reversed(list(enumerate(LABELS))))
+    (tmp_path / "data.yaml").write_text(turned)
+    np.testing.assert_array_equal(read_boxes(tmp_path)[1377].array(), expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("names: [radius", r"its data\.yaml cannot be read \(ParserError\)"),
+        ("names: !!python/object/apply:os.getcwd []", r"cannot be read \(ConstructorError\)"),
+        ("- radius\n", "has no names of classes"),
+        ("train: images\n", "has no names of classes"),
+        ("names: radius\n", "neither a list nor a table"),
+        ("names: []\n", "neither a list nor a table"),
+        ("names: {1: radius, 2: ulna}\n", "the 2 names in its data.yaml need the indices 0 to 1"),
+        ("names: {a: radius}\n", "need the indices 0 to 0"),
+        ("names: {0: radius, 0: ulna}\n", "has '0' twice"),
+        ("names: [radius]\nnames: [ulna]\n", "has 'names' twice"),
+        ("names: [radius, off]\n", "the name of class 1 in its data.yaml is no text"),
+        (NAMES_AS_LIST + "nc: 8\n", "has 7 names of classes, and says nc: 8"),
+        ("names: [Radius]\n", "its class 1 is none of the 1 that have a name"),
+    ],
+)
+def test_a_malformed_file_of_ultralytics_is_named(tmp_path: Path, data: str, words: str) -> None:
+    write_ultralytics(tmp_path, data)
+    with pytest.raises(DataError, match=rf"labels/train/1377\.txt: .*{words}"):
+        read_boxes(tmp_path)
+
+
+def test_a_file_of_ultralytics_that_is_no_text_is_named(tmp_path: Path) -> None:
+    write_ultralytics(tmp_path, "")
+    (tmp_path / "data.yaml").write_bytes(b"names: [\xff]")
+    with pytest.raises(DataError, match=r"cannot be read \(UnicodeDecodeError\)"):
+        read_boxes(tmp_path)
+
+
+def test_classes_named_twice_must_be_the_same(tmp_path: Path) -> None:
+    write_ultralytics(tmp_path, NAMES_AS_LIST)
+    (tmp_path / "classes.txt").write_text("\n".join(LABELS) + "\n\n")
+    assert set(read_boxes(tmp_path)) == {1377}
+    (tmp_path / "classes.txt").write_text("\n".join(reversed(LABELS)))
+    with pytest.raises(DataError, match=r"classes\.txt and data\.yaml name different classes"):
+        read_boxes(tmp_path)
+    (tmp_path / "classes.txt").rename(tmp_path / "labels" / "train" / "classes.txt")
+    with pytest.raises(DataError, match="fingers cannot be told apart"):
+        read_boxes(tmp_path)
+
+
+def test_without_names_of_classes_both_files_are_asked_for(tmp_path: Path) -> None:
+    write_ultralytics(tmp_path, "")
+    (tmp_path / "data.yaml").unlink()
+    with pytest.raises(DataError, match=r"there is no classes\.txt or data\.yaml beside it"):
+        read_boxes(tmp_path)
+
+
 def test_uids_as_file_names_are_whole_names(tmp_path: Path) -> None:
     for film in ("1.2.840.1", "1.2.840.2"):
         make_object(tmp_path / film, int(film[-1]))

@@ -15,8 +15,9 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError, parse
 
@@ -27,8 +28,10 @@ from training.errors import DataError
 from training.sources.files import plain_name
 from training.sources.site import open_film
 from training.sources.source import Entry, Source, open_image
+from training.sources.ultralytics import DATA_FILE, read_data_file
 
 CLASS_FILES = ("classes.txt", "obj.names")
+NAME_FILES = (*CLASS_FILES, DATA_FILE)
 YOLO_FIELDS = 5
 EDGE_TOLERANCE = 0.01
 """So far beyond its film's edge, as a share of the film, a box may reach: tools round, and count pixels from 0 or 1."""
@@ -82,9 +85,9 @@ def check_boxes(folder: Path, source: Source | None = None) -> Boxes:
     Parameters
     ----------
     folder
-        ``*.xml`` (VOC), ``*.json`` (COCO), or ``*.txt`` with ``classes.txt`` (YOLO, which does not say the shape of
-        its images: they lie beside the texts or in ``images``, or are the films themselves). Films without a box, as
-        COCO and YOLO list them, count as not annotated.
+        ``*.xml`` (VOC), ``*.json`` (COCO), or ``*.txt`` with ``classes.txt`` or ``data.yaml`` (YOLO, which does not say
+        the shape of its images: they lie beside the texts or in ``images``, or are the films themselves). Films without
+        a box, as COCO and YOLO list them, count as not annotated.
     source
         The films that they are of; without it each must be named by an id.
     """
@@ -112,7 +115,7 @@ def _sheets(folder: Path, films: Films | None, problems: list[str]) -> Iterator[
     readers: tuple[tuple[Callable[[Path], list[Sheet]], list[Path]], ...] = (
         (_read_voc, sorted(folder.rglob("*.xml"))),
         (_read_coco, sorted(folder.rglob("*.json"))),
-        (partial(_read_yolo, folder=folder, films=films), _yolo_files(folder)),
+        (partial(_read_yolo, folder=folder, films=films, names_in=cache(_names_in)), _yolo_files(folder)),
     )
     for reader, files in readers:
         for file in files:
@@ -229,35 +232,49 @@ def _read_coco(file: Path) -> list[Sheet]:
 
 
 def _yolo_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*.txt") if path.name not in CLASS_FILES)
+    """Return the texts that hold boxes: neither names of classes nor the lists of images that a ``data.yaml`` names."""
+    lists: set[Path] = set()
+    for path in folder.rglob(DATA_FILE):
+        with suppress(DataError):  # said of every text whose classes it has
+            lists |= read_data_file(path).lists
+    texts = (path for path in folder.rglob("*.txt") if path.name not in CLASS_FILES)
+    return sorted(path for path in texts if path.resolve() not in lists)
 
 
-def _read_yolo(file: Path, folder: Path, films: Films | None) -> list[Sheet]:
+def _read_yolo(file: Path, folder: Path, films: Films | None, names_in: Callable[[Path], list[str]]) -> list[Sheet]:
     lines = [line.split() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
     sheet = Sheet((plain_name(file.name),), 1.0, [])
     if not lines:
         return []
-    labels = _class_names(file, folder)
+    labels = _class_names(file, folder, names_in)
     for parts in lines:
         if len(parts) != YOLO_FIELDS:
             raise DataError("a line needs a class and four numbers, as a box has; polygons are not read.")
         number, (x, y, width, height) = int(parts[0]), map(float, parts[1:])
         if not 0 <= number < len(labels):
-            raise DataError(f"its class {number} is none of the {len(labels)} of {CLASS_FILES[0]}.")
+            raise DataError(f"its class {number} is none of the {len(labels)} that have a name.")
         sheet.boxes.append((labels[number], x, y, width, height))
     rows, columns = _shape_of(file, folder, sheet, films)
     sheet.aspect = columns / rows
     return [sheet]
 
 
-def _class_names(file: Path, folder: Path) -> list[str]:
-    """Return the classes of the file that lies nearest above a text, in the folder or, for its parts, one above."""
+def _class_names(file: Path, folder: Path, names_in: Callable[[Path], list[str]]) -> list[str]:
+    """Return the classes of the files that lie nearest above a text, in the folder or, for its parts, one above."""
     above = [at for at in file.parents if at == folder or folder in at.parents]
-    places = [at / name for at in (*above, folder.parent) for name in CLASS_FILES]
-    found = next((path for path in places if path.is_file()), None)
-    if found is None:
-        raise DataError(f"there is no {CLASS_FILES[0]} beside it.")
-    return [line.strip() for line in found.read_text("utf-8-sig").splitlines()]
+    for at in (*above, folder.parent):
+        found = {path.name: names_in(path) for path in (at / name for name in NAME_FILES) if path.is_file()}
+        if len({tuple(names) for names in found.values()}) > 1:
+            raise DataError(f"{' and '.join(found)} name different classes: keep one of them.")
+        if found:
+            return next(iter(found.values()))
+    raise DataError(f"there is no {CLASS_FILES[0]} or {DATA_FILE} beside it.")
+
+
+def _names_in(path: Path) -> list[str]:
+    if path.name == DATA_FILE:
+        return list(read_data_file(path).names)
+    return [line.strip() for line in path.read_text("utf-8-sig").rstrip().splitlines()]
 
 
 def _shape_of(file: Path, folder: Path, sheet: Sheet, films: Films | None) -> tuple[int, int]:
