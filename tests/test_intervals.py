@@ -1,6 +1,7 @@
 """Conformal intervals and how they are calibrated. Their coverage on films is measured by boneage-node evaluate."""
 
 import json
+from math import comb
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from inference.errors import BundleError
 from inference.finding import Sex
 from inference.intervals import Calibration
 from training import calibrate as command
-from training.calibrate import KNOTS_MONTHS, Sample, Scale, calibrate
+from training.calibrate import KNOTS_MONTHS, Sample, Scale, calibrate, rank
 from training.errors import DataError
 from training.evaluation.reading import Row
 
@@ -73,6 +74,32 @@ def test_the_interval_holds_the_estimate_and_never_goes_below_birth(age, sex, ta
 def test_a_calibration_that_cannot_be_used_is_refused(change, says):
     with pytest.raises(BundleError, match=says):
         Calibration.parse(SMOOTH | change)
+
+
+@pytest.mark.parametrize("films", [22, 37, 38, 123, 242, 600])
+def test_the_rank_leaves_room_for_an_unlucky_draw(films):
+    """Given n films, then the k-th ratio is the smallest with which 90 % are covered with 90 % confidence.
+
+    Coverage is below 90 % where k or more of n ratios lie below their distribution's 90 % point, a binomial tail.
+    """
+
+    def unlucky(k: int) -> float:
+        return sum(comb(films, i) * 0.9**i * 0.1 ** (films - i) for i in range(k, films + 1))
+
+    chosen = rank(films, 0.9)
+    assert unlucky(chosen) <= 0.1 < unlucky(chosen - 1)
+
+
+def test_too_few_films_give_their_largest_ratio():
+    assert rank(21, 0.9) == 21
+
+
+def test_nine_calibrations_in_ten_cover_nine_films_in_ten():
+    """Given many draws of 200 films, then about a tenth of the calibrations cover less than 90 % of all films."""
+    generator = np.random.default_rng(7)
+    draws = np.sort(generator.random((2000, 200)), axis=1)  # of ratios that are evenly distributed
+    covered = draws[:, rank(200, 0.9) - 1]
+    assert 0.05 < (covered < 0.9).mean() <= 0.115
 
 
 def test_half_widths_cover_what_they_promise_where_all_errors_are_alike():

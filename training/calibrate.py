@@ -9,16 +9,20 @@ worse than a clinical film, they err on the side of wide intervals.
 The scheme is normalised split conformal prediction (Lei et al., JASA 2018;113:1094, section 5.2): the half-width at
 predicted age x for sex s is ``q * scale(x, s)``. ``scale`` is the local mean absolute error: a Gaussian kernel over
 predicted age of BANDWIDTH_MONTHS, the sex's own films pulled towards both sexes' by PRIOR_FILMS films' worth, and those
-towards the mean over all ages likewise. ``q`` is the conformal quantile of ``error / scale`` with each film left out of
-its own scale. Why so: with some 120 films, bins per sex and age hold 3 to 15 each, whose 90 % quantile is their largest
-error or the one below: it jumps between neighbouring bins and covers by luck. Here one quantile is taken over all
-films, so that the coverage overall is the promised one whatever the scale looks like; the scale, a mean and no
-quantile, is steady with few films, and where a sex or an age has many films it follows them. ``--shape`` takes the
-scale from the errors on the ``train`` part instead, as Lei et al. do: eight times as many films tell apart ages that
-are read well and badly (SHAPE_BANDWIDTH_MONTHS), and since only the scale's shape counts, it does not matter that
-errors are smaller there; ``q`` still comes from the other films alone. What neither can mend: ages
-at which the method is biased (very old ones read too young) while films of the same *predicted* age are not; the
-coverage per group of the reference that ``evaluate`` prints shows it.
+towards the mean over all ages likewise. ``q`` is the conformal quantile of ``error / scale`` with each film left out
+of its own scale, raised so that with CONFIDENCE the intervals cover what they promise whichever films they were
+calibrated on (``rank``): plain conformal intervals promise it only on average over such draws, and a hospital has one.
+
+Why so: with some 120 films, bins per sex and age hold 3 to 15 each, whose 90 % quantile is their largest error or the
+one below: it jumps between neighbouring bins and covers by luck. Here one quantile is taken over all films, so that the
+coverage overall is the promised one whatever the scale looks like; the scale, a mean and no quantile, is steady with
+few films, and where a sex or an age has many films it follows them. ``--shape`` takes the scale from the errors on the
+``train`` part instead, as Lei et al. do: eight times as many films tell apart ages that are read well and badly
+(SHAPE_BANDWIDTH_MONTHS); ``q`` still comes from the other films alone. That errors are smaller there does not matter by
+itself, but a network that knows its films by heart knows some ages better than others: take the one of both whose
+cross-validated coverage is higher where it is lowest. What neither can mend: ages at which the method is biased (very
+old ones read too young) while films of the same *predicted* age are not; the coverage per group of the reference that
+``evaluate`` prints shows it.
 """
 
 from __future__ import annotations
@@ -26,7 +30,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +38,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import beta
 
 from inference.engine import Engine
 from inference.errors import InferenceError
@@ -52,7 +56,7 @@ from training.terms import part_of_films
 
 Float = npt.NDArray[np.float64]
 
-LEVEL = 0.9
+LEVEL, CONFIDENCE = 0.9, 0.9
 BANDWIDTH_MONTHS = 36.0
 """Standard deviation of the kernel: films three years away in predicted age still count a little over half."""
 PRIOR_FILMS = 20.0
@@ -70,10 +74,22 @@ FOLDS, REPEATS = 5, 20
 """The cross-validated coverage calibrates on 4 of 5 parts and counts on the fifth, for so many random divisions."""
 _LEAST_SCALE_MONTHS = 0.5
 _OWN = {
-    "level", "ages_months", "edges_months", "half_widths_months", "split", "films", "shape_films",
+    "level", "confidence", "ages_months", "edges_months", "half_widths_months", "split", "films", "shape_films",
     "cross_validated_coverage",
 }  # fmt: skip
 """Keys of ``calibration.json`` that intervals own."""
+
+
+def rank(films: int, level: float, confidence: float = CONFIDENCE) -> int:
+    """Return which of so many films' ratios of error to scale, sorted and counted from 1, is the conformal factor.
+
+    The smallest with which intervals cover at least ``level`` of new films with at least ``confidence``: the coverage
+    given the calibration films is distributed as Beta(k, films + 1 - k) (Vovk, Proc. ACML 2012, proposition 2). With
+    too few films for that, the last.
+    """
+    ranks = np.arange(1, films + 1)
+    enough = np.flatnonzero(beta.sf(level, ranks, films + 1 - ranks) >= confidence)
+    return int(ranks[enough[0]]) if len(enough) else films
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,11 +148,11 @@ class Widths:
     def fit(films: Sample, level: float, shape: Scale | None = None) -> Widths:
         """Take the factor from films, and their own scale unless a shape from other films is given.
 
-        The factor is the conformal one: the ceil((n + 1) level)-th smallest ratio of error to scale.
+        The factor is the conformal one: the ratio of error to scale that :func:`rank` names.
         """
         scale = shape or Scale(films)
         ratios = np.sort(films.errors / scale.at(films.ages, films.male, own=shape is None))
-        return Widths(float(ratios[min(math.ceil((len(ratios) + 1) * level), len(ratios)) - 1]), scale)
+        return Widths(float(ratios[rank(len(ratios), level) - 1]), scale)
 
     def at(self, ages: Float, male: npt.NDArray[np.bool_]) -> Float:
         """Return half-widths in months, shape of ``ages``."""
@@ -172,6 +188,7 @@ def calibrate(rows: list[Row], films: str, level: float = LEVEL, shape: list[Row
     }
     return {
         "level": level,
+        "confidence": CONFIDENCE,
         "ages_months": list(KNOTS_MONTHS),
         "half_widths_months": widths,
         "split": films,
