@@ -567,6 +567,18 @@ def test_a_recipe_of_before_is_the_same_without_the_keys_that_came_since(tmp_pat
         begin_run(tmp_path, ABOUT | {"recipe": changed})
 
 
+@pytest.mark.parametrize("steps", [1, 3, 9])
+def test_one_cycle_runs_whatever_share_of_its_steps_it_rises_in(tmp_path, steps):
+    """Given rises of one step, of less and of more, then training runs to the end of the cycle."""
+    shares = (rise / (steps + 1) for rise in (0.5, 1 - 1e-9, 1, 1 + 1e-9, 1.5, 2) if rise < steps + 1)
+    for place, warm_up in enumerate((*shares, 0.1)):
+        run_tiny(tmp_path / str(place), schedule=replace(SCHEDULE, epochs=steps, steps_per_epoch=1, warm_up=warm_up))
+        rates = [row["learning_rate"] for row in read_curve(tmp_path / str(place))]
+        assert len(rates) == steps
+        assert max(rates) <= SCHEDULE.peak_learning_rate
+        assert rates[-1] < 1e-6
+
+
 def tear(path: Path) -> None:
     """Leave half of a file, as a power cut may."""
     content = path.read_bytes()

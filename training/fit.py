@@ -141,15 +141,25 @@ def _make_optimiser(net: nn.Module, schedule: Schedule) -> torch.optim.Optimizer
     return kind(net.parameters(), lr=rate, weight_decay=decay)
 
 
+def _rising_share(warm_up: float, total_steps: int) -> float:
+    """Return the share of one cycle in which the learning rate rises, for torch.
+
+    torch counts the end of the rise from 0, at ``share * total_steps - 1``, and divides by it: a rise of exactly one
+    step would have the length zero. It becomes half a step.
+    """
+    return 1.5 / total_steps if abs(warm_up * total_steps - 1) < 1e-6 else warm_up
+
+
 def _make_cycle(optimiser: torch.optim.Optimizer, schedule: Schedule) -> torch.optim.lr_scheduler.LRScheduler:
     """Return what sets the learning rate of each step: the drops, or else one cycle."""
     if schedule.drops is not None:
         return torch.optim.lr_scheduler.LambdaLR(optimiser, schedule.drops.share)
+    total = schedule.epochs * schedule.steps_per_epoch + 1
     return torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
         max_lr=schedule.peak_learning_rate,
-        total_steps=schedule.epochs * schedule.steps_per_epoch + 1,
-        pct_start=schedule.warm_up,
+        total_steps=total,
+        pct_start=_rising_share(schedule.warm_up, total),
         div_factor=_BEGIN,
         final_div_factor=1e4 if schedule.end_share is None else 1 / (_BEGIN * schedule.end_share),
         cycle_momentum=schedule.optimiser != "sgd",  # whose momentum is the schedule's
