@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -710,6 +711,19 @@ def test_a_terminal_is_told_how_far_an_epoch_is_and_a_log_is_not(tmp_path, monke
         assert ("epoch 1/1 step 2/3 loss" in written) is shown
         assert ("1 s left" in written) is shown
         assert not written or written.endswith("\r\x1b[K")
+
+
+def test_a_log_is_told_every_half_minute_how_far_an_epoch_is(tmp_path, monkeypatch, caplog):
+    """Given 20 s a step and no terminal, then every second step is logged, and a quick epoch only at its end."""
+    caplog.set_level("INFO", logger="training.fit")
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    schedule = Schedule(epochs=1, steps_per_epoch=5, peak_learning_rate=0.05)
+    for step_s, told in ((20.0, ["2/5", "4/5"]), (5.0, [])):
+        clock = count(0.0, step_s)
+        monkeypatch.setattr("training.fit.time.monotonic", lambda clock=clock: next(clock))
+        caplog.clear()
+        run_tiny(tmp_path / str(step_s), schedule=schedule)
+        assert re.findall(r"epoch 1/1 step (\d/5) loss [\d.]+, \d+ s left", caplog.text) == told
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(45, "45 s"), (720, "12 min"), (12000, "3 h 20 min")])

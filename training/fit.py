@@ -41,6 +41,8 @@ _ENDLESS = 1 << 30
 """Steps, of which as many are made as are taken."""
 _MARGIN = 1.1
 """An epoch may take this much longer than the longest one so far."""
+_TERMINAL_S, _LOG_S = 0.5, 30.0
+"""So much time lies between two words on how far an epoch is, at least."""
 
 
 Optimiser = Literal["adamw", "adam", "sgd"]
@@ -257,24 +259,29 @@ class _Training:
 
 
 class _Line:
-    """One line on the terminal that says how far an epoch is; silent elsewhere."""
+    """How far an epoch is: a line of its own on a terminal, elsewhere one in the log now and then."""
 
     def __init__(self, steps: int, label: str, *, shown: bool) -> None:
-        self.steps, self.label, self.shown = steps, label, shown and sys.stderr.isatty()
+        self.steps, self.label, self.shown, self.terminal = steps, label, shown, sys.stderr.isatty()
+        self.every_s = _TERMINAL_S if self.terminal else _LOG_S
         self.started = self.last = time.monotonic()
 
     def tell(self, done: int, loss: Tensor) -> None:
-        """Say that so many steps are done, at most twice a second."""
+        """Say that so many steps are done, if it was not said just now."""
         now = time.monotonic()
-        if not self.shown or now - self.last < 0.5:
+        if not self.shown or now - self.last < self.every_s:
             return
         self.last, left = now, (now - self.started) / done * (self.steps - done)
-        sys.stderr.write(f"\r\x1b[K{self.label} step {done}/{self.steps} loss {float(loss):.4f}, {duration(left)} left")
-        sys.stderr.flush()
+        told = f"{self.label} step {done}/{self.steps} loss {float(loss):.4f}, {duration(left)} left"
+        if self.terminal:
+            sys.stderr.write(f"\r\x1b[K{told}")
+            sys.stderr.flush()
+        else:
+            _log.info("%s", told)
 
     def clear(self) -> None:
         """Make room for the epoch's own line."""
-        if self.shown:
+        if self.shown and self.terminal:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
