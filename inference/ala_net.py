@@ -177,6 +177,10 @@ class AlaNetMethod:
         return (stretched_crop(film, pose, (self.columns, self.rows), WINDOW),)
 
 
+KEYS = ("width", "long_side")
+"""What :func:`open_method` reads of a configuration."""
+
+
 def open_method(config: dict[str, Any]) -> AlaNetMethod:
     """Read ``width`` and ``long_side`` (512 if it is not given)."""
     return AlaNetMethod(float(config["width"]), int(config.get("long_side", LONG_SIDE)))

@@ -302,6 +302,10 @@ def square_film(film: Grey) -> tuple[Grey, float]:
     return fit_film(equalisation_table(film)[film], FILM_SIDE)
 
 
+KEYS = ("width", "equalise", "paths", "localiser", "detector_width", "detector_depth", "detector_side")
+"""What :func:`open_method` reads of a configuration."""
+
+
 def open_method(config: dict[str, Any]) -> GlobalLocalMethod:
     """Read ``width``; ``localiser`` ("shared" or "paper"), ``detector_width``, ``detector_depth``, ``detector_side``.
 

@@ -202,6 +202,10 @@ def more_file(place: int) -> str:
     return f"model-{place + 2}.safetensors"
 
 
+KEYS = ("rows", "columns", "variant", "familiarity", "equalise", "more")
+"""What :func:`open_method` reads of a configuration."""
+
+
 def open_method(config: dict[str, Any]) -> HouseMethod:
     """Read ``rows``, ``columns``, ``variant``, ``familiarity`` (false), ``equalise`` (true) and ``more`` (none)."""
     return HouseMethod(

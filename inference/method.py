@@ -73,7 +73,7 @@ _MODULES = {
     "precise-baa": "inference.precise_baa",
     "unsupervised-mobilenet": "inference.unsupervised_mobilenet",
 }
-"""Module of each method; it has a function ``open_method(config)``."""
+"""Module of each method; it has a function ``open_method(config)``, and as ``KEYS`` what that reads."""
 
 
 DEFAULT_METHOD = "house"
@@ -96,6 +96,12 @@ def weight_files_of(method: AgeMethod) -> dict[str, str]:
 def method_names() -> tuple[str, ...]:
     """Return the names of all methods this package implements, sorted."""
     return tuple(sorted(_MODULES))
+
+
+def config_keys(name: str) -> tuple[str, ...]:
+    """Return the keys that a method's configuration may have; a bundle's ``inference.json`` holds others besides."""
+    keys: tuple[str, ...] = import_module(_MODULES[name]).KEYS
+    return keys
 
 
 def open_method(name: str, config: dict[str, Any]) -> AgeMethod:

@@ -187,6 +187,10 @@ class PreciseMethod:
         return (prepare(film, pose, centres, patch_side=self.side).patches[:BONES],)
 
 
+KEYS = ("side", "growth", "detector_width", "localiser")
+"""What :func:`open_method` reads of a configuration."""
+
+
 def open_method(config: dict[str, Any]) -> PreciseMethod:
     """Read ``side`` (pixels, 96), ``growth`` (32), ``detector_width`` (1.0), ``localiser`` ("shared" or "paper").
 

@@ -177,6 +177,10 @@ class TwoMMethod:
         return (stretched_crop(film, pose, (self.side, self.side), WINDOW),)
 
 
+KEYS = ("width", "side")
+"""What :func:`open_method` reads of a configuration."""
+
+
 def open_method(config: dict[str, Any]) -> TwoMMethod:
     """Read ``width`` and ``side`` (a multiple of 32 pixels, 512 if it is not given)."""
     return TwoMMethod(float(config["width"]), int(config.get("side", SIDE)))

@@ -284,6 +284,10 @@ class UnsupervisedMobileNetMethod:
         return self._boxes[key]
 
 
+KEYS = ("side", "width", "localiser")
+"""What :func:`open_method` reads of a configuration."""
+
+
 def open_method(config: dict[str, Any]) -> UnsupervisedMobileNetMethod:
     """Read ``side`` (pixels, 224), ``width`` (1.0) and ``localiser`` ("shared" or "paper", "shared").
 

@@ -283,6 +283,8 @@ def test_experiments_are_numbered_as_in_the_table():
 def test_a_change_of_nothing_a_recipe_has_is_refused():
     with pytest.raises(RecipeError, match="surprise"):
         TINY.model_copy(update={"changes": {"surprise": 1}}).plan()
+    with pytest.raises(RecipeError, match="global-local knows no 'wide'"):
+        TINY.model_copy(update={"method": {"wide": 1}}).plan()
 
 
 def test_wrong_packings_are_refused(tmp_path, capsys, caplog):

@@ -15,8 +15,10 @@ import torch
 
 from dicom_node import cli
 from inference.anatomy import BOX_NAMES
+from inference.bundle import open_bundle
 from inference.detector import make_finder
 from inference.finding import Sex
+from inference.method import config_keys, method_names, open_method
 from inference.pose import Pose, template_points
 from inference.preparation import roi_centres
 from training import train
@@ -128,6 +130,50 @@ def test_a_methods_configuration_is_changed_for_one_run(tmp_path, caplog, capsys
     assert "no KEY=VALUE" in capsys.readouterr().err
     assert run_train("finder", tmp_path / "finder", "--set", "rows=32") == 2
     assert "--set changes an age method's configuration" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "words"),
+    [
+        (AGE_RECIPE, ("--set", "nosuch=3"), "house knows no 'nosuch', in [method]; it knows rows, columns, variant"),
+        (AGE_RECIPE.replace("rows = 64", "rows = 64\nrow = 1"), (), "house knows no 'row', in [method]"),
+        (AGE_RECIPE.replace("{ rows", "{ side = 2, rows"), (), "house knows no 'side', in the method of phase small"),
+    ],
+)
+def test_what_a_method_does_not_know_is_refused_and_what_it_knows_named(tmp_path, content, options, words, caplog):
+    (tmp_path / "r.toml").write_text(content)
+    assert run_train(str(tmp_path / "r.toml"), tmp_path / "run", *options) == 2
+    assert words in caplog.text
+    assert not (tmp_path / "run").exists()
+
+
+class Recorded(dict):
+    """A configuration that notes which keys were looked for."""
+
+    def __init__(self, *content) -> None:
+        super().__init__(*content)
+        self.asked: set[str] = set()
+
+    def __getitem__(self, key):
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key) -> bool:
+        self.asked.add(key)
+        return super().__contains__(key)
+
+    def get(self, key, default=None):
+        self.asked.add(key)
+        return super().get(key, default)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_each_method_reads_the_keys_it_lists_and_no_others(name):
+    """Given the configuration of a bundle, then all it says, but for MONAI's part, is known, and all known is read."""
+    config = Recorded(open_bundle(name).config)
+    open_method(name, config)
+    assert config.asked == set(config_keys(name))
+    assert set(config) - {"network_def"} <= set(config_keys(name))
 
 
 def place(films, *_nets):

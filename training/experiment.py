@@ -32,7 +32,7 @@ from training.fit import read_curve
 from training.machine import is_leading, join
 from training.pace import fit_to_deadline
 from training.pack import joined, read_about_pack, read_pack, split_file, write_pack
-from training.recipe import Recipe, read_recipe
+from training.recipe import Recipe, known_keys_only, read_recipe
 from training.run import read_about, read_run
 from training.summary import NAME as SUMMARY
 from training.summary import write_summary
@@ -89,13 +89,13 @@ class Experiment(BaseModel):
         Raises
         ------
         RecipeError
-            If a change is of nothing a recipe has.
+            If a change is of nothing that a recipe or its method has.
         """
         content = read_recipe(self.recipe).model_dump(mode="json")
         content["method"] |= self.method
         content["phases"] = [phase | self.changes for phase in content["phases"]]
         try:
-            return Recipe.model_validate(content)
+            return known_keys_only(Recipe.model_validate(content))
         except ValidationError as error:
             raise RecipeError(f"The experiment {self.title!r} cannot be used: {error}") from error
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from inference.method import method_names
+from inference.method import config_keys, method_names
 from training.ages import LABEL_SOFTNESS_MONTHS
 from training.augmentation import Augmentation
 from training.errors import RecipeError
@@ -226,11 +226,31 @@ def open_recipe(name_or_path: str) -> AnyRecipe:
     path = shipped.get(name_or_path, Path(name_or_path))
     try:
         content = tomllib.loads(path.read_text())
-        return _KINDS.get(content.get("target"), Recipe).model_validate(content)
+        recipe = _KINDS.get(content.get("target"), Recipe).model_validate(content)
     except OSError as error:
         raise RecipeError(f"There is no recipe {name_or_path!r}; shipped are {', '.join(shipped)}.") from error
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise RecipeError(f"Recipe {path} cannot be used: {error}") from error
+    return known_keys_only(recipe) if isinstance(recipe, Recipe) else recipe
+
+
+def known_keys_only(recipe: Recipe) -> Recipe:
+    """Return a recipe whose method reads all that its configuration says.
+
+    No validator of the model: a run that is there already keeps what an earlier version let pass.
+
+    Raises
+    ------
+    RecipeError
+        If the method does not know a key; it would train as if that were not there.
+    """
+    known = config_keys(recipe.target)
+    configs = [("[method]", recipe.method), *((f"the method of phase {p.name}", p.method) for p in recipe.phases)]
+    for place, config in configs:
+        for key in config:
+            if key not in known:
+                raise RecipeError(f"{recipe.target} knows no {key!r}, in {place}; it knows {', '.join(known)}.")
+    return recipe
 
 
 def read_recipe(name_or_path: str) -> Recipe:

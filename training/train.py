@@ -44,6 +44,7 @@ from training.recipe import (
     Recipe,
     RegionRecipe,
     Stretch,
+    known_keys_only,
     open_recipe,
     shipped_recipes,
 )
@@ -328,7 +329,7 @@ def _changed(recipe: AnyRecipe, arguments: argparse.Namespace) -> AnyRecipe:
             raise RecipeError(f"--set changes an age method's configuration; {recipe.target} has none.")
         return recipe.model_copy(update=wanted)
     phases = tuple(p.model_copy(update=wanted) for p in recipe.phases)
-    return recipe.model_copy(update={"phases": phases, "method": recipe.method | dict(arguments.set)})
+    return known_keys_only(recipe.model_copy(update={"phases": phases, "method": recipe.method | dict(arguments.set)}))
 
 
 def read_assignment(text: str) -> tuple[str, Any]:
