@@ -359,6 +359,18 @@ def test_what_was_measured_is_kept_where_nothing_can_be_fitted(data, fake, tmp_p
     assert not (tmp_path / "r.json").exists()
 
 
+@pytest.mark.parametrize(("wanted", "code"), [("mae<=0.5", 1), ("mae<=500", 2)])
+def test_a_threshold_decides_where_nothing_can_be_fitted(data, fake, tmp_path, capsys, wanted, code):
+    """Given too few films for a recalibration, then 1 says that a threshold failed, and both are printed."""
+    kept = tmp_path / "figures.json"
+    arguments = ["--data", str(data), "--json", str(kept), "--accept", wanted]
+    assert command.main([*arguments, "--recalibrate", str(tmp_path / "r.json")]) == code
+    printed = capsys.readouterr().out
+    assert ("FAILED: mae" in printed) == (code == 1)
+    assert "no recalibration: A recalibration needs 20 films of one sex" in printed
+    assert json.loads(kept.read_text())["acceptance"][0]["passed"] is (code == 2)
+
+
 @pytest.mark.parametrize("options", [["--stress"], ["--pictures", "3"]])
 def test_kept_figures_have_no_films_to_change_or_show(tmp_path, capsys, options):
     with pytest.raises(SystemExit):

@@ -288,29 +288,42 @@ def _fit(figures: dict[str, Any], path: Path) -> None:
     print(f"recalibration: {fitted}")  # noqa: T201 - a command's answer
 
 
+def _try_to_fit(figures: dict[str, Any], path: Path) -> DataError | None:
+    """Fit a recalibration and write it; where none can be, say why and return it."""
+    try:
+        _fit(figures, path)
+    except DataError as error:
+        print(f"no recalibration: {error}")  # noqa: T201 - a command's answer
+        return error
+    return None
+
+
 def _run(arguments: argparse.Namespace) -> bool:
     """Do what the command line asks; True unless a threshold failed.
 
-    What was measured is written even where no recalibration can be fitted to it.
+    What was measured is written even where no recalibration can be fitted to it, and so it is judged: a threshold that
+    failed counts before the recalibration that could not be.
     """
     thresholds = read_thresholds(arguments.accept) if arguments.accept is not None else []
     check_outputs(arguments.json, arguments.report, arguments.recalibrate)
     figures, pictures = _measure(arguments)
     print_figures(figures)
     accepted = judge(figures, thresholds) if thresholds else True
-    try:
-        if arguments.recalibrate:
-            _fit(figures, arguments.recalibrate)
-    finally:
-        write_output(arguments.json, lambda: json.dumps(figures, indent=1, allow_nan=False) + "\n")
-        usual = 0 if arguments.films else _PICTURES
-        shown = usual if arguments.pictures is None else arguments.pictures
-        write_output(arguments.report, lambda: report(figures, pictures(shown)))
+    unfitted = _try_to_fit(figures, arguments.recalibrate) if arguments.recalibrate else None
+    write_output(arguments.json, lambda: json.dumps(figures, indent=1, allow_nan=False) + "\n")
+    usual = 0 if arguments.films else _PICTURES
+    shown = usual if arguments.pictures is None else arguments.pictures
+    write_output(arguments.report, lambda: report(figures, pictures(shown)))
+    if accepted and unfitted is not None:
+        raise unfitted
     return accepted
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Evaluate; returns 0, 1 when a threshold fails or the model cannot be opened, 2 when the data cannot be used."""
+    """Evaluate; returns 0, 1 when a threshold fails or the model cannot be opened, 2 when the data cannot be used.
+
+    Where thresholds hold but no recalibration can be fitted, 2 is returned too.
+    """
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if (arguments.films is None) != (arguments.readings is None):
