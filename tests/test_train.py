@@ -147,6 +147,68 @@ def test_what_a_method_does_not_know_is_refused_and_what_it_knows_named(tmp_path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture
+def no_films(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Films must not be opened."""
+
+    def opened(*_):
+        pytest.fail("films were opened")
+
+    for loader in ((AgeFilms, "load"), (DetectorFilms, "load"), (DetectorFilms, "load_boxed")):
+        monkeypatch.setattr(*loader, opened)
+
+
+ZIP_OF_NOTHING = b"PK\x05\x06" + bytes(18)
+
+
+@pytest.mark.usefixtures("no_films")
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"", "is no file of torch; --imagenet takes the weights themselves"),
+        (b"hello", "is no file of torch"),
+        (b"Gold", "is no file of torch"),
+        (ZIP_OF_NOTHING, "is no file of torch"),
+        (torch.zeros(3), "holds something else than weights by name"),
+        ({"a": 1}, "holds something else than weights by name"),
+        ({"a": torch.zeros(3)}, "holds no weights of house's trunk"),
+        ({"_conv_stem.weight": torch.zeros(3)}, "holds no weights of house's trunk"),
+    ],
+)
+def test_a_file_that_holds_no_imagenet_weights_is_refused_before_films_are_opened(tmp_path, content, words, caplog):
+    """Given no file or another one, then one sentence says so, and the folder is free for the right one."""
+    if isinstance(content, bytes):
+        (tmp_path / "weights.pth").write_bytes(content)
+    elif content is not None:
+        torch.save(content, tmp_path / "weights.pth")
+    assert run_train("house", tmp_path / "run", "--imagenet", str(tmp_path / "weights.pth")) == 2
+    assert words in caplog.text
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("no_films")
+@pytest.mark.parametrize(
+    ("target", "options", "words"),
+    [
+        ("house", ("--set", 'variant="lite9"'), "house cannot be made of"),
+        ("house", ("--set", 'rows="many"'), "house cannot be made of"),
+        ("global-local", ("--set", 'paths="none"'), "There are no paths 'none'"),
+        ("global-local", ("--set", 'localiser="paper"'), "its own localiser is trained apart"),
+        (
+            "global-local",
+            ("--set", "width=0.125", "--init", "shipped"),
+            "shipped weights of global-local are those of another size",
+        ),
+        ("landmarks", ("--imagenet", "FILE"), "landmarks takes no ImageNet weights"),
+    ],
+)
+def test_what_cannot_begin_is_refused_before_films_are_opened(tmp_path, target, options, words, caplog):
+    assert run_train(target, tmp_path / "run", *options) == 2
+    assert words in caplog.text
+    assert not (tmp_path / "run").exists()
+
+
 class Recorded(dict):
     """A configuration that notes which keys were looked for."""
 

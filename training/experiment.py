@@ -47,6 +47,7 @@ from training.train import (
     Start,
     add_machine_options,
     carry_out,
+    make_fresh_net,
     make_job,
     terms_of_run,
 )
@@ -132,7 +133,7 @@ def pack(name: str, data: Path, out: Path, *, cache: Path | None, imagenet: Path
     Raises
     ------
     RunError
-        If there is no such experiment, its ImageNet weights are not named, or pieces would be too large.
+        If there is no such experiment, its ImageNet weights are not named or none, or pieces would be too large.
     """
     known = experiments()
     if name not in known:
@@ -142,8 +143,9 @@ def pack(name: str, data: Path, out: Path, *, cache: Path | None, imagenet: Path
     experiment = known[name]
     if experiment.imagenet and imagenet is None:
         raise RunError(f"{name} starts from ImageNet weights; name their file with --imagenet.")
+    recipe, weights = experiment.plan(), imagenet if experiment.imagenet else None
+    Start(SHIPPED if experiment.init else None, weights).apply(recipe.target, make_fresh_net(recipe))
     films = AgeFilms.load(data, cache)
-    weights = imagenet if experiment.imagenet else None
     terms = terms_of_run(data, SHIPPED if experiment.init else None)
     return write_experiment(name, experiment, films, out, imagenet=weights, piece_mb=piece_mb, terms=terms)
 
@@ -171,7 +173,7 @@ def write_experiment(
     pieces = write_pack(out, films, experiment.hand_rows, about, round(piece_mb * 1e6))
     if about["start"]:
         torch.manual_seed(SEED)  # of the layers that ImageNet's weights do not fill
-        net = open_method(recipe.target, recipe.method).make_net()
+        net = make_fresh_net(recipe)
         start = Start(SHIPPED if experiment.init else None, imagenet)
         save_weights(start.apply(recipe.target, net).state_dict(), out / _START)
         pieces += split_file(out / _START, round(piece_mb * 1e6))

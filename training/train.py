@@ -22,6 +22,7 @@ from torch import nn
 
 from inference.bundle import DETECTOR, open_bundle
 from inference.efficientnet_lite import read_imagenet
+from inference.errors import BundleError
 from inference.global_local import REGIONS_FILE, GlobalLocalMethod
 from inference.localiser import HasLocaliser
 from inference.method import AgeMethod, open_method
@@ -76,27 +77,23 @@ class Start:
         Raises
         ------
         RunError
-            If the run has no finished weights of this net, or the net takes no ImageNet weights.
+            If the run has no finished weights of this net, the net takes no ImageNet weights, or their file holds none.
         """
         if self.state is not None:
             net.load_state_dict(self.state)
             return net
         if self.imagenet is not None:
-            load_imagenet = getattr(net, "load_imagenet", None)
-            if load_imagenet is None:
-                raise RunError(f"{target} takes no ImageNet weights; leave --imagenet out.")
-            try:
-                load_imagenet(read_imagenet(str(self.imagenet)))
-            except RuntimeError as error:
-                raise RunError(
-                    f"{self.imagenet} holds no weights of {target}'s trunk; its variant or width differs."
-                ) from error
+            _load_imagenet(target, net, self.imagenet)
         if self.init == SHIPPED:
             bundle, file = _shipped_file(target)
             try:
                 net.load_state_dict(open_bundle(bundle).read_weights(file))
-            except FileNotFoundError as error:
+            except (FileNotFoundError, BundleError) as error:
                 raise RunError(f"No weights of {target} are shipped; leave --init out.") from error
+            except RuntimeError as error:
+                raise RunError(
+                    f"The shipped weights of {target} are those of another size; leave --init out."
+                ) from error
         elif self.init is not None:
             try:
                 net.load_state_dict(read_run(self.init))
@@ -105,6 +102,22 @@ class Start:
                     f"{self.init} holds no weights of this net; name the folder of a run of the same target."
                 ) from error
         return net
+
+
+def _load_imagenet(target: str, net: nn.Module, file: Path) -> None:
+    load_imagenet = getattr(net, "load_imagenet", None)
+    if load_imagenet is None:
+        raise RunError(f"{target} takes no ImageNet weights; leave --imagenet out.")
+    try:
+        weights = read_imagenet(str(file))
+    except OSError as error:
+        raise RunError(f"The ImageNet weights {file} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise RunError(f"{error}; --imagenet takes the weights themselves, unpacked from their package.") from error
+    try:
+        load_imagenet(weights)
+    except (RuntimeError, LookupError) as error:
+        raise RunError(f"{file} holds no weights of {target}'s trunk; its variant or width differs.") from error
 
 
 def _shipped_file(target: str) -> tuple[str, str]:
@@ -164,10 +177,38 @@ class Job:
             self.after()
 
 
+def make_fresh_net(recipe: AnyRecipe) -> nn.Module:
+    """Return the net that a recipe trains, its weights by chance.
+
+    Raises
+    ------
+    RecipeError
+        If the method cannot be made of its configuration, or would read with a detector that has weights of its own:
+        these are trained apart.
+    """
+    if isinstance(recipe, RegionRecipe):
+        return RegionNet(recipe.width, recipe.depth)
+    if isinstance(recipe, DetectorRecipe):
+        return NETS[recipe.target][0]()
+    configs = [recipe.method, *(recipe.method | phase.method for phase in recipe.phases)]
+    try:
+        method, *_ = [open_method(recipe.target, config) for config in configs]
+        net = method.make_net()
+    except (BundleError, LookupError, TypeError, ValueError) as error:
+        raise RecipeError(f"{recipe.target} cannot be made of {recipe.method}: {error!r}.") from error
+    if isinstance(method, HasLocaliser) and method.localiser == "paper":
+        raise RecipeError(
+            f'Train {recipe.target} with localiser = "shared"; its own localiser is trained apart (global-local: '
+            "recipe regions; precise-baa: python -m training.bones), and boneage-node export regions or bones, each "
+            "with --use, chooses it."
+        )
+    return net
+
+
 def train_detector(recipe: DetectorRecipe, films: DetectorFilms, job: Job) -> nn.Module:
     """Train the finder or the landmark net."""
     size = job.machine.share(recipe.batch)
-    net = job.start.apply(recipe.target, NETS[recipe.target][0]())
+    net = job.start.apply(recipe.target, make_fresh_net(recipe))
     if recipe.target == "finder":
         return job.fit(
             net,
@@ -186,7 +227,8 @@ def train_detector(recipe: DetectorRecipe, films: DetectorFilms, job: Job) -> nn
 def train_regions(recipe: RegionRecipe, films: DetectorFilms, job: Job) -> nn.Module:
     """Train global-local's own detector."""
     size = job.machine.share(recipe.batch)
-    net = RegionNet(recipe.width, recipe.depth)
+    net = make_fresh_net(recipe)
+    assert isinstance(net, RegionNet)
     anchors = net.anchors.to(job.machine.device)
     return job.fit(
         job.start.apply(recipe.target, net),
@@ -216,17 +258,10 @@ def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
 
     Raises
     ------
-    RecipeError
-        If the method would read with a detector that has weights of its own: these are trained apart.
+    RecipeError, RunError
+        As :func:`make_fresh_net` and :meth:`Start.apply`.
     """
-    method = open_method(recipe.target, recipe.method)
-    if isinstance(method, HasLocaliser) and method.localiser == "paper":
-        raise RecipeError(
-            f'Train {recipe.target} with localiser = "shared"; its own localiser is trained apart (global-local: '
-            "recipe regions; precise-baa: python -m training.bones), and boneage-node export regions or bones, each "
-            "with --use, chooses it."
-        )
-    net = job.start.apply(recipe.target, method.make_net())
+    net = job.start.apply(recipe.target, make_fresh_net(recipe))
     loss, device = LOSSES[recipe.loss], job.machine.device
     reference = np.array([film.reading.age_months for film in films.validation])
     for place, phase in enumerate(recipe.phases):
@@ -411,6 +446,7 @@ def _train(arguments: argparse.Namespace) -> None:
     recipe = _changed(open_recipe(arguments.target), arguments)
     with join(arguments.device, deterministic=arguments.deterministic) as machine:
         job = make_job(arguments, machine, Start(arguments.init, arguments.imagenet))
+        job.start.apply(recipe.target, make_fresh_net(recipe))  # what is wrong with it is said before films are opened
         job = replace(job, note={"data_terms": terms_of_run(arguments.data, arguments.init)})
         films: AgeFilms | DetectorFilms
         if isinstance(recipe, RegionRecipe):
