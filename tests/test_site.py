@@ -124,6 +124,13 @@ def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
         read_all(tmp_path, ["a.png,M,100", "", "b.png,X,100"])
 
 
+def test_the_acceptance_test_takes_a_spreadsheets_table(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), picture(1))
+    (tmp_path / "r.csv").write_text("file;sex;bone_age_months\n.\\a.png ;Girl;100,5\n")
+    (film,) = read_table(tmp_path, tmp_path / "r.csv")
+    assert (film.reading.sex.value, film.reading.age_months) == ("F", 100.5)
+
+
 # Options and kept figures.
 
 

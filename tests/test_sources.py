@@ -264,7 +264,43 @@ def test_lines_are_counted_as_an_editor_counts_them(site: Path) -> None:
     )
     source = open_source(site)
     assert [entry.reading.rsna_id for entry in source.entries] == [2, 6]
-    assert source.problems == ["Line 7: the sex must be M or F."]
+    assert source.problems == ["Line 7: the sex must be one of m, male, boy, f, female, girl; it is another text."]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_has_the_separator_of_its_header(site: Path, separator: str) -> None:
+    """Given commas, semicolons or tabs, words in any case and paths of Windows, then all is read, and the same."""
+    (site / "more").mkdir()
+    (site / "film3.dcm").rename(site / "more" / "film3.dcm")
+    age = "8.5" if separator == "," else "8,5"
+    lines = [
+        ["\ufefffile", "Sex", "bone_age_years", "part", "patient"],
+        [" film0.dcm ", "Boy", age, "Training", "a"],
+        [".\\film1.dcm", "GIRL", age, "VALIDATION", "b"],
+        ["film2.dcm", "male", "8", " test", '"c, d; e"'],
+        [" more\\film3.dcm", "Female", "8", "", "f"],
+    ]
+    (site / "readings.csv").write_text("\r\n".join(separator.join(line) for line in lines), "utf-8")
+    source = open_source(site)
+    assert source.problems == []
+    readings = [entry.reading for entry in source.entries]
+    assert [reading.age_months for reading in readings] == [102, 102, 96, 96]
+    assert [reading.sex.value for reading in readings] == ["M", "F", "M", "F"]
+    assert [reading.part for reading in readings[:3]] == ["train", "validation", "test"]
+    assert len(source.entries) == 4
+
+
+def test_an_official_table_that_a_spreadsheet_wrote_is_read(official: Path) -> None:
+    table = official / "Validation Dataset.csv"
+    table.write_text("Image ID;male;Bone Age (months)\n900002;TRUE;50,5\n900003;False;60\n")
+    source = open_source(official)
+    assert source.problems == []
+    assert {entry.name: entry.reading.age_months for entry in source.entries}["film 900002"] == 50.5
+
+
+def test_a_decimal_comma_between_commas_is_no_number(site: Path) -> None:
+    (site / "readings.csv").write_text('file,sex,bone_age_years\nfilm0.dcm,M,"8,5"\n')
+    assert open_source(site).problems == ["Line 2: the bone age must be a number above 0 and up to 20 years, in years."]
 
 
 def test_a_csv_that_breaks_the_rules_is_refused(site: Path) -> None:
@@ -336,9 +372,13 @@ def test_a_child_on_both_sides_is_refused_and_not_named(site: Path) -> None:
     ("row", "words"),
     [
         (["none.dcm", "M", "100", ""], "Line 2: the folder has no such file"),
-        (["film0.dcm", "?", "100", ""], "Line 2: the sex must be M or F"),
+        (["film0.dcm", "?", "100", ""], "girl; it is another text."),
+        (["film0.dcm", "1", "100", ""], "girl; it is a number."),
+        (["film0.dcm", "", "100", ""], "girl; it is empty."),
         (["film0.dcm", "M", "-1", ""], "Line 2: the bone age must be"),
-        (["film0.dcm", "M", "100", "holdout"], "Line 2: the part must be one of"),
+        (["film0.dcm", "M", "100", "holdout"], "Line 2: the part must be one of train, training, validation, val,"),
+        (["film0.dcm", "M", "100", "7"], "or empty; it is a number."),
+        (["film0.dcm", "M", "8", "5", "train"], "Line 2: it has more cells than the header; put what holds a comma"),
     ],
 )
 def test_a_sites_lines_are_checked(site: Path, row: list[str], words: str) -> None:

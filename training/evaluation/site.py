@@ -1,17 +1,17 @@
 """A site's own films: a folder of DICOM objects (or PNG, JPEG) and a CSV of readings, read as the node would.
 
-The CSV has a header line and the columns ``file`` (path inside the folder), ``sex`` (M or F; male, female) and
-``bone_age_months``, or ``bone_age_years`` in its place. A film is named by the number of its line, in figures, pages
-and messages: file names may hold patient data. The same image in two lines is refused. The sex is the table's; a header
-that says otherwise is counted.
+The CSV has a header line and the columns ``file`` (path inside the folder), ``sex`` (M or F; male, female; boy, girl)
+and ``bone_age_months``, or ``bone_age_years`` in its place (``sources.tables`` says how they may be written). A film is
+named by the number of its line, in figures, pages and messages: file names may hold patient data. The same image in two
+lines is refused. The sex is the table's; a header that says otherwise is counted.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,10 @@ from training.evaluation.reading import Case, read_case
 from training.radiographs import Radiograph, Reading
 from training.sources.files import IMAGES, read_image, read_object
 from training.sources.source import fingerprint
+from training.sources.tables import AGES, COLUMNS, SEXES, Row, Table, kind_of, number_of, read_lines, sex_of
 
 OLDEST_MONTHS = 240.0
-_SEXES = {"M": Sex.MALE, "MALE": Sex.MALE, "F": Sex.FEMALE, "FEMALE": Sex.FEMALE}
+_SEPARATOR_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
 _NO_PIXELS: npt.NDArray[np.uint8] = np.zeros((1, 1), dtype=np.uint8)
 
 
@@ -57,8 +58,8 @@ def read_table(folder: Path, table: Path) -> list[SiteFilm]:
         If a column is missing, or a line names no film, one named before, no sex or no plausible age; the message
         names the line.
     """
-    unit, rows = read_rows(table)
-    films = [read_line(folder, row, unit, line) for line, row in rows]
+    rows = read_rows(table)
+    films = [read_line(folder, row, rows, line) for line, row in rows.lines]
     lines: dict[Path, int] = {}
     for film in films:
         first = lines.setdefault(film.path.resolve(), film.reading.rsna_id)
@@ -69,51 +70,57 @@ def read_table(folder: Path, table: Path) -> list[SiteFilm]:
     return films
 
 
-def read_rows(table: Path) -> tuple[str, list[tuple[int, dict[str, str | None]]]]:
-    """Return the unit of a table's bone ages ("months", "years"), and its lines with their numbers.
-
-    A number is that of the line in the file, the header's being 1; blank lines count, and are none. Of a line that goes
-    on in the next, as a cell in quotation marks may, it is the last. Columns are known in capitals as well.
+def read_rows(table: Path) -> Table:
+    """Return a table's lines; its columns are known in capitals as well, between commas, semicolons or tabs.
 
     Raises
     ------
     DataError
         If it cannot be read, or a column is missing.
     """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = [name.strip().lower() for name in reader.fieldnames or ()]
-            unit = next((unit for unit in ("months", "years") if f"bone_age_{unit}" in columns), None)
-            if unit is None or not {"file", "sex"} <= set(columns):
-                raise DataError(f"{table} needs the columns file, sex and bone_age_months (or bone_age_years).")
-            reader.fieldnames = columns
-            return unit, [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"The table of readings {table} cannot be read; it must be a CSV in UTF-8.") from error
+    rows = read_lines(table, COLUMNS)
+    if not {"file", "sex"} <= set(rows.columns) or not set(AGES) & set(rows.columns):
+        raise DataError(
+            f"{table} needs the columns file, sex and bone_age_months (or bone_age_years) in its first line, with "
+            "commas, semicolons or tabs between them."
+        )
+    return rows
 
 
-def read_line(folder: Path, row: dict[str, str | None], unit: str, line: int) -> SiteFilm:
-    """Read one line of the table, whose age is in a unit ("months", "years").
+def read_line(folder: Path, row: Row, table: Table, line: int) -> SiteFilm:
+    """Read one line of a table.
 
     Raises
     ------
     DataError
         The line names no file, no sex or no plausible age.
     """
-    path = folder / (row["file"] or "")
-    sex = _SEXES.get((row["sex"] or "").strip().upper())
-    try:
-        age = float(row[f"bone_age_{unit}"] or "") * (12 if unit == "years" else 1)
-    except ValueError:
-        age = float("nan")
+    path, sex, age = _path_of(folder, row["file"] or ""), sex_of(row["sex"]), _age_of(row, table)
+    if any(cell.strip() for cell in dict[str | None, Any](row).get(None, ())):
+        raise DataError(
+            f"Line {line}: it has more cells than the header; put what holds a {_SEPARATOR_NAMES[table.separator]} in "
+            "quotation marks, and write decimals with a point."
+        )
     if not path.is_file():
         raise DataError(f"Line {line}: the folder has no such file; correct the path or take the line out.")
     if sex is None:
-        raise DataError(f"Line {line}: the sex must be M or F.")
+        raise DataError(f"Line {line}: the sex must be one of {', '.join(SEXES)}; it is {kind_of(row['sex'])}.")
     if not 0 < age <= OLDEST_MONTHS:
+        unit = next(unit for column, unit in AGES.items() if column in table.columns)
         raise DataError(f"Line {line}: the bone age must be a number above 0 and up to 20 years, in {unit}.")
     return SiteFilm(path, Reading(line, age, sex, "site"))
+
+
+def _path_of(folder: Path, cell: str) -> Path:
+    """Return the file that a cell names, with blanks around it and backslashes in it as a spreadsheet may have them."""
+    paths = (folder / cell, folder / cell.strip(), folder / PureWindowsPath(cell.strip()).as_posix())
+    return next((path for path in paths if path.is_file()), paths[-1])
+
+
+def _age_of(row: Row, table: Table) -> float:
+    """Return the bone age in months; NaN where there is none."""
+    column = next(column for column in AGES if column in table.columns)
+    return number_of(row[column], table.separator) * (12 if AGES[column] == "years" else 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

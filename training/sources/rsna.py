@@ -18,6 +18,7 @@ from inference.finding import Sex
 from training.radiographs import Reading, read_split
 from training.sources.files import IMAGES
 from training.sources.source import ANNOTATIONS, Entry, Source, open_image, part_by_hash
+from training.sources.tables import columns_of, number_of, separator_of
 
 COLUMNS = (("id", "boneage", "male"), ("image id", "bone age (months)", "male"))
 """Id, bone age in months, whether male: in lower case, of either table."""
@@ -27,15 +28,15 @@ _MALE = {"true": Sex.MALE, "1": Sex.MALE, "false": Sex.FEMALE, "0": Sex.FEMALE}
 
 def read(folder: Path) -> Source | None:
     """Read all tables of a folder; None where it holds none."""
-    tables = [(path, names) for path in sorted(folder.glob("*.csv")) if (names := _names(path)) is not None]
+    tables = [(path, *found) for path in sorted(folder.glob("*.csv")) if (found := _names(path)) is not None]
     if not tables:
         return None
     images, split, source = _images(folder), read_split(), Source("RSNA's official layout", [])
     named: set[str] = set()
-    for path, names in tables:
-        for row in _rows(path):
-            film = _number((row.get(names[0]) or "").strip())
-            _enter(source, film, {"age": row.get(names[1]), "male": row.get(names[2])}, images.get(film, []), split)
+    for path, names, separator in tables:
+        for row in _rows(path, separator):
+            film, age = _number((row.get(names[0]) or "").strip()), number_of(row.get(names[1]), separator)
+            _enter(source, film, (age, row.get(names[2]) or ""), images.get(film, []), split)
             named.add(film)
     if not named:
         source.problems.append("The tables hold no line below their header; write one for each film.")
@@ -68,25 +69,24 @@ def _name_unlisted(source: Source, images: dict[str, list[Path]]) -> None:
         source.notices.append(f"Images whose name is no id: {others}; they are left out (data check --file-names).")
 
 
-def _names(path: Path) -> tuple[str, str, str] | None:
+def _names(path: Path) -> tuple[tuple[str, str, str], str] | None:
+    """Return the names of a table's columns, and what separates its cells; None of a table that has others."""
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        header = [name.strip().lower() for name in next(csv.reader(file), [])]
-    return next((names for names in COLUMNS if set(names) <= set(header)), None)
+        header = file.readline()
+    separator = separator_of(header, {name for names in COLUMNS for name in names})
+    columns = columns_of(header, separator)
+    return next(((names, separator) for names in COLUMNS if set(names) <= set(columns)), None)
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
+def _rows(path: Path, separator: str) -> Iterator[dict[str, str]]:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        for row in csv.DictReader(file):
+        for row in csv.DictReader(file, delimiter=separator):
             yield {(name or "").strip().lower(): value or "" for name, value in row.items() if isinstance(value, str)}
 
 
-def _enter(source: Source, film: str, values: dict[str, str | None], images: list[Path], split: dict[int, str]) -> None:
-    """Take one line, or name what is wrong with it."""
-    name, sex = f"film {film}", _MALE.get((values["male"] or "").strip().lower())
-    try:
-        age = float(values["age"] or "")
-    except ValueError:
-        age = float("nan")
+def _enter(source: Source, film: str, stated: tuple[float, str], images: list[Path], split: dict[int, str]) -> None:
+    """Take one line, its age and whether it says male, or name what is wrong with it."""
+    name, age, sex = f"film {film}", stated[0], _MALE.get(stated[1].strip().lower())
     if not film.isdecimal():
         source.problems.append(f"{name}: the id must be a number, as RSNA has it.")
     elif sex is None:

@@ -23,10 +23,9 @@ from training.errors import DataError
 from training.radiographs import Reading
 from training.sources.files import IMAGES, is_film_file, plain_name, read_object
 from training.sources.source import ANNOTATIONS, Entry, Grey, Source, open_image, part_by_hash
+from training.sources.tables import COLUMNS, PARTS, Row, kind_of, part_of
 
 TABLE = "readings.csv"
-PARTS = ("train", "validation", "test")
-COLUMNS = ("file", "sex", "bone_age_months", "bone_age_years", "part", "patient")
 
 
 def read(folder: Path) -> Source | None:
@@ -44,10 +43,10 @@ def read(folder: Path) -> Source | None:
         return None
     source = Source("a site's films", [])
     lines: dict[Path, int] = {}
-    unit, rows = read_rows(table)
-    for line, row in rows:
+    rows = read_rows(table)
+    for line, row in rows.lines:
         try:
-            film = read_line(folder, row, unit, line)
+            film = read_line(folder, row, rows, line)
         except DataError as error:
             source.problems.append(str(error))
             continue
@@ -56,9 +55,9 @@ def read(folder: Path) -> Source | None:
             source.problems.append(f"Lines {first} and {line} name the same file; keep one of them.")
             continue
         _enter(source, film.path, film.reading, row)
-    if not rows:
+    if not rows.lines:
         source.problems.append(f"{TABLE} holds no line below its header; write one for each film.")
-    _name_columns(source, rows[0][1] if rows else ())
+    _name_columns(source, rows.columns)
     source.unlisted = unlisted(folder, lines)
     if source.unlisted:
         source.notices.append(
@@ -76,7 +75,7 @@ def unlisted(folder: Path, listed: Iterable[Path]) -> list[Path]:
 
 def _name_columns(source: Source, columns: Iterable[str]) -> None:
     """Name columns that are not read; one that is nearly the name of another is a slip, and decides nothing."""
-    for column in (str(name) for name in columns if name not in {*COLUMNS, None}):
+    for column in (name for name in columns if name not in COLUMNS):
         meant = get_close_matches(column, COLUMNS, 1, cutoff=0.7)
         if meant:
             source.problems.append(f"The column {column!r} is not known: name it {meant[0]!r}, or otherwise.")
@@ -84,13 +83,14 @@ def _name_columns(source: Source, columns: Iterable[str]) -> None:
             source.notices.append(f"The column {column!r} is not known, and not read.")
 
 
-def _enter(source: Source, path: Path, reading: Reading, row: dict[str, str | None]) -> None:
-    line, stated = reading.rsna_id, (row.get("part") or "").strip()
+def _enter(source: Source, path: Path, reading: Reading, row: Row) -> None:
+    line, stated = reading.rsna_id, part_of(row.get("part"))
     patient = (row.get("patient") or "").strip() or _patient(path)
-    part = stated or part_by_hash(patient or str(path.name))
-    if part not in PARTS:
-        source.problems.append(f"Line {line}: the part must be one of {', '.join(PARTS)}, or empty.")
+    if stated is None:
+        words, kind = ", ".join(PARTS), kind_of(row.get("part"))
+        source.problems.append(f"Line {line}: the part must be one of {words}, or empty; it is {kind}.")
         return
+    part = stated or part_by_hash(patient or str(path.name))
     placed = Reading(line, reading.age_months, reading.sex, part)
     source.entries.append(Entry(placed, f"Line {line}", partial(open_film, path), patient, plain_name(path.name)))
 

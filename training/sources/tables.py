@@ -1,0 +1,110 @@
+"""Tables of readings as hospitals and spreadsheets write them: their separators, numbers and words.
+
+Cells stand between commas, semicolons or tabs, whichever gives the header line its columns. Where that is no comma, a
+number may have a decimal comma. Words have any case. Messages say of what kind a value is that cannot be taken, never
+the value: a column that slipped may hold a name.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference.finding import Sex
+from training.errors import DataError
+
+SEPARATORS = (",", ";", "\t")
+AGES = {"bone_age_months": "months", "bone_age_years": "years"}
+"""A site's columns that hold bone ages, and their units."""
+COLUMNS = ("file", "sex", *AGES, "part", "patient")
+"""All columns of a site's table that are read, to evaluate or to train."""
+SEXES = {
+    "m": Sex.MALE, "male": Sex.MALE, "boy": Sex.MALE,
+    "f": Sex.FEMALE, "female": Sex.FEMALE, "girl": Sex.FEMALE,
+}  # fmt: skip
+PARTS = {
+    "train": "train", "training": "train",
+    "validation": "validation", "val": "validation", "valid": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+Row = dict[str, str | None]
+"""The cells of one line by their columns, in lower case; None where the line is too short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The lines of a table, each with its number in the file (the header's is 1), and what separates its cells."""
+
+    separator: str
+    columns: tuple[str, ...]  # in lower case
+    lines: list[tuple[int, Row]]
+
+
+def read_lines(path: Path, known: Collection[str]) -> Table:
+    """Read a table that has some of the known columns.
+
+    Blank lines count, and are none. Of a line that goes on in the next, as a cell in quotation marks may, the number is
+    the last. Cells beyond the header stand under None, as a list.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            separator = separator_of(file.readline(), known)
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=separator)
+            columns = [name.strip().lower() for name in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            return Table(separator, tuple(columns), [(reader.line_num, row) for row in reader])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"The table of readings {path} cannot be read; it must be a CSV in UTF-8.") from error
+
+
+def separator_of(header: str, known: Collection[str]) -> str:
+    """Return the separator by which a header line has most of the known columns; a comma where none has any."""
+    return max(SEPARATORS, key=lambda separator: len(set(known) & set(columns_of(header, separator))))
+
+
+def columns_of(header: str, separator: str) -> list[str]:
+    """Return the names in a header line, in lower case."""
+    return [name.strip().lower() for name in next(csv.reader([header], delimiter=separator), [])]
+
+
+def number_of(text: str | None, separator: str) -> float:
+    """Return a cell's number, with a decimal comma where cells stand between other marks; NaN where it is none."""
+    digits = (text or "").strip()
+    if separator != "," and digits.count(",") == 1 and "." not in digits:
+        digits = digits.replace(",", ".")
+    try:
+        return float(digits)
+    except ValueError:
+        return float("nan")
+
+
+def sex_of(text: str | None) -> Sex | None:
+    """Return the sex that a cell says; None where it says none."""
+    return SEXES.get(_word(text))
+
+
+def part_of(text: str | None) -> str | None:
+    """Return the part of the split that a cell says, "" where it is empty; None where it says none that there is."""
+    return PARTS.get(_word(text)) if _word(text) else ""
+
+
+def kind_of(text: str | None) -> str:
+    """Say what a cell holds without saying it: for messages on values that may be names."""
+    word = _word(text)
+    if not word:
+        return "empty"
+    return "another text" if math.isnan(number_of(word, ";")) else "a number"
+
+
+def _word(text: str | None) -> str:
+    return (text or "").strip().lower()
