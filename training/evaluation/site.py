@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ from training.evaluation.reading import Case, read_case
 from training.radiographs import Radiograph, Reading
 from training.sources.files import IMAGES, read_image, read_object
 from training.sources.source import fingerprint
-from training.sources.tables import AGES, COLUMNS, SEXES, Row, Table, kind_of, number_of, read_lines, sex_of
+from training.sources.tables import AGES, BEYOND, COLUMNS, SEXES, Row, Table, kind_of, number_of, read_lines, sex_of
 
 OLDEST_MONTHS = 240.0
 _SEPARATOR_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -96,7 +95,7 @@ def read_line(folder: Path, row: Row, table: Table, line: int) -> SiteFilm:
         The line names no file, no sex or no plausible age.
     """
     path, sex, age = _path_of(folder, row["file"] or ""), sex_of(row["sex"]), _age_of(row, table)
-    if any(cell.strip() for cell in dict[str | None, Any](row).get(None, ())):
+    if row[BEYOND]:
         raise DataError(
             f"Line {line}: it has more cells than the header; put what holds a {_SEPARATOR_NAMES[table.separator]} in "
             "quotation marks, and write decimals with a point."

@@ -12,6 +12,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from inference.finding import Sex
 from training.errors import DataError
@@ -33,6 +34,8 @@ PARTS = {
 
 Row = dict[str, str | None]
 """The cells of one line by their columns, in lower case; None where the line is too short."""
+BEYOND = " beyond"
+"""Where a row has the text of the cells that no column is for; no column has this name, for names are stripped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ def read_lines(path: Path, known: Collection[str]) -> Table:
     """Read a table that has some of the known columns.
 
     Blank lines count, and are none. Of a line that goes on in the next, as a cell in quotation marks may, the number is
-    the last. Cells beyond the header stand under None, as a list.
+    the last.
 
     Raises
     ------
@@ -59,12 +62,17 @@ def read_lines(path: Path, known: Collection[str]) -> Table:
         with path.open(newline="", encoding="utf-8-sig") as file:
             separator = separator_of(file.readline(), known)
             file.seek(0)
-            reader = csv.DictReader(file, delimiter=separator)
+            reader = csv.DictReader(file, delimiter=separator, restkey=BEYOND)
             columns = [name.strip().lower() for name in reader.fieldnames or ()]
             reader.fieldnames = columns
-            return Table(separator, tuple(columns), [(reader.line_num, row) for row in reader])
+            return Table(separator, tuple(columns), [(reader.line_num, _whole(row)) for row in reader])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"The table of readings {path} cannot be read; it must be a CSV in UTF-8.") from error
+
+
+def _whole(row: dict[str, Any]) -> Row:
+    """Return a row in which the cells beyond the header are one text."""
+    return row | {BEYOND: "".join(row.get(BEYOND, ())).strip()}
 
 
 def separator_of(header: str, known: Collection[str]) -> str:
