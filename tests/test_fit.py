@@ -29,7 +29,7 @@ from torch.overrides import TorchFunctionMode
 
 from training import events, prefetch
 from training.errors import RecipeError, RunError, TimeUp
-from training.fit import Drops, Schedule, duration, fit, read_curve
+from training.fit import Drops, Schedule, duration, fit, rate_of, read_curve
 from training.machine import ALONE, Machine, join
 from training.prefetch import Steps, prefetched, seed_of
 from training.recipe import DetectorRecipe, Phase, Stretch, open_recipe, read_recipe
@@ -578,6 +578,18 @@ def test_one_cycle_runs_whatever_share_of_its_steps_it_rises_in(tmp_path, steps)
         assert len(rates) == steps
         assert max(rates) <= SCHEDULE.peak_learning_rate
         assert rates[-1] < 1e-6
+
+
+def test_a_rate_is_measured_over_more_steps_than_the_schedule_has():
+    steps: list[int] = []
+
+    def counted(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        steps.append(seed)
+        return draw(seed)
+
+    schedule = replace(SCHEDULE, epochs=1, steps_per_epoch=2)
+    assert rate_of(make_net(), counted, loss_of, schedule, skipped=20, seconds=0.01) > 0
+    assert len(steps) > 20
 
 
 def tear(path: Path) -> None:

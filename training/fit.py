@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -477,7 +477,8 @@ def rate_of(
 
     Parameters are :func:`fit`'s; ``skipped`` steps come before ``seconds`` of measuring.
     """
-    training = _Training(net, loss_of, schedule, machine)
+    endless = replace(schedule, epochs=_ENDLESS, steps_per_epoch=1)  # one cycle ends with the steps it was made for
+    training = _Training(net, loss_of, endless, machine)
     training.net.train()
     steps = Steps(draw, 0, machine.rank)
     with prefetched(steps, range(_ENDLESS), workers, pinned=machine.device.type == "cuda") as source:
