@@ -77,8 +77,11 @@ def test_the_palms_mask_covers_all_points(annotated):
     assert mask[rows, columns].all()
 
 
-def test_runs_of_both_nets_are_begun_and_finished(annotated, tmp_path, monkeypatch):
-    """Given data of one film, when both nets are trained for a step, then each run has its width, data and weights."""
+def test_runs_of_both_nets_are_begun_and_finished(annotated, tmp_path, monkeypatch, caplog):
+    """Given data of one film, when both nets are trained for a step, then each run has its width, data and weights.
+
+    Another width in the same folder is refused before films are opened.
+    """
     monkeypatch.setattr(bones, "annotated_films", lambda _: [annotated])
     short = {"steps_per_epoch": 1, "batch": 1}
     monkeypatch.setattr(bones, "STRETCHES", {k: v.model_copy(update=short) for k, v in bones.STRETCHES.items()})
@@ -90,6 +93,10 @@ def test_runs_of_both_nets_are_begun_and_finished(annotated, tmp_path, monkeypat
         assert about["width"] == 0.02
         assert "RSNA" in about["data_terms"]
         net.load_state_dict(read_run(run))
+    monkeypatch.setattr(bones, "annotated_films", lambda _: pytest.fail("films were opened"))
+    again = ["palm", "--data", str(tmp_path), "--run", str(tmp_path / "palm"), *options, "--width", "0.04"]
+    assert bones.main(again) == 2
+    assert "another width" in caplog.text
 
 
 def test_the_papers_schedule_is_trained_when_asked_for(annotated, tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ from training.films import AgeFilms
 from training.pace import CAUTION, EPOCH_END_S, Pace, fitted, measure
 from training.radiographs import Reading
 from training.recipe import open_recipe, shipped_recipes
-from training.run import read_about, read_run
+from training.run import begin_run, read_about, read_run
 from training.train import Job
 
 TINY = Experiment(
@@ -293,6 +293,22 @@ def test_wrong_packings_are_refused(tmp_path, capsys, caplog):
     for line, words in zip(wrong, ("no experiment 'moon'", "--imagenet", "at most 59 MB"), strict=True):
         assert experiment.main(["pack", *line, "--data", str(tmp_path), "--out", out]) == 2
         assert words in caplog.text
+
+
+def test_a_folder_that_holds_something_is_refused_before_films_are_opened(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(AgeFilms, "load", lambda *_: pytest.fail("films were opened"))
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "notes").write_text("mine")
+    for out in (tmp_path / "p", tmp_path / "p" / "notes"):
+        assert experiment.main(["pack", "ala-net", "--data", str(tmp_path), "--out", str(out)]) == 2
+        assert f"{out} is not empty" in caplog.text
+
+
+def test_another_run_in_the_folder_is_refused_before_the_pack_is_opened(packed, tmp_path, monkeypatch):
+    begin_run(tmp_path / "run", {"target": "global-local", "seed": 1})
+    monkeypatch.setattr(experiment, "read_pack", lambda _: pytest.fail("films were opened"))
+    with pytest.raises(RunError, match="another seed"):
+        experiment.run(packed, Job(tmp_path / "run"), tmp_path / "out")
 
 
 def test_imagenet_weights_are_looked_at_before_films_are_opened(tmp_path, monkeypatch, caplog):

@@ -288,14 +288,26 @@ def test_a_run_says_whose_films_and_weights_it_is_made_of(tmp_path):
     assert train.terms_of_run(Path("none"), train.SHIPPED).endswith(RSNA_TERMS)
 
 
-@pytest.mark.parametrize("other", [("--epochs", "5"), ("--set", "rows=32"), ("--set", 'variant="lite1"')])
-def test_a_finished_run_stays_what_it_is_under_other_options(tmp_path, other, caplog):
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (("--epochs", "5"), "recipe"),
+        (("--set", "rows=32"), "recipe"),
+        (("--set", 'variant="lite1"'), "recipe"),
+        (("--seed", "1"), "seed"),
+        (("--precision", "bfloat16"), "half_precision"),
+        (("--init", "shipped"), "init"),
+    ],
+)
+def test_a_finished_run_stays_what_it_is_under_other_options(tmp_path, other, words, caplog, request):
+    """Given another command for the run's folder, then it is refused before films are opened."""
     (tmp_path / "r.toml").write_text(AGE_RECIPE)
     options = (str(tmp_path / "r.toml"), tmp_path / "run", "--precision", "float32")
     assert run_train(*options) == 0
     before = {name: (tmp_path / "run" / name).read_bytes() for name in ("run.json", "final.pt")}
+    request.getfixturevalue("no_films")
     assert run_train(*options, *other) == 2
-    assert "holds a run with another recipe" in caplog.text
+    assert f"holds a run with another {words}" in caplog.text
     assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
 
 

@@ -41,7 +41,7 @@ from training.films import annotated
 from training.machine import join as join_machine
 from training.radiographs import load_half, load_small, read_split
 from training.recipe import Stretch
-from training.run import begin_run, data_sha256, finish_run
+from training.run import begin_run, check_run, data_sha256, finish_run
 from training.train import (
     DONE,
     SEED,
@@ -220,14 +220,15 @@ def _train(arguments: argparse.Namespace) -> None:
     stretch = stretch.model_copy(update={key: value for key, value in changes.items() if value is not None})
     with join_machine(arguments.device, deterministic=arguments.deterministic) as machine:
         job = make_job(arguments, machine, Start())
+        about = {"target": arguments.command, "width": arguments.width, "seed": job.seed}
+        about["recipe"] = stretch.model_dump(mode="json")
+        check_run(job.run, about)
         films = annotated_films(arguments.data)
         _log.info("%d films with all 13 bones", len(films))
         if machine.leads:
-            arguments.run.mkdir(parents=True, exist_ok=True)
-            about = {"target": arguments.command, "width": arguments.width, "seed": job.seed}
             about["data_terms"] = terms_of_run(arguments.data, None)
             hashed = data_sha256((b"film", film.pixels, film.points, film.sizes) for film in films)
-            begin_run(job.run, about | {"recipe": stretch.model_dump(mode="json"), "data_sha256": hashed})
+            begin_run(job.run, about | {"data_sha256": hashed})
         net = train(arguments.command, films, arguments.width, stretch, job)
         if machine.leads:
             finish_run(job.run, net)

@@ -31,9 +31,9 @@ from training.films import AgeFilms
 from training.fit import read_curve
 from training.machine import is_leading, join
 from training.pace import fit_to_deadline
-from training.pack import joined, read_about_pack, read_pack, split_file, write_pack
+from training.pack import check_new, joined, read_about_pack, read_pack, split_file, write_pack
 from training.recipe import Recipe, known_keys_only, read_recipe
-from training.run import read_about, read_run
+from training.run import check_run, read_about, read_run
 from training.summary import NAME as SUMMARY
 from training.summary import write_summary
 from training.terms import RSNA_TERMS
@@ -45,6 +45,7 @@ from training.train import (
     WRONG_USAGE,
     Job,
     Start,
+    about_of,
     add_machine_options,
     carry_out,
     make_fresh_net,
@@ -134,6 +135,8 @@ def pack(name: str, data: Path, out: Path, *, cache: Path | None, imagenet: Path
     ------
     RunError
         If there is no such experiment, its ImageNet weights are not named or none, or pieces would be too large.
+    DataError
+        If the folder is not empty, or the data cannot be used.
     """
     known = experiments()
     if name not in known:
@@ -143,6 +146,7 @@ def pack(name: str, data: Path, out: Path, *, cache: Path | None, imagenet: Path
     experiment = known[name]
     if experiment.imagenet and imagenet is None:
         raise RunError(f"{name} starts from ImageNet weights; name their file with --imagenet.")
+    check_new(out)
     recipe, weights = experiment.plan(), imagenet if experiment.imagenet else None
     Start(SHIPPED if experiment.init else None, weights).apply(recipe.target, make_fresh_net(recipe))
     films = AgeFilms.load(data, cache)
@@ -185,15 +189,18 @@ def run(folder: Path, job: Job, out: Path, *, fit: bool = False) -> int:
 
     With ``fit`` the recipe's steps are scaled to the job's deadline first; a run that goes on keeps those it has.
     """
-    films, about = read_pack(folder), read_about_pack(folder)
-    recipe = Recipe.model_validate(about["recipe"])
+    about = read_about_pack(folder)
+    recipe, begun = Recipe.model_validate(about["recipe"]), (job.run / "run.json").exists()
     if about["start"]:
         job = replace(job, start=Start(Path(about["start"]), state=load(joined(folder, _START))))
+    if fit and begun:
+        recipe = Recipe.model_validate(read_about(job.run)["recipe"])
+    check_run(job.run, about_of(recipe, job))  # before films are read
     keys = ("experiment", "packed_from_sha256", "data_terms")
     note: dict[str, Any] = {key: about[key] for key in keys if key in about}
-    if fit:
-        begun = (job.run / "run.json").exists()
-        recipe = Recipe.model_validate(read_about(job.run)["recipe"]) if begun else fit_to_deadline(recipe, films, job)
+    films = read_pack(folder)
+    if fit and not begun:
+        recipe = fit_to_deadline(recipe, films, job)
     job = replace(job, note=note, after=lambda: write_results(job.run, out))
     code = DONE
     try:

@@ -88,17 +88,28 @@ def packed(films: AgeFilms, hand_rows: int) -> Iterator[PackedFilm]:
             yield PackedFilm(group, kept.reading, kept.pose.matrix, kept.centres, jpeg.tobytes())
 
 
+def check_new(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises
+    ------
+    DataError
+        If it does, or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} is not empty; pack into a new folder.")
+
+
 def write_pack(folder: Path, films: AgeFilms, hand_rows: int, about: dict[str, Any], piece_bytes: int) -> list[Path]:
     """Write films into pieces of at most ``piece_bytes`` and ``pack.json`` last; returns the pieces.
 
     Raises
     ------
     DataError
-        If the folder holds something already.
+        As :func:`check_new`.
     """
+    check_new(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise DataError(f"{folder} is not empty; pack into a new folder.")
     pieces: list[Path] = []
     for entries in _divided(packed(films, hand_rows), piece_bytes):
         pieces.append(folder / f"piece-{len(pieces):02}.npz")

@@ -91,17 +91,31 @@ def begin_run(run: Path, about: dict[str, Any]) -> None:
         If the run found there is another (its recipe, target, seed, precision, starting weights or data); nothing is
         written then. What a recipe of an earlier version does not say has the value it had then.
     """
+    before = check_run(run, about)
     run.mkdir(parents=True, exist_ok=True)
+    start = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "revision": git_revision()}
+    if start["revision"] == "unknown":
+        _log.warning("The revision of these sources is not known: name it in %s.", REVISION)
+    write_about(run, about | {"starts": [*before.get("starts", []), start]})
+
+
+def check_run(run: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``run.json`` of a folder says; empty where there is none.
+
+    ``about`` may lack what is not known yet, such as the data's hash: then that is not compared.
+
+    Raises
+    ------
+    RunError
+        As :func:`begin_run`.
+    """
     before = read_about(run) if (run / _ABOUT).exists() else {}
     for key in _SAME:
         if key in before and key in about and before[key] != about[key]:
             _refuse(run, f"{key} ({before[key]}, now {about[key]})")
     if "recipe" in before and complete(before["recipe"]) != complete(about["recipe"]):
         _refuse(run, f"recipe ({_difference(complete(before['recipe']), complete(about['recipe']))})")
-    start = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "revision": git_revision()}
-    if start["revision"] == "unknown":
-        _log.warning("The revision of these sources is not known: name it in %s.", REVISION)
-    write_about(run, about | {"starts": [*before.get("starts", []), start]})
+    return before
 
 
 def _refuse(run: Path, other: str) -> None:

@@ -50,7 +50,7 @@ from training.recipe import (
     shipped_recipes,
 )
 from training.regions import region_batches, region_loss
-from training.run import begin_run, best_score, finish_run, read_about, read_run
+from training.run import begin_run, best_score, check_run, finish_run, read_about, read_run
 from training.summary import write_summary
 from training.terms import RSNA_TERMS, terms_of_films, terms_of_weights
 
@@ -399,7 +399,7 @@ def make_job(arguments: argparse.Namespace, machine: Machine, start: Start) -> J
 def carry_out(recipe: AnyRecipe, films: AgeFilms | DetectorFilms, job: Job) -> None:
     """Train what a recipe says into the run's folder: ``run.json`` first, ``final.pt`` last."""
     if job.machine.leads:
-        begin_run(job.run, _about(recipe, films, job))
+        begin_run(job.run, about_of(recipe, job) | {"data_sha256": films.sha256()})
     torch.manual_seed(job.seed)
     if not isinstance(recipe, Recipe):
         assert isinstance(films, DetectorFilms)
@@ -416,7 +416,8 @@ def carry_out(recipe: AnyRecipe, films: AgeFilms | DetectorFilms, job: Job) -> N
         write_summary(job.run)
 
 
-def _about(recipe: AnyRecipe, films: AgeFilms | DetectorFilms, job: Job) -> dict[str, Any]:
+def about_of(recipe: AnyRecipe, job: Job) -> dict[str, Any]:
+    """Return what ``run.json`` says before films are opened."""
     return {
         "target": recipe.target,
         "recipe": recipe.model_dump(mode="json"),
@@ -428,8 +429,7 @@ def _about(recipe: AnyRecipe, films: AgeFilms | DetectorFilms, job: Job) -> dict
         "processes": job.machine.processes,
         "threads": torch.get_num_threads(),
         "workers": job.workers,
-        "detector_sha256": None if isinstance(films, DetectorFilms) else open_bundle(DETECTOR).weights_sha256,
-        "data_sha256": films.sha256(),
+        "detector_sha256": open_bundle(DETECTOR).weights_sha256 if isinstance(recipe, Recipe) else None,
         **job.note,
     }
 
@@ -446,7 +446,9 @@ def _train(arguments: argparse.Namespace) -> None:
     recipe = _changed(open_recipe(arguments.target), arguments)
     with join(arguments.device, deterministic=arguments.deterministic) as machine:
         job = make_job(arguments, machine, Start(arguments.init, arguments.imagenet))
-        job.start.apply(recipe.target, make_fresh_net(recipe))  # what is wrong with it is said before films are opened
+        # What is wrong here is said before films are opened, which may take minutes.
+        check_run(job.run, about_of(recipe, job))
+        job.start.apply(recipe.target, make_fresh_net(recipe))
         job = replace(job, note={"data_terms": terms_of_run(arguments.data, arguments.init)})
         films: AgeFilms | DetectorFilms
         if isinstance(recipe, RegionRecipe):
