@@ -25,6 +25,7 @@ from inference.finding import Sex
 from training.annotations import RUS_CLASSES, read_annotations
 from training.bones import annotated_films
 from training.errors import DataError
+from training.evaluation.site import read_table
 from training.films import DetectorFilms
 from training.radiographs import load_half, load_small, read_split
 from training.sources import open_source
@@ -64,8 +65,11 @@ def official(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make_object(path: Path, seed: int, patient: str = "", photometric: str = "MONOCHROME2") -> None:
+def make_object(
+    path: Path, seed: int, patient: str = "", photometric: str = "MONOCHROME2", age: str = "", sex: str = ""
+) -> None:
     ds = Dataset()
+    ds.PatientAge, ds.PatientSex = age, sex
     ds.SOPClassUID, ds.SOPInstanceUID = ComputedRadiographyImageStorage, f"1.2.{seed + 1}"
     ds.PatientID, ds.Modality, ds.PhotometricInterpretation = patient, "CR", photometric
     ds.Rows, ds.Columns, ds.SamplesPerPixel = 60, 40, 1
@@ -301,6 +305,84 @@ def test_an_official_table_that_a_spreadsheet_wrote_is_read(official: Path) -> N
 def test_a_decimal_comma_between_commas_is_no_number(site: Path) -> None:
     (site / "readings.csv").write_text('file,sex,bone_age_years\nfilm0.dcm,M,"8,5"\n')
     assert open_source(site).problems == ["Line 2: the bone age must be a number above 0 and up to 20 years, in years."]
+
+
+def write_ages(site: Path, films: int, column: str, age: Callable[[int], object], header: Callable[[int], str]) -> None:
+    """Make so many objects with the ages that their headers say, and their table."""
+    for seed in range(films):
+        make_object(site / f"film{seed}.dcm", seed, f"P{seed}", age=header(seed))
+    rows = [[f"film{seed}.dcm", "M", age(seed)] for seed in range(films)]
+    write_csv(site / "readings.csv", ["file", "sex", column], rows)
+
+
+@pytest.mark.parametrize(
+    ("films", "header", "seen"),
+    [
+        (10, lambda _: "", ""),
+        (3, lambda seed: "012Y" if seed == 1 else "", r" \(the headers of 1 of the films say children years older\)"),
+        (12, lambda seed: "001Y" if seed < 5 else "", ""),
+    ],
+)
+def test_years_under_months_are_a_problem(tmp_path: Path, films: int, header: Callable[[int], str], seen: str) -> None:
+    """Given readings of 20 or less only, many or beside an older child's header, then training and test refuse them."""
+    write_ages(tmp_path, films, "bone_age_months", lambda seed: 5 + seed, header)
+    says = f"All {films} bone ages under bone_age_months are 20 or less, as years are and not months{seen}: name the "
+    with pytest.raises(DataError, match=says):
+        load_half(tmp_path, ["train"])
+    with pytest.raises(DataError, match=says):
+        read_table(tmp_path, tmp_path / "readings.csv")
+
+
+@pytest.mark.parametrize(
+    ("films", "column", "age", "header"),
+    [
+        (12, "bone_age_months", lambda seed: 5 + seed, lambda _: "014M"),
+        (9, "bone_age_months", lambda seed: 5 + seed, lambda _: ""),
+        (12, "bone_age_months", lambda seed: 10 + seed, lambda _: ""),
+        (12, "bone_age_years", lambda seed: 5 + seed, lambda _: "012Y"),
+    ],
+)
+def test_months_of_infants_and_years_under_years_are_read(
+    tmp_path: Path, films: int, column: str, age: Callable[[int], object], header: Callable[[int], str]
+) -> None:
+    write_ages(tmp_path, films, column, age, header)
+    assert open_source(tmp_path).problems == []
+    assert len(read_table(tmp_path, tmp_path / "readings.csv")) == films
+
+
+def test_infants_months_are_believed_beside_their_years(tmp_path: Path) -> None:
+    write_ages(tmp_path, 12, "bone_age_months", lambda seed: 5 + seed, lambda _: "")
+    rows = [[f"film{seed}.dcm", "M", 5 + seed, round((5 + seed) / 12, 1)] for seed in range(12)]
+    write_csv(tmp_path / "readings.csv", ["file", "sex", "bone_age_months", "bone_age_years"], rows)
+    assert open_source(tmp_path).problems == []
+
+
+@pytest.mark.parametrize(
+    ("months", "years", "age"),
+    [
+        ("100", "8.3", 100), ("107", "8", 107), ("90", "8", 90), ("100", "", 100), ("", "8", 96),
+        ("8", "8", None), ("100", "9", None), ("109", "8", None), ("100", "8.5", None), ("1", "1", None),
+        ("", "", None), ("100", "?", None),
+    ],
+)  # fmt: skip
+def test_months_and_years_must_agree(site: Path, months: str, years: str, age: float | None) -> None:
+    """Given both columns, then whole years may be completed or rounded ones; what is of two ages is named by line."""
+    header = ["file", "sex", "bone_age_months", "bone_age_years"]
+    write_csv(site / "readings.csv", header, [["film0.dcm", "M", months, years]])
+    source = open_source(site)
+    assert [entry.reading.age_months for entry in source.entries] == ([] if age is None else [age])
+    words = "the bone age must" if not months else "bone_age_months and bone_age_years contradict each other"
+    assert [problem.startswith(f"Line 2: {words}") for problem in source.problems] == [True] * (age is None)
+
+
+def test_years_in_an_official_table_are_a_problem(official: Path) -> None:
+    images = official / "boneage-training-dataset"
+    for film in range(900010, 900020):
+        cv2.imwrite(str(images / f"{film}.png"), picture(film))
+    write_csv(official / "more.csv", ["id", "boneage", "male"], [[film, 8, True] for film in range(900010, 900020)])
+    assert open_source(official).problems == [
+        "All 10 bone ages under 'boneage' are 20 or less, as years are and not months: write months."
+    ]
 
 
 def test_a_csv_that_breaks_the_rules_is_refused(site: Path) -> None:

@@ -8,6 +8,7 @@ lines is refused. The sex is the table's; a header that says otherwise is counte
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
@@ -26,8 +27,11 @@ from training.radiographs import Radiograph, Reading
 from training.sources.files import IMAGES, read_image, read_object
 from training.sources.source import fingerprint
 from training.sources.tables import AGES, BEYOND, COLUMNS, SEXES, Row, Table, kind_of, number_of, read_lines, sex_of
+from training.sources.units import years_for_months
 
 OLDEST_MONTHS = 240.0
+_TENTH_MONTHS = 1.2
+"""A tenth of a year: what years with one decimal leave open."""
 _SEPARATOR_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
 _NO_PIXELS: npt.NDArray[np.uint8] = np.zeros((1, 1), dtype=np.uint8)
 
@@ -55,7 +59,7 @@ def read_table(folder: Path, table: Path) -> list[SiteFilm]:
     ------
     DataError
         If a column is missing, or a line names no film, one named before, no sex or no plausible age; the message
-        names the line.
+        names the line. If all ages in months must be years.
     """
     rows = read_rows(table)
     films = [read_line(folder, row, rows, line) for line, row in rows.lines]
@@ -66,7 +70,18 @@ def read_table(folder: Path, table: Path) -> list[SiteFilm]:
             raise DataError(f"Lines {first} and {film.reading.rsna_id} name the same file; keep one of them.")
     if not films:
         raise DataError(f"{table} holds no readings.")
+    wrong = wrong_unit([(row, film) for (_, row), film in zip(rows.lines, films, strict=True)])
+    if wrong is not None:
+        raise DataError(wrong)
     return films
+
+
+def wrong_unit(films: list[tuple[Row, SiteFilm]]) -> str | None:
+    """Say that readings under months must be years, and the remedy; those that say their years, too, are left out."""
+    alone = [(film.reading.age_months, film.path) for row, film in films if not _filled(row, "bone_age_years")]
+    said = years_for_months("bone_age_months", alone)
+    remedy = "name the column bone_age_years, or, if these are infants, add that column beside it"
+    return None if said is None else f"{said}: {remedy}."
 
 
 def read_rows(table: Path) -> Table:
@@ -92,9 +107,10 @@ def read_line(folder: Path, row: Row, table: Table, line: int) -> SiteFilm:
     Raises
     ------
     DataError
-        The line names no file, no sex or no plausible age.
+        The line names no file, no sex or no plausible age, or two ages.
     """
-    path, sex, age = _path_of(folder, row["file"] or ""), sex_of(row["sex"]), _age_of(row, table)
+    path, sex = _path_of(folder, row["file"] or ""), sex_of(row["sex"])
+    age = next(iter(_ages_of(row, table)), math.nan)
     if row[BEYOND]:
         raise DataError(
             f"Line {line}: it has more cells than the header; put what holds a {_SEPARATOR_NAMES[table.separator]} in "
@@ -105,8 +121,10 @@ def read_line(folder: Path, row: Row, table: Table, line: int) -> SiteFilm:
     if sex is None:
         raise DataError(f"Line {line}: the sex must be one of {', '.join(SEXES)}; it is {kind_of(row['sex'])}.")
     if not 0 < age <= OLDEST_MONTHS:
-        unit = next(unit for column, unit in AGES.items() if column in table.columns)
-        raise DataError(f"Line {line}: the bone age must be a number above 0 and up to 20 years, in {unit}.")
+        units = " or ".join(AGES[column] for column in AGES if column in table.columns)
+        raise DataError(f"Line {line}: the bone age must be a number above 0 and up to 20 years, in {units}.")
+    if _contradict(row, table):
+        raise DataError(f"Line {line}: bone_age_months and bone_age_years contradict each other; correct one of them.")
     return SiteFilm(path, Reading(line, age, sex, "site"))
 
 
@@ -116,10 +134,24 @@ def _path_of(folder: Path, cell: str) -> Path:
     return next((path for path in paths if path.is_file()), paths[-1])
 
 
-def _age_of(row: Row, table: Table) -> float:
-    """Return the bone age in months; NaN where there is none."""
-    column = next(column for column in AGES if column in table.columns)
-    return number_of(row[column], table.separator) * (12 if AGES[column] == "years" else 1)
+def _filled(row: Row, column: str) -> bool:
+    return bool((row.get(column) or "").strip())
+
+
+def _ages_of(row: Row, table: Table) -> list[float]:
+    """Return what a line says of the bone age, in months: by the column of months, of years; NaN for no number."""
+    factors = {"months": 1, "years": 12}
+    return [number_of(row[at], table.separator) * factors[unit] for at, unit in AGES.items() if _filled(row, at)]
+
+
+def _contradict(row: Row, table: Table) -> bool:
+    """Tell whether a line's months and years are of two ages; years may be whole ones, rounded or completed."""
+    ages = _ages_of(row, table)
+    if len(ages) < 2:
+        return False
+    months, years = ages
+    low, high = (-6.0, 12.0) if years % 12 == 0 else (-_TENTH_MONTHS, _TENTH_MONTHS)
+    return not low <= months - years <= high
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,6 +19,7 @@ from training.radiographs import Reading, read_split
 from training.sources.files import IMAGES
 from training.sources.source import ANNOTATIONS, Entry, Source, open_image, part_by_hash
 from training.sources.tables import columns_of, number_of, separator_of
+from training.sources.units import years_for_months
 
 COLUMNS = (("id", "boneage", "male"), ("image id", "bone age (months)", "male"))
 """Id, bone age in months, whether male: in lower case, of either table."""
@@ -34,10 +35,14 @@ def read(folder: Path) -> Source | None:
     images, split, source = _images(folder), read_split(), Source("RSNA's official layout", [])
     named: set[str] = set()
     for path, names, separator in tables:
+        before = len(source.entries)
         for row in _rows(path, separator):
             film, age = _number((row.get(names[0]) or "").strip()), number_of(row.get(names[1]), separator)
             _enter(source, film, (age, row.get(names[2]) or ""), images.get(film, []), split)
             named.add(film)
+        said = years_for_months(repr(names[1]), [(entry.reading.age_months, None) for entry in source.entries[before:]])
+        if said is not None:
+            source.problems.append(f"{said}: write months.")
     if not named:
         source.problems.append("The tables hold no line below their header; write one for each film.")
     _name_duplicates(source)

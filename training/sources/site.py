@@ -14,14 +14,11 @@ from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
-from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
-
 from inference.film import display_bytes, read_film
-from inference.header import texts
 from training.errors import DataError
 from training.radiographs import Reading
 from training.sources.files import IMAGES, is_film_file, plain_name, read_object
+from training.sources.headers import read_header
 from training.sources.source import ANNOTATIONS, Entry, Grey, Source, open_image, part_by_hash
 from training.sources.tables import COLUMNS, PARTS, Row, kind_of, part_of
 
@@ -36,14 +33,14 @@ def read(folder: Path) -> Source | None:
     DataError
         If the table itself cannot be read.
     """
-    from training.evaluation.site import read_line, read_rows  # evaluation imports this package's users
+    from training.evaluation.site import read_line, read_rows, wrong_unit  # evaluation imports this package's users
 
     table = folder / TABLE
     if not table.is_file():
         return None
     source = Source("a site's films", [])
     lines: dict[Path, int] = {}
-    rows = read_rows(table)
+    rows, films = read_rows(table), []
     for line, row in rows.lines:
         try:
             film = read_line(folder, row, rows, line)
@@ -54,7 +51,10 @@ def read(folder: Path) -> Source | None:
         if first != line:
             source.problems.append(f"Lines {first} and {line} name the same file; keep one of them.")
             continue
+        films.append((row, film))
         _enter(source, film.path, film.reading, row)
+    if wrong := wrong_unit(films):
+        source.problems.append(wrong)
     if not rows.lines:
         source.problems.append(f"{TABLE} holds no line below its header; write one for each film.")
     _name_columns(source, rows.columns)
@@ -85,7 +85,7 @@ def _name_columns(source: Source, columns: Iterable[str]) -> None:
 
 def _enter(source: Source, path: Path, reading: Reading, row: Row) -> None:
     line, stated = reading.rsna_id, part_of(row.get("part"))
-    patient = (row.get("patient") or "").strip() or _patient(path)
+    patient = (row.get("patient") or "").strip() or read_header(path).patient
     if stated is None:
         words, kind = ", ".join(PARTS), kind_of(row.get("part"))
         source.problems.append(f"Line {line}: the part must be one of {words}, or empty; it is {kind}.")
@@ -93,18 +93,6 @@ def _enter(source: Source, path: Path, reading: Reading, row: Row) -> None:
     part = stated or part_by_hash(patient or str(path.name))
     placed = Reading(line, reading.age_months, reading.sex, part)
     source.entries.append(Entry(placed, f"Line {line}", partial(open_film, path), patient, plain_name(path.name)))
-
-
-def _patient(path: Path) -> str:
-    """Return PatientID with its issuer; "" for what is no DICOM object or has none."""
-    if path.suffix.lower() in IMAGES:
-        return ""
-    try:
-        ds = dcmread(path, stop_before_pixels=True, specific_tags=["PatientID", "IssuerOfPatientID"])
-    except (InvalidDicomError, OSError):
-        return ""
-    patient = "".join(texts(ds, "PatientID")[:1])
-    return "\x1f".join((*texts(ds, "IssuerOfPatientID")[:1], patient)) if patient else ""
 
 
 def open_film(path: Path) -> Grey:
