@@ -568,9 +568,14 @@ def test_named_boxes_need_no_complete_hand(tmp_path: Path) -> None:
     ("boxes", "words"),
     [
         ([("Elbow", 0.5, 0.5)], "film 1377: the label 'Elbow' is not known"),
-        ([("radius", 1.5, 0.5)], "a box 'radius'"),
-        ([("radius", 0.99, 0.5)], "a box 'radius' is none, or lies outside"),
-        ([("radius", float("nan"), 0.5)], "a box 'radius'"),
+        (
+            [("radius", 1.5, 0.5)],
+            r"film 1377: a box 'radius' at x 590 to 610, y 285 to 315 of 400 x 600 pixels lies outside the film: "
+            r"it reaches 210 pixels \(52\.5% of the side\) over the right edge \(1377\.xml\)",
+        ),
+        ([("radius", 0.5, 1.03)], r"it reaches 33 pixels \(5\.5% of the side\) over the lower edge"),
+        ([("radius", -0.03, 0.5)], r"it reaches 22 pixels \(5\.5% of the side\) over the left edge"),
+        ([("radius", float("nan"), 0.5)], r"a box 'radius' at x nan to nan, .* is none: it has no area"),
         ([("radius", 0.3, 0.5), ("radius", 0.6, 0.5)], "the label 'radius' stands 2 times"),
         ([("radius", 0.3, 0.5), *hand_boxes()], "labels of both kinds"),
     ],
@@ -579,6 +584,54 @@ def test_wrong_boxes_are_named(tmp_path: Path, boxes: list[tuple[str, float, flo
     write_voc(tmp_path, 1377, boxes)
     with pytest.raises(DataError, match=words):
         read_boxes(tmp_path)
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_a_box_only_just_over_the_edge_is_cut_off_and_named(
+    tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a box with its middle on the film and 1.25 % of it beyond, then it ends at the edge, and that is said."""
+    boxes = [(label, 0.9875 if label == "MCPFirst" else x, y) for label, x, y in hand_boxes()]
+    WRITERS[form](tmp_path, 1377, boxes)
+    annotation = read_boxes(tmp_path)[1377]
+    assert annotation.points["MC1"] == pytest.approx((0.98125, 0.7))
+    assert annotation.sizes["MC1"] == pytest.approx((0.0375, 0.05))
+    file = {"voc": "1377.xml", "yolo": "1377.txt", "coco": "boxes.json"}[form]
+    said = (
+        "film 1377: the box 'MCPFirst' at x 385 to 405, y 405 to 435 of 400 x 600 pixels reaches 5 pixels (1.2% of the "
+        f"side) over the right edge, where it is cut off ({file})"
+    )
+    assert said in caplog.text
+
+
+def test_what_is_only_rounded_over_the_edge_is_cut_off_unnamed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_voc(tmp_path, 1377, [("radius", 0.977, 0.5)])
+    assert read_boxes(tmp_path)[1377].sizes["radius"] == pytest.approx((0.048, 0.05))
+    assert caplog.text == ""
+
+
+def test_a_log_names_twenty_boxes_and_counts_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for film in range(23):
+        write_voc(tmp_path, film, [("radius", 0.98, 0.5)])
+    assert len(read_boxes(tmp_path)) == 23
+    assert caplog.text.count("where it is cut off") == 20
+    assert "And 3 more; boneage-node data check lists them all." in caplog.text
+
+
+def test_a_box_that_is_cut_off_is_no_problem(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (site / "annotations").mkdir()
+    write_voc(site / "annotations", "film2", [("radius", 0.5, 0.01)])
+    write_csv(
+        site / "readings.csv",
+        ["file", "sex", "bone_age_months", "part", "patient"],
+        [[f"film{n}.dcm", "M", 100, part, part] for n, part in ((1, "validation"), (2, "train"))],
+    )
+    assert main(["data", "check", str(site)]) == 0
+    said = capsys.readouterr().out
+    assert "? Line 3: the box 'radius' at x 190 to 210, y -9 to 21 of 400 x 600 pixels reaches 9 pixels (1.5%" in said
+    assert "annotations: 1 films" in said
 
 
 VOC_SIZE, COCO_SIZE = "<width>400</width>", '"width": 400'

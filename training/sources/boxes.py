@@ -5,13 +5,15 @@ MCPFirst, MCP, ProximalPhalanx, MiddlePhalanx, DistalPhalanx), whose fingers are
 the film that has the name of their file, or of the image that the file names, without folders and ending: a site's
 ``hand12.dcm`` has its boxes in ``hand12.xml``. In the two other layouts that name is the film's id.
 
-Nothing is guessed and nothing dropped in silence: a box beyond its film's edge, a label or a film that comes twice, a
-hand whose boxes are too many or too few and a file without a film are problems, all named at once.
+Nothing is guessed and nothing dropped in silence: a box far beyond its film's edge, a label or a film that comes twice,
+a hand whose boxes are too many or too few and a file without a film are problems, all named at once. A box that is only
+just over the edge, as hands draw them, is cut off there and named.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -27,14 +29,18 @@ from training.annotations import RUS_CLASSES, Annotation, Box, add_rus_boxes, is
 from training.errors import DataError
 from training.sources.files import plain_name
 from training.sources.site import open_film
-from training.sources.source import Entry, Source, open_image
+from training.sources.source import Entry, Source, log_notices, open_image
 from training.sources.ultralytics import DATA_FILE, read_data_file
+
+_log = logging.getLogger(__name__)
 
 CLASS_FILES = ("classes.txt", "obj.names")
 NAME_FILES = (*CLASS_FILES, DATA_FILE)
 YOLO_FIELDS = 5
-EDGE_TOLERANCE = 0.01
-"""So far beyond its film's edge, as a share of the film, a box may reach: tools round, and count pixels from 0 or 1."""
+EDGE_TOLERANCE = 0.05
+"""So far beyond its film's edge, as a share of the film's side, a box may reach; it is cut off at the edge and named."""
+ROUNDING = 0.003
+"""What is less beyond the edge is cut off unnamed: tools round, and count pixels from 0 or 1."""
 OTHER_IMAGES = (".bmp", ".tif", ".tiff")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG", ".dcm", ".DCM", "", *OTHER_IMAGES)
 
@@ -46,13 +52,16 @@ Films = dict[str, list[Entry]]
 """A table's films, by the names of their files."""
 
 
+LabelledBox = tuple[str, float, float, float, float]
+
+
 @dataclass(slots=True)
 class Sheet:
-    """The boxes of one film: columns / rows, and (label, x centre, y centre, width, height), 0..1 of the film."""
+    """The boxes of one film, (label, x centre, y centre, width, height), 0..1 of the film."""
 
     names: tuple[str, ...]  # what its film may be called
-    aspect: float
-    boxes: list[tuple[str, float, float, float, float]]
+    extent: tuple[float, float]  # columns and rows of its image
+    boxes: list[LabelledBox]
     file: str = ""  # where it was read, for messages
 
 
@@ -63,10 +72,14 @@ class Boxes:
     annotations: dict[int, Annotation] = field(default_factory=dict)
     """By the film's id."""
     problems: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    """What was cut off, in words."""
 
 
 def read_boxes(folder: Path, source: Source | None = None) -> dict[int, Annotation]:
     """Read all annotations of a folder, whichever of the three forms they have; see :func:`check_boxes`.
+
+    What was cut off is named in the log.
 
     Raises
     ------
@@ -76,6 +89,7 @@ def read_boxes(folder: Path, source: Source | None = None) -> dict[int, Annotati
     found = check_boxes(folder, source)
     if found.problems:
         raise DataError("The annotations have problems; mend or remove them:\n  " + "\n  ".join(found.problems))
+    log_notices(found.notices)
     return found.annotations
 
 
@@ -102,8 +116,9 @@ def check_boxes(folder: Path, source: Source | None = None) -> Boxes:
             found.problems.append(f"{called} has boxes in {origin[film]} and in {sheet.file}: keep one of them.")
             continue
         origin[film], wrong = sheet.file, _wrong(sheet)
-        found.problems.extend(f"{called}: {why}" for why in wrong)
+        found.problems.extend(f"{called}: {why} ({sheet.file})" for why in wrong)
         if not wrong:
+            found.notices.extend(f"{called}: {said} ({sheet.file})" for said in _cut_off(sheet))
             found.annotations[film] = _annotation(film, sheet)
     if not origin and not found.problems:
         found.problems.append(f"{folder} holds no boxes in VOC (*.xml), COCO (*.json) or YOLO (*.txt) form.")
@@ -154,7 +169,7 @@ def _wrong(sheet: Sheet) -> list[str]:
     counts = Counter(label for label, *_ in sheet.boxes)
     named, classes = set(counts) & set(BOX_NAMES), set(counts) & set(RUS_CLASSES)
     wrong = [f"the label {label!r} is not known" for label in sorted(set(counts) - named - classes)]
-    wrong += [f"a box {label!r} is none, or lies outside the film" for label, *box in sheet.boxes if not _lies(*box)]
+    wrong += [why for box in sheet.boxes if (why := _wrong_place(box, sheet.extent))]
     wrong += [f"the label {label!r} stands {counts[label]} times" for label in sorted(named) if counts[label] > 1]
     if named and classes:
         return [*wrong, "it has labels of both kinds, names of bones and classes: keep one kind"]
@@ -168,16 +183,63 @@ def _wrong(sheet: Sheet) -> list[str]:
     return wrong
 
 
-def _lies(x: float, y: float, width: float, height: float) -> bool:
-    """Tell whether a box has an area and lies on its film; never so for what is not a number."""
-    return all(
-        side > 0 and middle - side / 2 >= -EDGE_TOLERANCE and middle + side / 2 <= 1 + EDGE_TOLERANCE
-        for middle, side in ((x, width), (y, height))
-    )
+def _wrong_place(box: LabelledBox, extent: tuple[float, float]) -> str:
+    """Say what is wrong with where a box lies; "" of one that has an area on its film and is at most just over it."""
+    label, x, y, width, height = box
+    if not (width > 0 and height > 0 and math.isfinite(x + y + width + height)):
+        return f"a box {_named(box, extent)} is none: it has no area"
+    _, *cut = _clipped(box)
+    if _over(box)[0] > EDGE_TOLERANCE or min(cut[2:]) <= 0:
+        return f"a box {_named(box, extent)} lies outside the film: it reaches {_how_far(box, extent)}"
+    return ""
+
+
+def _cut_off(sheet: Sheet) -> list[str]:
+    """Cut the boxes off at the edges of their film; return what was cut off beyond rounding."""
+    before, sheet.boxes = sheet.boxes, [_clipped(box) for box in sheet.boxes]
+    return [
+        f"the box {_named(box, sheet.extent)} reaches {_how_far(box, sheet.extent)}, where it is cut off"
+        for box in before
+        if _over(box)[0] > ROUNDING
+    ]
+
+
+def _edges(box: LabelledBox) -> tuple[float, float, float, float]:
+    """Return left, right, top and bottom, 0..1 of the film."""
+    _, x, y, width, height = box
+    return x - width / 2, x + width / 2, y - height / 2, y + height / 2
+
+
+def _over(box: LabelledBox) -> tuple[float, str]:
+    """Return how far a box reaches beyond its film's edge, as a share of the film's side, and which edge."""
+    left, right, top, bottom = _edges(box)
+    return max((-left, "left"), (right - 1, "right"), (-top, "upper"), (bottom - 1, "lower"))
+
+
+def _clipped(box: LabelledBox) -> LabelledBox:
+    """Return the part of a box that is on its film; without one, a side is 0 or less."""
+    if _over(box)[0] <= 0:
+        return box
+    left, right, top, bottom = _edges(box)
+    left, right, top, bottom = max(left, 0.0), min(right, 1.0), max(top, 0.0), min(bottom, 1.0)
+    return box[0], (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+
+
+def _named(box: LabelledBox, extent: tuple[float, float]) -> str:
+    """Return a box's label and place, in pixels as the tool that drew it has them."""
+    (left, right, top, bottom), (columns, rows) = _edges(box), extent
+    place = f"x {left * columns:.0f} to {right * columns:.0f}, y {top * rows:.0f} to {bottom * rows:.0f}"
+    return f"{box[0]!r} at {place} of {columns:.0f} x {rows:.0f} pixels"
+
+
+def _how_far(box: LabelledBox, extent: tuple[float, float]) -> str:
+    share, edge = _over(box)
+    side = extent[0] if edge in {"left", "right"} else extent[1]
+    return f"{share * side:.0f} pixels ({share:.1%} of the side) over the {edge} edge"
 
 
 def _annotation(film: int, sheet: Sheet) -> Annotation:
-    annotation = Annotation(film, sheet.aspect)
+    annotation = Annotation(film, sheet.extent[0] / sheet.extent[1])
     classes: dict[str, list[Box]] = defaultdict(list)
     for label, x, y, width, height in sheet.boxes:
         if label in BOX_NAMES:
@@ -204,7 +266,7 @@ def _read_voc(file: Path) -> list[Sheet]:
         label = _text(item, "name")
         boxes.append((label, (x0 + x1) / 2 / columns, (y0 + y1) / 2 / rows, (x1 - x0) / columns, (y1 - y0) / rows))
     names = tuple(plain_name(name) for name in ((root.findtext("filename") or "").strip(), file.name) if name)
-    return [Sheet(names, columns / rows, boxes)]
+    return [Sheet(names, (columns, rows), boxes)]
 
 
 def _text(element: Element, path: str) -> str:
@@ -223,7 +285,7 @@ def _read_coco(file: Path) -> list[Sheet]:
         if image["id"] in sheets:
             raise DataError(f"two of its images have the id {image['id']}.")
         columns, rows = extents[image["id"]] = _extent(float(image["width"]), float(image["height"]))
-        sheets[image["id"]] = Sheet((plain_name(str(image["file_name"])),), columns / rows, [])
+        sheets[image["id"]] = Sheet((plain_name(str(image["file_name"])),), (columns, rows), [])
     for item in table["annotations"]:
         (columns, rows), (x, y, width, height) = extents[item["image_id"]], map(float, item["bbox"])
         place = ((x + width / 2) / columns, (y + height / 2) / rows, width / columns, height / rows)
@@ -243,7 +305,7 @@ def _yolo_files(folder: Path) -> list[Path]:
 
 def _read_yolo(file: Path, folder: Path, films: Films | None, names_in: Callable[[Path], list[str]]) -> list[Sheet]:
     lines = [line.split() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
-    sheet = Sheet((plain_name(file.name),), 1.0, [])
+    sheet = Sheet((plain_name(file.name),), (1.0, 1.0), [])
     if not lines:
         return []
     labels = _class_names(file, folder, names_in)
@@ -255,7 +317,7 @@ def _read_yolo(file: Path, folder: Path, films: Films | None, names_in: Callable
             raise DataError(f"its class {number} is none of the {len(labels)} that have a name.")
         sheet.boxes.append((labels[number], x, y, width, height))
     rows, columns = _shape_of(file, folder, sheet, films)
-    sheet.aspect = columns / rows
+    sheet.extent = (columns, rows)
     return [sheet]
 
 

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check_boxes(given: Path | None, folder: Path, source: Source) -> list[str]:
-    """Say how many films have boxes, and return what is wrong with these."""
+    """Say how many films have boxes, note what of these is cut off, and return what is wrong with them."""
     boxes, own = given or folder / ANNOTATIONS, is_project_folder(folder)
     if given is None and not boxes.is_dir():
         return []
@@ -61,6 +61,7 @@ def _check_boxes(given: Path | None, folder: Path, source: Source) -> list[str]:
         found = check_boxes(boxes, None if own else source)
     usable = sum(len(annotation.points) >= POSE_POINTS for annotation in found.annotations.values())
     sys.stdout.write(f"annotations: {len(found.annotations)} films, {usable} with the {POSE_POINTS} points of a pose\n")
+    source.notices += found.notices
     strange = sorted(set(found.annotations) - set(read_split())) if own else ()
     return [*found.problems, *(f"film {film} has boxes and is none of the split's." for film in strange)]
 

@@ -78,8 +78,7 @@ class Source:
         films, problems = self.read(parts)
         self.problems += [problem for problem in problems if problem not in self.problems]
         self.refuse_problems()
-        for notice in self.notices[:SHOWN_PROBLEMS]:
-            _log.warning("%s", notice)
+        log_notices(self.notices)
         return films
 
     def read(self, parts: Iterable[str]) -> tuple[list[Radiograph], list[str]]:
@@ -133,6 +132,14 @@ class Source:
     def counts(self) -> Counter[tuple[str, str]]:
         """Return how many films there are of each part and sex."""
         return Counter((entry.reading.part, entry.reading.sex.value) for entry in self.entries)
+
+
+def log_notices(notices: list[str]) -> None:
+    """Log notices as warnings: the first twenty in words, then how many more there are."""
+    for notice in notices[:SHOWN_PROBLEMS]:
+        _log.warning("%s", notice)
+    if len(notices) > SHOWN_PROBLEMS:
+        _log.warning("And %d more; boneage-node data check lists them all.", len(notices) - SHOWN_PROBLEMS)
 
 
 def open_source(folder: Path) -> Source:
