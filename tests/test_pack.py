@@ -25,7 +25,7 @@ from inference.finding import Sex
 from inference.method import method_names
 from inference.pose import Pose, template_points
 from inference.preparation import HAND_WINDOW, roi_centres
-from training import experiment, pack, train
+from training import experiment, fit, pack, train
 from training.ages import LocatedFilm
 from training.errors import DataError, RecipeError, RunError
 from training.experiment import Experiment, experiments, take, write_experiment
@@ -207,8 +207,12 @@ def test_phases_keep_their_proportions_when_they_are_fitted():
     assert first / second == pytest.approx(
         recipe.phases[0].steps_per_epoch / recipe.phases[1].steps_per_epoch, rel=0.02
     )
-    with pytest.raises(RunError, match="more --minutes"):
+    with pytest.raises(RunError, match="takes 2 min or more, with a step an epoch"):
         fitted(recipe, paces, 60)
+    least = (36 * EPOCH_END_S + (24 * 100 / 40 + 12 * 80 / 10) / 80) / CAUTION
+    assert [phase.steps_per_epoch for phase in fitted(recipe, paces, least + 0.1).phases] == [1, 1]
+    with pytest.raises(RunError, match="or more"):
+        fitted(recipe, paces, least - 0.1)
 
 
 def test_the_rate_is_measured_by_training(films, monkeypatch):
@@ -218,6 +222,36 @@ def test_the_rate_is_measured_by_training(films, monkeypatch):
     (pace,) = measure(TINY.plan(), films, Job(Path("nowhere")))
     assert pace.phase == phase
     assert 0.01 < pace.steps_per_second < 1e4
+
+
+def test_a_warm_up_ends_when_its_time_is_over(films, monkeypatch):
+    """Given steps that take forever, then one is enough of a warm-up and one is measured."""
+    steps: list[int] = []
+    monkeypatch.setattr("training.pace.WARM_UP_S", 0.0)
+    monkeypatch.setattr("training.pace.MEASURED_S", 0.0)
+    step = fit._Training.step
+    monkeypatch.setattr(fit._Training, "step", lambda self, batch: (steps.append(1), step(self, batch))[1])
+    measure(TINY.plan(), films, Job(Path("nowhere")))
+    assert len(steps) == 1
+
+
+@pytest.mark.parametrize("seconds", [-17.0, 3 * EPOCH_END_S / CAUTION])
+def test_a_time_that_the_ends_of_the_epochs_take_is_refused_before_anything_is_measured(
+    packed, tmp_path, monkeypatch, seconds
+):
+    """Given less time than three epochs' ends take, then how many minutes it takes is said, before films are opened."""
+    monkeypatch.setattr(experiment, "read_pack", lambda _: pytest.fail("films were opened"))
+    job = Job(tmp_path / "run", deadline=time.monotonic() + seconds)
+    with pytest.raises(RunError, match="epochs alone take 6 s, so it takes 1 min or more; give more --minutes"):
+        experiment.run(packed, job, tmp_path / "out", fit=True)
+
+
+def test_an_experiment_is_trained_for_fewer_epochs(packed, tmp_path):
+    job = Job(tmp_path / "run")
+    assert experiment.run(packed, job, tmp_path / "out", epochs=1) == 0
+    assert read_about(job.run)["recipe"]["phases"][0]["epochs"] == 1
+    with pytest.raises(RunError, match="another recipe"):
+        experiment.run(packed, job, tmp_path / "out", epochs=2)
 
 
 def test_a_fit_needs_its_minutes(packed, tmp_path):

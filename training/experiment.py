@@ -25,12 +25,13 @@ from safetensors.torch import load
 from inference.method import open_method
 from inference.torch_backend import OnDevice
 from training.ages import estimate
+from training.arguments import positive_int
 from training.errors import RecipeError, RunError, TimeUp, TrainingError
 from training.export import save_weights
 from training.films import AgeFilms
 from training.fit import read_curve
 from training.machine import is_leading, join
-from training.pace import fit_to_deadline
+from training.pace import RESERVE_S, check_time, fit_to_deadline
 from training.pack import check_new, joined, read_about_pack, read_pack, split_file, write_pack
 from training.recipe import Recipe, known_keys_only, read_recipe
 from training.run import check_run, read_about, read_run
@@ -58,8 +59,6 @@ _log = logging.getLogger(__name__)
 PIECE_MB, MOST_PIECE_MB = 30.0, 59.0
 RESULT_BYTES = 15_000_000
 _START, _WEIGHTS, _FIGURES = "start.safetensors", "weights.safetensors", "figures.json"
-_RESERVE_S = 20.0
-"""Kept of the time given, for the validation films and the results."""
 
 
 class Experiment(BaseModel):
@@ -184,10 +183,11 @@ def write_experiment(
     return pieces
 
 
-def run(folder: Path, job: Job, out: Path, *, fit: bool = False) -> int:
+def run(folder: Path, job: Job, out: Path, *, fit: bool = False, epochs: int | None = None) -> int:
     """Train a pack's experiment into ``job.run``, results after every epoch into ``out``; returns 0, 3 out of time.
 
     With ``fit`` the recipe's steps are scaled to the job's deadline first; a run that goes on keeps those it has.
+    ``epochs`` are those of each phase instead of the recipe's.
     """
     about = read_about_pack(folder)
     recipe, begun = Recipe.model_validate(about["recipe"]), (job.run / "run.json").exists()
@@ -195,7 +195,10 @@ def run(folder: Path, job: Job, out: Path, *, fit: bool = False) -> int:
         job = replace(job, start=Start(Path(about["start"]), state=load(joined(folder, _START))))
     if fit and begun:
         recipe = Recipe.model_validate(read_about(job.run)["recipe"])
+    recipe = recipe if epochs is None else recipe.with_phases({"epochs": epochs})
     check_run(job.run, about_of(recipe, job))  # before films are read
+    if fit and not begun:
+        check_time(recipe, job)
     keys = ("experiment", "packed_from_sha256", "data_terms")
     note: dict[str, Any] = {key: about[key] for key in keys if key in about}
     films = read_pack(folder)
@@ -290,6 +293,7 @@ def make_parser() -> argparse.ArgumentParser:
     running.add_argument("--out", type=Path, help="where results go (default PACK/results)")
     running.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     running.add_argument("--fit", action="store_true", help="scale the recipe's steps so that it ends in --minutes")
+    running.add_argument("--epochs", type=positive_int, help="epochs instead of the recipe's (of each of its phases)")
     running.add_argument("--seed", type=int, default=SEED)
     add_machine_options(running)
     taking = actions.add_parser("take", help="make a run's folder of results that were brought home")
@@ -305,8 +309,9 @@ def _run(arguments: argparse.Namespace) -> int:
     with join(arguments.device, deterministic=arguments.deterministic) as machine:
         job = make_job(arguments, machine, Start())
         if job.deadline is not None:
-            job = replace(job, deadline=job.deadline - _RESERVE_S)
-        return run(arguments.pack, job, arguments.out or arguments.pack / "results", fit=arguments.fit)
+            job = replace(job, deadline=job.deadline - RESERVE_S)
+        out = arguments.out or arguments.pack / "results"
+        return run(arguments.pack, job, out, fit=arguments.fit, epochs=arguments.epochs)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -471,19 +472,22 @@ def rate_of(
     machine: Machine = ALONE,
     workers: int = 0,
     skipped: int = 0,
+    skipped_s: float = math.inf,
     seconds: float = 5.0,
 ) -> float:
     """Return how many steps a second a net trains at; its weights are of no use afterwards.
 
-    Parameters are :func:`fit`'s; ``skipped`` steps come before ``seconds`` of measuring.
+    Parameters are :func:`fit`'s; before ``seconds`` of measuring come ``skipped`` steps, or those begun in ``skipped_s``.
     """
     endless = replace(schedule, epochs=_ENDLESS, steps_per_epoch=1)  # one cycle ends with the steps it was made for
     training = _Training(net, loss_of, endless, machine)
     training.net.train()
     steps = Steps(draw, 0, machine.rank)
     with prefetched(steps, range(_ENDLESS), workers, pinned=machine.device.type == "cuda") as source:
-        for _ in range(skipped):
+        started, done = time.monotonic(), 0
+        while done < skipped and time.monotonic() < started + skipped_s:
             training.step(next(source))
+            done += 1
         machine.wait()
         started, done = time.monotonic(), 0
         while not done or time.monotonic() < started + seconds:

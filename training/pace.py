@@ -7,13 +7,14 @@ how many steps that may take.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass
 
 from inference.method import open_method
 from training.errors import RunError
 from training.films import AgeFilms
-from training.fit import rate_of
+from training.fit import duration, rate_of
 from training.losses import LOSSES
 from training.recipe import Phase, Recipe
 from training.train import Job, age_draw
@@ -22,11 +23,15 @@ _log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 10
 """Not measured: cuDNN tries its algorithms, workers begin."""
+WARM_UP_S = 20.0
+"""No step of these is begun later: on a slow machine a step takes seconds, and nothing else needs warming."""
 MEASURED_S = 6.0
 EPOCH_END_S = 2.0
 """Of every epoch, for validation and files."""
 CAUTION = 0.96
 """Of the time left, so much is planned with."""
+RESERVE_S = 20.0
+"""Kept of the minutes given, for the validation films and the results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ def measure(recipe: Recipe, films: AgeFilms, job: Job) -> list[Pace]:
             machine=job.machine,
             workers=job.workers,
             skipped=WARM_UP_STEPS,
+            skipped_s=WARM_UP_S,
             seconds=MEASURED_S,
         )
         _log.info("phase %s: %.1f steps, %.0f films a second", phase.name, rate, rate * phase.batch)
@@ -62,19 +68,53 @@ def measure(recipe: Recipe, films: AgeFilms, job: Job) -> list[Pace]:
     return paces
 
 
-def fitted(recipe: Recipe, paces: list[Pace], seconds: float) -> Recipe:
-    """Return the recipe with the steps of all its epochs scaled alike, so that it ends within the time.
+def _ends(recipe: Recipe) -> float:
+    """Return the seconds that the ends of a recipe's epochs take."""
+    return EPOCH_END_S * sum(phase.epochs for phase in recipe.phases)
+
+
+def _minutes(seconds: float) -> int:
+    """Return how many ``--minutes`` leave so many seconds for training."""
+    return math.ceil((seconds + RESERVE_S) / 60)
+
+
+def check_time(recipe: Recipe, job: Job) -> None:
+    """Refuse a time that the ends of the epochs alone would take, before anything is read or measured.
 
     Raises
     ------
     RunError
-        If not even one step an epoch fits.
+        If it does, the job has no deadline, or several processes share it.
     """
-    ends = EPOCH_END_S * sum(pace.phase.epochs for pace in paces)
-    factor = (CAUTION * seconds - ends) / sum(pace.seconds() for pace in paces)
+    if job.deadline is None or job.machine.processes > 1:
+        raise RunError("--fit needs --minutes, and one process; give the minutes, or leave --fit out.")
+    least = MEASURED_S * len(recipe.phases) + _ends(recipe) / CAUTION
+    if least >= job.deadline - time.monotonic():
+        raise RunError(
+            f"The ends of this recipe's epochs alone take {duration(_ends(recipe))}, so it takes {_minutes(least)} min "
+            "or more; give more --minutes, or fewer --epochs."
+        )
+
+
+def fitted(recipe: Recipe, paces: list[Pace], seconds: float, *, spent: float = 0.0) -> Recipe:
+    """Return the recipe with the steps of all its epochs scaled alike, so that it ends within the time.
+
+    ``spent`` is what measuring took: another start spends it again.
+
+    Raises
+    ------
+    RunError
+        If not even one step an epoch fits; says how many minutes are needed.
+    """
+    whole = sum(pace.seconds() for pace in paces)
+    factor = (CAUTION * seconds - _ends(recipe)) / whole
     steps = [int(pace.phase.steps_per_epoch * factor) for pace in paces]
     if min(steps) < 1:
-        raise RunError(f"In {seconds:.0f} seconds this recipe has no time for a step an epoch; give more --minutes.")
+        least = _ends(recipe) + whole / min(pace.phase.steps_per_epoch for pace in paces)
+        raise RunError(
+            f"Here this recipe takes {_minutes(least / CAUTION + spent)} min or more, with a step an epoch; give more "
+            "--minutes, or fewer --epochs."
+        )
     phases = tuple(
         pace.phase.model_copy(update={"steps_per_epoch": count}) for pace, count in zip(paces, steps, strict=True)
     )
@@ -87,8 +127,10 @@ def fit_to_deadline(recipe: Recipe, films: AgeFilms, job: Job) -> Recipe:
     Raises
     ------
     RunError
-        If the job has no deadline, several processes share it, or the time is too short.
+        As :func:`check_time`, or if the time is too short for this machine.
     """
-    if job.deadline is None or job.machine.processes > 1:
-        raise RunError("--fit needs --minutes, and one process; give the minutes, or leave --fit out.")
-    return fitted(recipe, measure(recipe, films, job), job.deadline - time.monotonic())
+    check_time(recipe, job)
+    assert job.deadline is not None
+    started = time.monotonic()
+    paces, now = measure(recipe, films, job), time.monotonic()
+    return fitted(recipe, paces, job.deadline - now, spent=now - started)

@@ -171,6 +171,10 @@ class Recipe(BaseModel):
     """Ages of training films move by up to this much, at random."""
     phases: tuple[Phase, ...] = Field(min_length=1)
 
+    def with_phases(self, changes: dict[str, Any]) -> Self:
+        """Return the recipe with changes of each of its phases."""
+        return self.model_copy(update={"phases": tuple(phase.model_copy(update=changes) for phase in self.phases)})
+
     @field_validator("target")
     @classmethod
     def _is_a_method(cls, name: str) -> str:

@@ -363,8 +363,8 @@ def _changed(recipe: AnyRecipe, arguments: argparse.Namespace) -> AnyRecipe:
         if arguments.set:
             raise RecipeError(f"--set changes an age method's configuration; {recipe.target} has none.")
         return recipe.model_copy(update=wanted)
-    phases = tuple(p.model_copy(update=wanted) for p in recipe.phases)
-    return known_keys_only(recipe.model_copy(update={"phases": phases, "method": recipe.method | dict(arguments.set)}))
+    method = recipe.method | dict(arguments.set)
+    return known_keys_only(recipe.with_phases(wanted).model_copy(update={"method": method}))
 
 
 def read_assignment(text: str) -> tuple[str, Any]:
