@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 DONE, FAILED = 0, 1
-_CALIBRATION = "calibration.json"
+_CALIBRATION, _CALIBRATE = "calibration.json", "write them with boneage-node calibrate --method "
 
 
 def names(folder: Path | None = None) -> list[str]:
@@ -97,6 +97,8 @@ def _interval_lines(bundle: Bundle) -> Iterator[str]:
     try:
         table = bundle.read_json(_CALIBRATION)
     except FileNotFoundError:
+        if bundle.folder.name != DETECTOR:
+            yield f"intervals: none, so no film is read; {_CALIBRATE}{bundle.folder.name} --data DATA"
         return
     films = f"from {table['films']} films of {table.get('split')}" if "films" in table else table.get("split")
     yield f"intervals: {table.get('level', 0):.0%}, {films}"
@@ -220,7 +222,7 @@ def _wrong_intervals(bundle: Bundle) -> Iterator[str]:
     try:
         Calibration.parse(bundle.read_json(_CALIBRATION))
     except FileNotFoundError:
-        yield "there are no intervals (calibration.json); write them with boneage-node calibrate."
+        yield f"there are no intervals (calibration.json); {_CALIBRATE}{bundle.folder.name} --data DATA."
     except (BundleError, ValueError) as error:
         yield f"calibration.json cannot be used: {error}"
 

@@ -383,13 +383,14 @@ class Engine:
 
 
 def _read_intervals(bundle: Bundle) -> dict[str, Any]:
+    name = bundle.folder.name
+    remedy = f"run boneage-node calibrate --method {name} --data DATA"
     try:
         return bundle.read_json("calibration.json")
     except FileNotFoundError as error:
-        name = bundle.folder.name
-        raise BundleError(
-            f"Bundle {name!r} has no intervals (calibration.json): run boneage-node calibrate --method {name}."
-        ) from error
+        raise BundleError(f"Bundle {name!r} has no intervals (calibration.json): {remedy}.") from error
+    except ValueError as error:
+        raise BundleError(f"The intervals of bundle {name!r} (calibration.json) cannot be read: {remedy}.") from error
 
 
 def _places(image: Grey, hand: LocatedHand, corner: tuple[int, int]) -> tuple[Box | None, tuple[Roi, ...]]:

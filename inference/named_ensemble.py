@@ -105,6 +105,16 @@ def _intervals(name: str, folder: Path | None, members: dict[str, Bundle]) -> tu
         return False, table
 
 
+def _intervals_of(member: str, bundle: Bundle) -> Calibration:
+    try:
+        return Calibration.parse(bundle.read_json("calibration.json"))
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"A member has no intervals, {member}: run boneage-node calibrate --method {member} --data DATA, or on the "
+            "ensemble itself."
+        ) from error
+
+
 def widest(members: dict[str, Bundle]) -> dict[str, Any]:
     """Return intervals as wide, at each age and sex, as the widest member's.
 
@@ -113,10 +123,7 @@ def widest(members: dict[str, Bundle]) -> dict[str, Any]:
     BundleError
         If a member has no intervals, or they are not all of one level.
     """
-    try:
-        tables = [Calibration.parse(bundle.read_json("calibration.json")) for bundle in members.values()]
-    except FileNotFoundError as error:
-        raise BundleError("A member has no intervals; calibrate it, or the ensemble itself.") from error
+    tables = [_intervals_of(name, bundle) for name, bundle in members.items()]
     levels = {table.level for table in tables}
     if len(levels) > 1:
         raise BundleError(f"The members' intervals are of several levels, {sorted(levels)}; calibrate the ensemble.")

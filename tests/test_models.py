@@ -22,7 +22,7 @@ from inference.errors import BundleError
 from inference.method import DEFAULT_METHOD, method_names, open_method
 from training import export
 from training.card import main as write_card
-from training.run import begin_run, finish_run, read_about
+from training.run import begin_run, finish_run, read_about, write_about
 from training.terms import RSNA_TERMS
 
 METHOD = {"width": 0.0625}
@@ -58,8 +58,11 @@ def test_an_exported_run_is_whole(folder, capsys):
     assert "global-local: whole" in capsys.readouterr().out
 
 
-def export_again(folder: Path, *more: str, finished: bool = True) -> None:
+def export_again(folder: Path, *more: str, finished: bool = True, others: bool = False) -> None:
     run = folder.parent / "run"
+    if others:
+        torch.manual_seed(8)
+        finish_run(run, open_method("global-local", METHOD).make_net())
     if not finished:
         state = torch.load(run / "final.pt", weights_only=True)
         (run / "final.pt").unlink()
@@ -283,11 +286,73 @@ def test_compact_weights_take_half_the_room_and_are_within_half_a_step_of_their_
     assert "no model bundle" in capsys.readouterr().err
 
 
-def test_an_export_says_that_what_was_fitted_to_the_old_weights_is_gone(folder, tmp_path, caplog):
-    (folder / "global-local" / "models" / familiarity.FILE).write_bytes(b"fitted")
-    assert export.main(["age", "--run", str(tmp_path / "run")]) == 0
-    assert not (folder / "global-local" / "models" / familiarity.FILE).exists()
+def test_an_export_says_that_what_was_fitted_to_the_old_weights_is_gone(folder, caplog):
+    """Given a fit of familiar hands, then it stays beside the same weights, and goes with them."""
+    fitted, config = (
+        folder / "global-local" / file for file in ("models/" + familiarity.FILE, "configs/inference.json")
+    )
+    fitted.write_bytes(b"fitted")
+    export_again(folder)
+    assert fitted.exists()
+    assert json.loads(config.read_text())["familiarity"] is True
+    assert "training.familiarity" not in caplog.text
+    export_again(folder, others=True)
+    assert not fitted.exists()
+    assert "familiarity" not in json.loads(config.read_text())
     assert "run python -m training.familiarity" in caplog.text
+
+
+def test_intervals_and_the_sex_alarm_go_with_the_weights_they_were_measured_with(folder, caplog, capsys):
+    """Given the same weights again, or compact ones, then intervals stay; given others, then nobody reads with them."""
+    intervals = folder / "global-local" / "configs" / "calibration.json"
+    table = json.loads(intervals.read_text()) | {"sex_alarm": {"logit": 1.0}}
+    intervals.write_text(json.dumps(table))
+    export_again(folder)
+    assert "intervals" not in caplog.text
+    export.export_compact("global-local")
+    assert json.loads(intervals.read_text()) == table
+    assert "boneage-node calibrate --method global-local --data DATA, then boneage-node evaluate" in caplog.text
+    caplog.clear()
+    export_again(folder, others=True)
+    assert not intervals.exists()
+    assert "boneage-node calibrate --method global-local --data DATA." in caplog.text
+    assert "python -m training.sexes --method global-local --data DATA --write." in caplog.text
+    with pytest.raises(BundleError, match=r"no intervals .*: run boneage-node calibrate --method global-local --data"):
+        Engine.load("global-local", threads=1, device="cpu", folder=folder)
+    assert catalogue.verify(["global-local"], folder) == 1
+    catalogue.print_one("global-local", folder)
+    out = capsys.readouterr().out
+    assert "there are no intervals (calibration.json); write them with boneage-node calibrate" in out
+    assert "\nintervals: none, so no film is read; " in out
+
+
+def test_intervals_go_where_the_same_weights_are_read_otherwise(folder):
+    """Given the same weights with another setting that ages hang on, then intervals are of other ages."""
+    run, intervals = folder.parent / "run", folder / "global-local" / "configs" / "calibration.json"
+    write_about(run, {**read_about(run), "recipe": RECIPE | {"method": METHOD | {"equalise": False}}})
+    export_again(folder)
+    assert not intervals.exists()
+
+
+def test_intervals_of_ensembles_go_with_a_members_weights(folder, caplog):
+    """Given ensembles with and without the method as a member, then only those with it lose their intervals."""
+    write_ensemble(folder, **{"global-local": 0.5, "house": 0.5})
+    intervals = {name: folder / name / "configs" / "calibration.json" for name in ("both", "house+global-local", "a+b")}
+    for path in list(intervals.values())[1:]:
+        path.parent.mkdir(parents=True)
+        shutil.copy(intervals["both"], path)
+    export_again(folder)
+    assert all(path.exists() for path in intervals.values())
+    export_again(folder, others=True)
+    assert [name for name, path in intervals.items() if path.exists()] == ["a+b"]
+    for name in ("both", "house+global-local"):
+        assert f"calibrate --method {name} --data DATA" in caplog.text
+
+
+def test_intervals_that_cannot_be_read_are_refused(folder):
+    (folder / "global-local" / "configs" / "calibration.json").write_text("{")
+    with pytest.raises(BundleError, match=r"cannot be read: run boneage-node calibrate --method global-local"):
+        Engine.load("global-local", threads=1, device="cpu", folder=folder)
 
 
 def test_a_bundle_tells_of_its_run(folder):

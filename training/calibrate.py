@@ -180,7 +180,11 @@ def calibrate(rows: list[Row], films: str, level: float = LEVEL, shape: list[Row
     """
     sample = Sample.make(rows)
     if len(sample.ages) < LEAST_FILMS:
-        raise DataError(f"Intervals need at least {LEAST_FILMS} films with an age; there are {len(sample.ages)}.")
+        raise DataError(
+            f"Intervals need at least {LEAST_FILMS} films with an age; there are {len(sample.ages)}. Add films that "
+            "nothing was trained on: mark them as validation in the table's part column of the --data folder, or "
+            "give --rows more films (rows of several evaluations, or out-of-fold estimates)."
+        )
     scale = Scale(Sample.make(shape), SHAPE_BANDWIDTH_MONTHS) if shape else None
     fitted, knots = Widths.fit(sample, level, scale), np.array(KNOTS_MONTHS)
     widths = {

@@ -3,6 +3,7 @@
 ``export detector [--finder RUN] [--landmarks RUN]``, ``export age --run RUN``, ``export regions --run RUN``, ``export
 bones --palm RUN --detector RUN`` and ``export compact NAME`` write into the package's ``inference/bundles``. Model
 cards are written by hand and stay; where weights change, the card gets their hashes and a mark that the rest is older.
+Intervals and the alarm for a wrong sex go where ages are others (``training.bundle_intervals``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from inference.house import HouseMethod, more_file
 from inference.method import open_method
 from inference.precise_baa import LOCALISER_FILE
 from training.bundle_card import card_of, fill_hashes, mark_stale
+from training.bundle_intervals import DETECTOR_KEYS, drop_intervals, makes_ages, read_with
 from training.errors import RunError, TrainingError
 from training.recipe import Recipe, RegionRecipe
 from training.run import read_about, read_run, unfinished
@@ -36,7 +38,6 @@ _log = logging.getLogger(__name__)
 VERSION = "0.1.0"
 _LEAST_IN_EIGHT_BITS, _LARGEST = 4096, 127
 """Numbers a tensor must have to be stored in 8 bits, and the largest that these hold."""
-_DETECTOR_KEYS = ("detector_width", "detector_depth", "detector_side")
 
 
 def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
@@ -85,12 +86,14 @@ def write_metadata(
     *,
     origin: dict[str, Any] | None = None,
     unconverged: str | None = None,
+    keep_intervals: bool = False,
 ) -> None:
     """Write ``metadata.json`` (with the hashes of the weight files as they lie there) and ``inference.json``.
 
     ``origin`` is the content of ``run.json``, ``unconverged`` says how far training got that did not converge; without
     both, what the metadata said of their origin and of that stays. Weights of other films than RSNA's get these films'
-    terms and a version of their own. A card of other weights is marked as such.
+    terms and a version of their own. A card of other weights is marked as such. Where ages are read with other weights
+    or settings than before, intervals go, unless ``keep_intervals`` says that ages hardly changed.
     """
     configs = folder / "configs"
     configs.mkdir(parents=True, exist_ok=True)
@@ -118,21 +121,18 @@ def write_metadata(
         **mark,
         "weights_sha256": hashes,
     }
-    path.write_text(json.dumps(metadata, indent=2) + "\n")
     inference = configs / "inference.json"
     config_before = json.loads(inference.read_text()) if inference.exists() else {}
+    hashes_before = before.get("weights_sha256", {})
+    if not keep_intervals and makes_ages(hashes_before, config_before) != makes_ages(hashes, config):
+        drop_intervals(folder)  # before the new hashes are there: a node that reads in between refuses the weights
+    path.write_text(json.dumps(metadata, indent=2) + "\n")
     inference.write_text(json.dumps(config, indent=2) + "\n")
     if card_of(folder).is_file():
         fill_hashes(card_of(folder))
-        if _read_with(before.get("weights_sha256", {}), config_before) != _read_with(hashes, config):
+        if read_with(hashes_before, config_before) != read_with(hashes, config):
             mark_stale(card_of(folder))
             _log.warning("The card of %s is of other weights now and says so: write it anew.", folder.name)
-
-
-def _read_with(hashes: dict[str, str], config: dict[str, Any]) -> dict[str, str]:
-    """Return the hashes of the weights that a method reads films with: its own detector's only where it is used."""
-    own = () if config.get("localiser", "shared") == "paper" else (REGIONS_FILE, LOCALISER_FILE)
-    return {name: sha256 for name, sha256 in hashes.items() if name not in own}
 
 
 def export_detector(finder: Path | None, landmarks: Path | None) -> Path:
@@ -146,6 +146,11 @@ def export_detector(finder: Path | None, landmarks: Path | None) -> Path:
         "landmarks": {"_target_": "inference.detector.make_landmark_net"},
     }
     write_metadata(folder, "Hand and ROI detector", "Finds hands in any pose and the 18 regions of interest.", config)
+    if finder or landmarks:
+        _log.warning(
+            "Every method reads with this detector, and their intervals are of the hands and regions that the one "
+            "before found: run boneage-node calibrate and evaluate on each."
+        )
     return folder
 
 
@@ -164,9 +169,11 @@ def export_age(run: Path, *, more: Sequence[Path] = (), unconverged: str | None 
 
     ``more`` are runs of further networks of ``house``, whose answers it averages.
 
-    What ``training.familiarity`` fitted to other weights goes, and a warning says so. ``unconverged`` says how far a
-    training got that did not converge; a run that has not ended its recipe is marked by itself. Where a mark goes, a
-    warning says so.
+    What was fitted to other weights goes, and a warning names the command that measures it anew: intervals, the alarm
+    for a wrong sex, and what ``training.familiarity`` fitted. Where the weights are the same, it stays.
+
+    ``unconverged`` says how far a training got that did not converge; a run that has not ended its recipe is marked by
+    itself. Where a mark goes, a warning says so.
 
     Raises
     ------
@@ -177,15 +184,12 @@ def export_age(run: Path, *, more: Sequence[Path] = (), unconverged: str | None 
     others = [_read_age_run(one) for one in more]
     config = recipe.method | _more_networks(recipe, [other for _, other in others])
     folder = bundles_folder() / recipe.target
-    weights = [read_run(one) for one in (run, *more)]
+    weights, before = [read_run(one) for one in (run, *more)], _networks(folder)
     for old in folder.glob("models/model*.safetensors"):
         old.unlink()
     for file, state in zip((_AGE_WEIGHTS, *map(more_file, range(len(more)))), weights, strict=True):
         save_weights(state, folder / "models" / file)
-    fitted = folder / "models" / familiarity.FILE
-    if fitted.is_file():
-        fitted.unlink()  # it described the weights there were before
-        _log.warning("The fit of familiar hands is gone with the old weights: run python -m training.familiarity.")
+    config |= _familiarity(folder, same=_networks(folder) == before)
     mark = unconverged or unfinished(run)
     metadata = folder / "configs" / "metadata.json"
     if mark is None and metadata.is_file() and not json.loads(metadata.read_text()).get("converged", True):
@@ -196,6 +200,23 @@ def export_age(run: Path, *, more: Sequence[Path] = (), unconverged: str | None 
         about = about | {"more": [_origin(other) for other, _ in others]}
     _describe(folder, config | _own_detector(folder), about, mark)
     return folder
+
+
+def _networks(folder: Path) -> dict[str, str]:
+    """Return the hashes of the age networks that lie in a bundle."""
+    return {path.name: file_sha256(path) for path in folder.glob("models/model*.safetensors")}
+
+
+def _familiarity(folder: Path, *, same: bool) -> dict[str, Any]:
+    """Return what a configuration says of the fit of familiar hands, which goes where the weights are not the same."""
+    fitted = folder / "models" / familiarity.FILE
+    if not fitted.is_file():
+        return {}
+    if same:
+        return {"familiarity": True}
+    fitted.unlink()
+    _log.warning("The fit of familiar hands is gone with the old weights: run python -m training.familiarity.")
+    return {}
 
 
 def _read_age_run(run: Path) -> tuple[dict[str, Any], Recipe]:
@@ -222,13 +243,26 @@ def _origin(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe(
-    folder: Path, method: dict[str, Any], about: dict[str, Any] | None, unconverged: str | None = None
+    folder: Path,
+    method: dict[str, Any],
+    about: dict[str, Any] | None,
+    unconverged: str | None = None,
+    *,
+    keep_intervals: bool = False,
 ) -> None:
     name = folder.name
     # What MONAI's ConfigParser instantiates; the node itself opens the method by its name.
     network = {"_target_": "inference.method.make_net", "name": name, "config": method}
     config = method | {"network_def": network}
-    write_metadata(folder, f"Bone age, {name}", _DESCRIPTIONS[name], config, origin=about, unconverged=unconverged)
+    write_metadata(
+        folder,
+        f"Bone age, {name}",
+        _DESCRIPTIONS[name],
+        config,
+        origin=about,
+        unconverged=unconverged,
+        keep_intervals=keep_intervals,
+    )
 
 
 def _own_detector(folder: Path) -> dict[str, Any]:
@@ -236,7 +270,7 @@ def _own_detector(folder: Path) -> dict[str, Any]:
     if not any((folder / "models" / file).is_file() for file in (REGIONS_FILE, LOCALISER_FILE)):
         return {}
     config = json.loads((folder / "configs" / "inference.json").read_text())
-    return {key: config[key] for key in ("localiser", *_DETECTOR_KEYS) if key in config}
+    return {key: config[key] for key in ("localiser", *DETECTOR_KEYS) if key in config}
 
 
 def export_regions(run: Path, *, use: bool) -> Path:
@@ -258,7 +292,7 @@ def export_regions(run: Path, *, use: bool) -> Path:
     if about.get("target") != "regions":
         raise RunError(f"{run} trained {about.get('target')}, not regions; export it with export age or detector.")
     recipe = RegionRecipe.model_validate(about["recipe"])
-    own = dict(zip(_DETECTOR_KEYS, (recipe.width, recipe.depth, recipe.side), strict=True))
+    own = dict(zip(DETECTOR_KEYS, (recipe.width, recipe.depth, recipe.side), strict=True))
     return _add_localiser("global-local", REGIONS_FILE, read_run(run), own, use=use)
 
 
@@ -297,10 +331,6 @@ def _add_localiser(name: str, file: str, weights: dict[str, torch.Tensor], own: 
     save_weights(weights, folder / "models" / file)
     before, localiser = _read_method(path), "paper" if use else "shared"
     _describe(folder, before | own | {"localiser": localiser}, None)
-    calibration = folder / "configs" / "calibration.json"
-    if before.get("localiser", "shared") != localiser and calibration.is_file():
-        calibration.unlink()  # it is of the regions that were read before
-        _log.warning("The intervals were of the other regions and are gone: run boneage-node calibrate on %s.", name)
     return folder
 
 
@@ -311,6 +341,8 @@ def _read_method(inference: Path) -> dict[str, Any]:
 
 def export_compact(name: str) -> Path:
     """Store a method's weights in 8 bits, half the room, and return its folder; figures must be measured anew then.
+
+    Intervals stay: ages change by tenths of a month.
 
     Raises
     ------
@@ -326,7 +358,13 @@ def export_compact(name: str) -> Path:
         raise RunError(f"{name} has no weights of its own; name one of its members.")
     for path in networks:
         _write(in_eight_bits(bundle.read_weights(path.name)), path)
-    _describe(bundle.folder, _read_method(bundle.folder / "configs" / "inference.json"), None)
+    _describe(bundle.folder, _read_method(bundle.folder / "configs" / "inference.json"), None, keep_intervals=True)
+    _log.warning(
+        "The ages of %s change by tenths of a month, and its intervals are of the weights before: run boneage-node "
+        "calibrate --method %s --data DATA, then boneage-node evaluate.",
+        name,
+        name,
+    )
     return bundle.folder
 
 
