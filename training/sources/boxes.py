@@ -38,7 +38,7 @@ CLASS_FILES = ("classes.txt", "obj.names")
 NAME_FILES = (*CLASS_FILES, DATA_FILE)
 YOLO_FIELDS = 5
 EDGE_TOLERANCE = 0.05
-"""So far beyond its film's edge, as a share of the film's side, a box may reach; it is cut off at the edge and named."""
+"""So far beyond its film's edge, as a share of the film's side, a box may reach; it is cut off there and named."""
 ROUNDING = 0.003
 """What is less beyond the edge is cut off unnamed: tools round, and count pixels from 0 or 1."""
 OTHER_IMAGES = (".bmp", ".tif", ".tiff")
@@ -185,7 +185,7 @@ def _wrong(sheet: Sheet) -> list[str]:
 
 def _wrong_place(box: LabelledBox, extent: tuple[float, float]) -> str:
     """Say what is wrong with where a box lies; "" of one that has an area on its film and is at most just over it."""
-    label, x, y, width, height = box
+    _, x, y, width, height = box
     if not (width > 0 and height > 0 and math.isfinite(x + y + width + height)):
         return f"a box {_named(box, extent)} is none: it has no area"
     _, *cut = _clipped(box)
