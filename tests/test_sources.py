@@ -26,7 +26,7 @@ from training.annotations import RUS_CLASSES, read_annotations
 from training.bones import annotated_films
 from training.errors import DataError
 from training.evaluation.site import read_table
-from training.films import DetectorFilms
+from training.films import AgeFilms, DetectorFilms
 from training.radiographs import load_half, load_small, read_split
 from training.sources import open_source
 from training.sources.boxes import read_boxes
@@ -477,6 +477,75 @@ def test_a_file_that_is_no_film_is_named_by_its_line(site: Path) -> None:
 def test_a_folder_without_a_table_says_what_is_known(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"readings\.csv"):
         open_source(tmp_path)
+
+
+def test_what_a_header_contradicts_is_noted_and_the_table_taken(
+    site: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given headers of another sex, of another age and of a child for whom months are years, then lines say so."""
+    headers = [("F", "008Y"), ("F", "015Y"), ("M", "006Y"), ("M", "008Y"), ("", ""), ("O", "009Y")]
+    for seed, (sex, age) in enumerate(headers):
+        make_object(site / f"film{seed}.dcm", seed, f"P{seed}", age=age, sex=sex)
+    lines = [("M", 96), ("F", 40), ("M", 6), ("M", 150), ("M", 100), ("M", 100)]
+    parts = ["train", "validation"] * 3
+    rows = [[f"film{seed}.dcm", *line, parts[seed]] for seed, line in enumerate(lines)]
+    write_csv(site / "readings.csv", ["file", "sex", "bone_age_months", "part"], rows)
+    assert main(["data", "check", str(site)]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("!", "?"))]
+    assert said == [
+        "? Line 2: the header states the other sex; the table's is taken.",
+        "? Line 3: its bone age is more than 10 years from the age in the header; check both.",
+        "? Line 4: its bone age is 20 months or less, and the header's child years older; are they years?",
+    ]
+    assert load_half(site, ["train"])[0].reading.sex is Sex.MALE
+    assert "Line 2: the header states the other sex" in caplog.text
+
+
+@pytest.fixture
+def hands(tmp_path: Path) -> Path:
+    """A site's folder of two hands, a black object and noise in a PNG."""
+    for name in ("boy-08", "boy-12"):
+        sample = resources.files("dicom_node").joinpath("samples", f"{name}.dcm")
+        (tmp_path / f"{name}.dcm").write_bytes(sample.read_bytes())
+    make_film(photometric="MONOCHROME2").save_as(tmp_path / "black.dcm")
+    black = read_object(tmp_path / "black.dcm")
+    black.PixelData = bytes(len(black.PixelData))
+    black.save_as(tmp_path / "black.dcm")
+    cv2.imwrite(str(tmp_path / "Jane Doe.png"), picture(3, 500, 400))
+    rows = [["boy-08.dcm", "M", 96, "train"], ["black.dcm", "F", 96, "train"], ["Jane Doe.png", "M", 96, "validation"]]
+    rows.append(["boy-12.dcm", "M", 144, "validation"])
+    write_csv(tmp_path / "readings.csv", ["file", "sex", "bone_age_months", "part"], rows)
+    return tmp_path
+
+
+def test_films_without_a_hand_are_named_if_asked(hands: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(hands)]) == 0
+    assert "hand" not in capsys.readouterr().out.replace(str(hands), "")
+    assert main(["data", "check", str(hands), "--hands"]) == 0
+    said = capsys.readouterr().out
+    assert "hands: found in 2 of 4 films" in said
+    assert "? Line 3: the detector finds no hand in it; it is left out.\n? Line 4: the detector finds no hand" in said
+    assert "no problems, 2 notices of what is left out or doubtful" in said
+    assert "Jane" not in said
+
+
+def test_a_training_names_the_films_that_it_leaves_out(hands: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Given films without a hand, then a warning names each by its line, also where all was located before."""
+    for _ in range(2):
+        caplog.clear()
+        films = AgeFilms.load(hands, hands / "located")
+        assert [film.reading.rsna_id for film in (*films.sharp, *films.validation)] == [2, 5]
+        warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert [message.split(":")[0] for message in warned if "no hand" in message] == ["Line 3", "Line 4"]
+    assert "Jane" not in caplog.text
+
+
+@pytest.mark.parametrize(("gone", "words"), [("boy-08", "train on"), ("boy-12", "validate with")])
+def test_a_training_without_any_hand_is_refused(hands: Path, gone: str, words: str) -> None:
+    table = (hands / "readings.csv").read_text().splitlines()
+    (hands / "readings.csv").write_text("\n".join(line for line in table if gone not in line))
+    with pytest.raises(DataError, match=f"finds no hand in any film to {words}; see boneage-node data check --hands"):
+        AgeFilms.load(hands, None)
 
 
 # Boxes.

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from inference.bundle import DETECTOR, open_bundle
+from inference.bundle import DETECTOR, Bundle, open_bundle
 from inference.detector import make_finder, make_landmark_net
 from inference.torch_backend import load_net
 from training.ages import LocatedFilm, locate, read_located, write_located
@@ -21,6 +21,7 @@ from training.machine import ALONE, Machine
 from training.radiographs import Grey, Radiograph, load_half, load_negatives, load_small, read_split
 from training.regions import is_boxed
 from training.run import data_sha256
+from training.sources.source import log_notices
 
 _log = logging.getLogger(__name__)
 
@@ -94,20 +95,8 @@ def _kept_in(cache: Path, films: list[Radiograph], detector_sha256: str) -> Path
     return cache / f"located-{part}-{content[:12]}-{detector_sha256[:12]}.npz"
 
 
-def locate_all(
-    films: list[Radiograph], cache: Path | None = None, device: torch.device = ALONE.device
-) -> list[LocatedFilm]:
-    """Find hand and ROIs in films with the shipped detector; says how many had none.
-
-    ``cache`` is a folder that keeps what was found, for the next run with the same films and the same detector.
-    """
-    bundle = open_bundle(DETECTOR)
-    file = _kept_in(cache, films, bundle.weights_sha256) if cache else None
-    if file and file.exists():
-        try:
-            return read_located(file, films)
-        except DataError as error:
-            _log.warning("%s Locating the films again.", error)
+def _located(films: list[Radiograph], bundle: Bundle, device: torch.device) -> list[LocatedFilm]:
+    """Find hand and ROIs in films, saying how far it is."""
     finder = load_net(make_finder(), bundle, "finder.safetensors", device)
     landmark_net = load_net(make_landmark_net(), bundle, "landmarks.safetensors", device)
     located = []
@@ -116,10 +105,48 @@ def locate_all(
         located.append(film)
         if len(located) % 1000 == 0:
             _log.info("located %d of %d films (%.0f s)", len(located), len(films), time.monotonic() - started)
-    _log.info("%d of %d films have no hand the detector finds", len(films) - len(located), len(films))
-    if file:
-        write_located(file, located, films)
     return located
+
+
+def _kept(file: Path | None, films: list[Radiograph]) -> list[LocatedFilm] | None:
+    """Return what an earlier run found in the same films; None where nothing is kept, or it is torn."""
+    if file is None or not file.exists():
+        return None
+    try:
+        return read_located(file, films)
+    except DataError as error:
+        _log.warning("%s Locating the films again.", error)
+        return None
+
+
+def locate_all(
+    films: list[Radiograph], cache: Path | None = None, device: torch.device = ALONE.device
+) -> list[LocatedFilm]:
+    """Find hand and ROIs in films with the shipped detector; warns of those that have none, which are left out.
+
+    ``cache`` is a folder that keeps what was found, for the next run with the same films and the same detector.
+    """
+    bundle = open_bundle(DETECTOR)
+    file = _kept_in(cache, films, bundle.weights_sha256) if cache else None
+    located = _kept(file, films)
+    if located is None:
+        located = _located(films, bundle, device)
+        if file:
+            write_located(file, located, films)
+    _log.info("%d of %d films have no hand the detector finds", len(films) - len(located), len(films))
+    log_notices(_left_out(films, located), " --hands")
+    return located
+
+
+def films_without_hand(films: list[Radiograph]) -> list[str]:
+    """Name the films in which the shipped detector finds no hand, as a training would leave them out."""
+    return _left_out(films, _located(films, open_bundle(DETECTOR), ALONE.device))
+
+
+def _left_out(films: list[Radiograph], located: list[LocatedFilm]) -> list[str]:
+    found = {film.reading.rsna_id for film in located}
+    missing = (film for film in films if film.reading.rsna_id not in found)
+    return [f"{film.called}: the detector finds no hand in it; it is left out." for film in missing]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,7 +159,13 @@ class AgeFilms:
 
     @staticmethod
     def load(data: Path, cache: Path | None, machine: Machine = ALONE) -> AgeFilms:
-        """Read and locate them; the leading process locates, the others take what it found from the cache."""
+        """Read and locate them; the leading process locates, the others take what it found from the cache.
+
+        Raises
+        ------
+        DataError
+            If the films have problems, or none with a hand is there to train on or to validate with.
+        """
         films = [load_half(data, ["train"]), load_small(data, ["pretrain"]), load_half(data, ["validation"])]
         if not films[0] or not films[2]:
             raise DataError("There are no films to train on, or none to validate with; see boneage-node data check.")
@@ -141,6 +174,9 @@ class AgeFilms:
         located = AgeFilms(*(locate_all(part, cache, machine.device) for part in films))
         if machine.leads:
             machine.agree(True)
+        if not located.sharp or not located.validation:
+            part = "validate with" if located.sharp else "train on"
+            raise DataError(f"The detector finds no hand in any film to {part}; see boneage-node data check --hands.")
         return located
 
     def sha256(self) -> str:

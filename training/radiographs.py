@@ -42,6 +42,12 @@ class Radiograph:
 
     reading: Reading
     pixels: Grey
+    name: str = ""  # what messages call it where that is not its id: "Line 12"
+
+    @property
+    def called(self) -> str:
+        """What messages call it."""
+        return self.name or f"film {self.reading.rsna_id}"
 
 
 def read_split(path: Path | None = None) -> dict[int, str]:

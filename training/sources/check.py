@@ -11,6 +11,7 @@ from pathlib import Path
 from training.annotations import read_annotations
 from training.detector import POSE_POINTS
 from training.errors import DataError
+from training.films import films_without_hand
 from training.radiographs import PARTS, Grey, Radiograph, is_project_folder, load_half, read_split
 from training.sources.boxes import Boxes, check_boxes
 from training.sources.source import ANNOTATIONS, Entry, Source, open_source
@@ -30,22 +31,37 @@ def main(argv: list[str] | None = None) -> int:
     check.add_argument(
         "--file-names", action="store_true", help="list the files of images without a reading; they may name patients"
     )
+    check.add_argument(
+        "--hands", action="store_true", help="look for a hand in each film, and name those that training leaves out"
+    )
     arguments = parser.parse_args(argv)
     try:
         source = _open(arguments.folder)
-        problems = source.problems + source.read(())[1] + source.missing_parts()
+        films, broken = source.read(PARTS if arguments.hands else ())
+        problems = source.problems + broken + source.missing_parts()
     except DataError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     sys.stdout.write(describe(source))
+    if arguments.hands:
+        _look_for_hands(source, films)
     problems += _check_boxes(arguments.annotations, arguments.folder, source)
     for notice in [*source.notices, *(map(str, source.unlisted) if arguments.file_names else ())]:
         sys.stdout.write(f"? {notice}\n")
     for problem in problems:
         sys.stdout.write(f"! {problem}\n")
     sys.stdout.write(f"{_count(len(problems), 'problem')}")
-    sys.stdout.write(f", {_count(len(source.notices), 'notice')} of what is left out\n" if source.notices else "\n")
+    sys.stdout.write(
+        f", {_count(len(source.notices), 'notice')} of what is left out or doubtful\n" if source.notices else "\n"
+    )
     return 1 if problems else 0
+
+
+def _look_for_hands(source: Source, films: list[Radiograph]) -> None:
+    """Say in how many films the detector finds a hand, and note the others."""
+    missing = films_without_hand(films)
+    sys.stdout.write(f"hands: found in {len(films) - len(missing)} of {len(films)} films\n")
+    source.notices += missing
 
 
 def _check_boxes(given: Path | None, folder: Path, source: Source) -> list[str]:

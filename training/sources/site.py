@@ -9,7 +9,7 @@ stable as long as new lines go to the end. Its part does not depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,14 @@ from inference.film import display_bytes, read_film
 from training.errors import DataError
 from training.radiographs import Reading
 from training.sources.files import IMAGES, is_film_file, plain_name, read_object
-from training.sources.headers import read_header
+from training.sources.headers import Header, read_header
 from training.sources.source import ANNOTATIONS, Entry, Grey, Source, open_image, part_by_hash
 from training.sources.tables import COLUMNS, PARTS, Row, kind_of, part_of
+from training.sources.units import may_be_years
 
 TABLE = "readings.csv"
+FAR_MONTHS = 120.0
+"""No child's bone age is so far from the age in its header; one of them is wrong."""
 
 
 def read(folder: Path) -> Source | None:
@@ -40,7 +43,7 @@ def read(folder: Path) -> Source | None:
         return None
     source = Source("a site's films", [])
     lines: dict[Path, int] = {}
-    rows, films = read_rows(table), []
+    rows, films, headers = read_rows(table), [], list[Header]()
     for line, row in rows.lines:
         try:
             film = read_line(folder, row, rows, line)
@@ -52,9 +55,12 @@ def read(folder: Path) -> Source | None:
             source.problems.append(f"Lines {first} and {line} name the same file; keep one of them.")
             continue
         films.append((row, film))
-        _enter(source, film.path, film.reading, row)
+        headers.append(read_header(film.path))
+        _enter(source, film.path, film.reading, row, headers[-1])
     if wrong := wrong_unit(films):
         source.problems.append(wrong)
+    for (_, film), header in zip(films, headers, strict=True):
+        source.notices += _doubts(film.reading, header, ages=wrong is None)
     if not rows.lines:
         source.problems.append(f"{TABLE} holds no line below its header; write one for each film.")
     _name_columns(source, rows.columns)
@@ -83,9 +89,20 @@ def _name_columns(source: Source, columns: Iterable[str]) -> None:
             source.notices.append(f"The column {column!r} is not known, and not read.")
 
 
-def _enter(source: Source, path: Path, reading: Reading, row: Row) -> None:
+def _doubts(reading: Reading, header: Header, *, ages: bool) -> Iterator[str]:
+    """Say what of a line its film's header contradicts: the sex and, if asked, the age; the table's are taken."""
+    line, age = reading.rsna_id, header.age_months
+    if header.sex not in {None, reading.sex}:
+        yield f"Line {line}: the header states the other sex; the table's is taken."
+    if ages and may_be_years(reading.age_months, age):
+        yield f"Line {line}: its bone age is 20 months or less, and the header's child years older; are they years?"
+    elif ages and age is not None and abs(age - reading.age_months) > FAR_MONTHS:
+        yield f"Line {line}: its bone age is more than 10 years from the age in the header; check both."
+
+
+def _enter(source: Source, path: Path, reading: Reading, row: Row, header: Header) -> None:
     line, stated = reading.rsna_id, part_of(row.get("part"))
-    patient = (row.get("patient") or "").strip() or read_header(path).patient
+    patient = (row.get("patient") or "").strip() or header.patient
     if stated is None:
         words, kind = ", ".join(PARTS), kind_of(row.get("part"))
         source.problems.append(f"Line {line}: the part must be one of {words}, or empty; it is {kind}.")

@@ -60,7 +60,7 @@ class Source:
     entries: list[Entry]
     problems: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
-    """What is left out, in words."""
+    """What is left out, and what of the table a header contradicts, in words."""
     unlisted: list[Path] = field(default_factory=list)
     """Images without a reading; their names may hold patient data and stand in no notice."""
 
@@ -100,7 +100,7 @@ class Source:
                 problems.append(f"{entry.name} is the same image as {first}: keep one of them.")
                 continue
             if entry.reading.part in wanted:
-                films.append(Radiograph(entry.reading, shrunk(pixels, side)))
+                films.append(Radiograph(entry.reading, shrunk(pixels, side), entry.name))
         return films, problems
 
     def missing_parts(self) -> list[str]:
@@ -134,12 +134,12 @@ class Source:
         return Counter((entry.reading.part, entry.reading.sex.value) for entry in self.entries)
 
 
-def log_notices(notices: list[str]) -> None:
-    """Log notices as warnings: the first twenty in words, then how many more there are."""
+def log_notices(notices: list[str], option: str = "") -> None:
+    """Log notices as warnings: the first twenty in words, then how many more; an option has ``data check`` list all."""
     for notice in notices[:SHOWN_PROBLEMS]:
         _log.warning("%s", notice)
     if len(notices) > SHOWN_PROBLEMS:
-        _log.warning("And %d more; boneage-node data check lists them all.", len(notices) - SHOWN_PROBLEMS)
+        _log.warning("And %d more; boneage-node data check%s lists them all.", len(notices) - SHOWN_PROBLEMS, option)
 
 
 def open_source(folder: Path) -> Source:
