@@ -7,9 +7,12 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from inference.finding import ModelIdentity
 from training.card import ablation_text, comparison_text, figures_text, fill, is_ablation, main
 from training.errors import RunError
+from training.evaluation.figures import assemble, clean
 from training.evaluation.papers import paper_of
+from training.evaluation.reading import Row
 
 ERRORS = {"films": 3, "mae_months": 8.04, "rmse_months": 10.06}
 FIGURES = {
@@ -23,6 +26,7 @@ FIGURES = {
     "roi_centres_within_3_percent": 0.981,
     "roi_boxes": 1053,
     "roi_centre_median": 0.0099,
+    "non_hands": 67,
     "non_hands_accepted": 0,
 }  # fmt: skip
 
@@ -44,9 +48,28 @@ def test_figures_are_put_where_the_document_has_a_place_for_them():
     assert "Part `test`, on 1 CPU thread: MAE" in figures_text(FIGURES | {"cost": {"threads": 1}})
 
 
-def test_a_document_without_a_place_is_refused():
+def test_a_document_without_a_place_is_refused(tmp_path, caplog):
     with pytest.raises(RunError, match="no place"):
         fill("nothing", "house", "text")
+    figures, document = tmp_path / "figures.json", tmp_path / "README.md"
+    figures.write_text(json.dumps(FIGURES | {"model": {"method": "house"}}))
+    document.write_text("nothing")
+    assert main([str(figures), str(document)]) == 2
+    assert "put one there" in caplog.text
+
+
+def test_an_acceptance_test_says_nothing_of_what_it_did_not_measure():
+    """Given a site's own films, which have no boxes and no images without a hand, then neither is spoken of."""
+    rows = [Row(str(place), "MF"[place % 2], 100.0, 104.0, 90.0, 118.0, None, None) for place in range(4)]
+    model = ModelIdentity("house", "House", "0.1.0", "ab" * 32)
+    text = figures_text(clean(assemble(model, "site", rows, [])))
+    assert "A site's own films: MAE 4.0 months, RMSE 4.0 over 4 of 4 films (0 refused);" in " ".join(text.split())
+    assert text.endswith("the 90 % interval covers 100 %.")
+    for words in ("ROI", "chests", "None", "nan"):
+        assert words not in text
+    refused = [Row("1", "M", 100.0, None, None, None, "no-hand", None)]
+    text = figures_text(clean(assemble(model, "site", refused, [])))
+    assert text.endswith("A site's own films: no age, all 1 films were refused.")
 
 
 ROIS = dict.fromkeys(("precision", "recall", "f1", "ap", "ap50", "ap75", "centre_median", "within_3_percent"), 0.5)

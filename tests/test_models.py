@@ -388,6 +388,7 @@ FIGURES = {
     "roi_centres_within_3_percent": 0.981,
     "roi_boxes": 1053,
     "roi_centre_median": 0.0099,
+    "non_hands": 67,
     "non_hands_accepted": 0,
 }
 CARD = """# Card
@@ -429,6 +430,34 @@ def test_a_card_of_other_weights_says_so_until_they_are_measured(folder, tmp_pat
     card.write_text(card.read_text().replace(file_sha256(path), "0"))
     assert write_card(["--sha256", str(card)]) == 0
     assert file_sha256(path) in card.read_text()
+
+
+TERMS = "**Data and terms.** RSNA films: academic research\nonly. 920 films.\n\n"
+
+
+@pytest.mark.parametrize("typed", [TERMS, ""])
+def test_a_card_of_weights_of_other_films_has_their_terms(folder, tmp_path, typed):
+    """Given a hospital's weights, then its card has its terms, measured or not, and RSNA's again with such weights."""
+    run, card = folder.parent / "run", folder / "global-local" / "docs" / "README.md"
+    card.parent.mkdir()
+    card.write_text(CARD.replace("<!-- figures", f"{typed}<!-- figures"))
+    export_again(folder)
+    assert typed in card.read_text()
+    write_about(run, {**read_about(run), "data_terms": "Trained on films of a hospital."})
+    export_again(folder, others=True)
+    figures = tmp_path / "figures.json"
+    figures.write_text(json.dumps(FIGURES | {"model": {"method": "global-local"}}))
+    for _ in range(2):
+        text = card.read_text()
+        assert text.count("**Data and terms.** Trained on films of a hospital.") == 1
+        assert "RSNA" not in text
+        assert text.startswith("# Card\n\n")
+        assert write_card([str(figures), str(card)]) == 0
+    assert "newer than this card" not in card.read_text()
+    write_about(run, {**read_about(run), "data_terms": RSNA_TERMS})
+    export_again(folder, others=True)
+    assert card.read_text().count(f"**Data and terms.** {RSNA_TERMS[:80]}") == 1
+    assert "hospital" not in card.read_text()
 
 
 @pytest.mark.parametrize("name", sorted(path.parents[1].name for path in bundles_folder().glob("*/docs/README.md")))

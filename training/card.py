@@ -5,8 +5,9 @@
 what stands at ``<!-- figures compare -->`` by the tables of a comparison (``boneage-node compare --json``), whose plots
 it writes into ``training/evaluation/plots`` beside that file.
 
-A bundle's card gets the hashes of its weights as well, at ``<!-- sha256 -->`` to ``<!-- /sha256 -->``, and loses the
-mark of ``export`` that its weights are newer; ``python -m training.card --sha256 CARD...`` writes the hashes alone.
+A bundle's card gets the hashes of its weights as well, at ``<!-- sha256 -->`` to ``<!-- /sha256 -->``, the terms of
+these where they are not RSNA's, and loses the mark of ``export`` that its weights are newer; ``python -m training.card
+--sha256 CARD...`` writes hashes and terms alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.bundle_card import fill_hashes, without_mark
+from training.bundle_card import fill_metadata, without_mark
 from training.compare import (
     ROI_HEAD,
     UNCONVERGED_NOTE,
@@ -29,7 +30,7 @@ from training.compare import (
     plots,
     roi_rows,
 )
-from training.errors import RunError
+from training.errors import RunError, TrainingError, exit_code
 from training.evaluation.ablation import HEAD as ABLATION_HEAD
 from training.evaluation.ablation import ablation_rows
 from training.evaluation.page import decimal, percent
@@ -41,19 +42,41 @@ def figures_text(figures: dict[str, Any]) -> str:
     for group, row in figures["table_3"].items():
         cells = (_cell(row[sex]) for sex in ("male", "female", "total"))
         lines.append(f"| {group} | " + " | ".join(cells) + " |")
-    total = figures["table_3"]["all"]["total"]
-    within = {int(month): share for month, share in figures["within_months"].items()}
-    films, refused = figures["films"], sum(figures["refused"].values())
-    sentences = (
-        f"Part `{figures['part']}`{_threads([figures])}: "
-        f"MAE {total['mae_months']:.1f} months, RMSE {total['rmse_months']:.1f} over {total['films']} of {films} films "
-        f"({refused} refused); {within[6]:.0%} within 6 months, {within[12]:.0%} "
-        f"within 12, {within[24]:.0%} within 24; the 90 % interval covers {figures['coverage_90']:.0%}. ROI centres: "
-        f"{figures['roi_centres_within_3_percent']:.1%} of {figures['roi_boxes']} annotated boxes of the 13 RUS bones "
-        f"within 3 % of the hand's length (radius to distal phalanx 3), median {figures['roi_centre_median']:.1%}. Of "
-        f"67 chests, {figures['non_hands_accepted']} were read."
-    )
+    sentences = " ".join(s for s in (_ages(figures), _regions(figures), _non_hands(figures)) if s)
     return "\n".join(lines) + "\n\n" + _wrapped(re.sub(r"(\d)%", r"\1 %", sentences))
+
+
+def _ages(figures: dict[str, Any]) -> str:
+    """Say how well ages are read, of which films: a site's own are no part of a split."""
+    measured = "A site's own films" if figures["part"] == "site" else f"Part `{figures['part']}`"
+    total, films = figures["table_3"]["all"]["total"], figures["films"]
+    if not total["films"]:
+        return f"{measured}: no age, all {films} films were refused."
+    within = {int(month): share for month, share in figures["within_months"].items()}
+    return (
+        f"{measured}{_threads([figures])}: "
+        f"MAE {total['mae_months']:.1f} months, RMSE {total['rmse_months']:.1f} over {total['films']} of {films} films "
+        f"({sum(figures['refused'].values())} refused); {within[6]:.0%} within 6 months, {within[12]:.0%} "
+        f"within 12, {within[24]:.0%} within 24; the 90 % interval covers {figures['coverage_90']:.0%}."
+    )
+
+
+def _regions(figures: dict[str, Any]) -> str:
+    """Say how well regions are found; nothing where no film had boxes that people drew."""
+    if not figures["roi_boxes"]:
+        return ""
+    return (
+        f"ROI centres: {figures['roi_centres_within_3_percent']:.1%} of {figures['roi_boxes']} annotated boxes of the "
+        f"13 RUS bones within 3 % of the hand's length (radius to distal phalanx 3), median "
+        f"{figures['roi_centre_median']:.1%}."
+    )
+
+
+def _non_hands(figures: dict[str, Any]) -> str:
+    """Say how many images without a hand were read; nothing where there were none."""
+    if not figures["non_hands"]:
+        return ""
+    return f"Of {figures['non_hands']} chests, {figures['non_hands_accepted']} were read."
 
 
 def comparison_text(comparison: dict[str, Any]) -> str:
@@ -187,7 +210,7 @@ def fill(document: str, method: str, text: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Fill; returns 0."""
+    """Fill; returns 0, or 2 where a document has no place for the figures."""
     parser = argparse.ArgumentParser(prog="python -m training.card", description=__doc__)
     parser.add_argument("figures", type=Path, nargs="?")
     parser.add_argument("documents", type=Path, nargs="*", metavar="FILE")
@@ -196,9 +219,12 @@ def main(argv: list[str] | None = None) -> int:
     if bool(arguments.sha256) == bool(arguments.documents):
         parser.error("give figures and the files they go into, or --sha256 and cards")
     for path in arguments.sha256:
-        fill_hashes(path)
-    if arguments.documents:
-        _fill_all(arguments)
+        fill_metadata(path)
+    try:
+        if arguments.documents:
+            _fill_all(arguments)
+    except TrainingError as error:
+        return exit_code(error)
     return 0
 
 
@@ -211,7 +237,7 @@ def _fill_all(arguments: argparse.Namespace) -> None:
     text = write(figures)
     for path in arguments.documents:
         path.write_text(without_mark(fill(path.read_text(), name, text)))
-        fill_hashes(path)
+        fill_metadata(path)
         if name == "compare":
             write_plots(figures, path.parent / PLOTS)
 

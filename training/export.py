@@ -26,7 +26,7 @@ from inference.global_local import REGIONS_FILE
 from inference.house import HouseMethod, more_file
 from inference.method import open_method
 from inference.precise_baa import LOCALISER_FILE
-from training.bundle_card import card_of, fill_hashes, mark_stale
+from training.bundle_card import card_of, fill_metadata, mark_stale
 from training.bundle_intervals import DETECTOR_KEYS, drop_intervals, makes_ages, read_with
 from training.errors import RunError, TrainingError
 from training.recipe import Recipe, RegionRecipe
@@ -129,7 +129,7 @@ def write_metadata(
     path.write_text(json.dumps(metadata, indent=2) + "\n")
     inference.write_text(json.dumps(config, indent=2) + "\n")
     if card_of(folder).is_file():
-        fill_hashes(card_of(folder))
+        fill_metadata(card_of(folder))
         if read_with(hashes_before, config_before) != read_with(hashes, config):
             mark_stale(card_of(folder))
             _log.warning("The card of %s is of other weights now and says so: write it anew.", folder.name)
