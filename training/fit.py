@@ -477,7 +477,8 @@ def rate_of(
 ) -> float:
     """Return how many steps a second a net trains at; its weights are of no use afterwards.
 
-    Parameters are :func:`fit`'s; before ``seconds`` of measuring come ``skipped`` steps, or those begun in ``skipped_s``.
+    Parameters are :func:`fit`'s. ``skipped`` steps, or those begun in ``skipped_s``, come before the ``seconds`` that
+    are measured.
     """
     endless = replace(schedule, epochs=_ENDLESS, steps_per_epoch=1)  # one cycle ends with the steps it was made for
     training = _Training(net, loss_of, endless, machine)

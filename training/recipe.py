@@ -162,6 +162,8 @@ class Recipe(BaseModel):
     """One of ``training.losses.LOSSES``."""
     method: dict[str, Any]
     """The method's configuration, as it goes into the bundle's ``inference.json``."""
+    imagenet: bool = False
+    """Whether it means to start from ImageNet weights; without any, training warns."""
     choose_epoch: bool = True
     """Whether the last phase's best epoch by validation MAE is kept, else its last: intervals from the validation part
     are honest where nothing was chosen on it."""
@@ -199,11 +201,12 @@ _KINDS: dict[object, type[AnyRecipe]] = {
 def complete(recipe: dict[str, Any]) -> dict[str, Any]:
     """Return a recipe as ``run.json`` holds it with what an earlier version did not say yet, by its default.
 
+    Without ``imagenet``, which changes no training: ``run.json`` names what a run did start from.
     What is no recipe of this version is returned as it is.
     """
     kind = Recipe if "phases" in recipe else _KINDS.get(recipe.get("target"), Stretch)
     try:
-        return kind.model_validate(recipe).model_dump(mode="json")
+        return kind.model_validate(recipe).model_dump(mode="json", exclude={"imagenet"})
     except ValidationError:
         return recipe
 

