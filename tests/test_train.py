@@ -202,6 +202,7 @@ def test_a_file_that_holds_no_imagenet_weights_is_refused_before_films_are_opene
             ("--set", "width=0.125", "--init", "shipped"),
             "shipped weights of global-local are those of another size",
         ),
+        ("house", ("--init", "nowhere"), "There is no run's folder nowhere"),
         ("landmarks", ("--imagenet", "FILE"), "landmarks takes no ImageNet weights"),
     ],
 )

@@ -180,8 +180,10 @@ def read_run(run: Path) -> dict[str, torch.Tensor]:
     Raises
     ------
     RunError
-        If the folder holds neither, or they are torn.
+        If the folder holds neither, or they are torn, or there is no folder.
     """
+    if not run.is_dir():
+        raise RunError(f"There is no run's folder {run}.")
     if (run / "final.pt").exists():
         return load_state(run / "final.pt")
     checkpoints = [path for name in (CHECKPOINT, BEFORE) for path in run.glob(f"**/{name}")]
