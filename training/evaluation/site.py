@@ -122,7 +122,10 @@ def read_line(folder: Path, row: Row, table: Table, line: int) -> SiteFilm:
         raise DataError(f"Line {line}: the sex must be one of {', '.join(SEXES)}; it is {kind_of(row['sex'])}.")
     if not 0 < age <= OLDEST_MONTHS:
         units = " or ".join(AGES[column] for column in AGES if column in table.columns)
-        raise DataError(f"Line {line}: the bone age must be a number above 0 and up to 20 years, in {units}.")
+        hint = (
+            "; it has a decimal comma: write a point" if any(_has_comma(row, column, table) for column in AGES) else ""
+        )
+        raise DataError(f"Line {line}: the bone age must be a number above 0 and up to 20 years, in {units}{hint}.")
     if _contradict(row, table):
         raise DataError(f"Line {line}: bone_age_months and bone_age_years contradict each other; correct one of them.")
     return SiteFilm(path, Reading(line, age, sex, "site"))
@@ -136,6 +139,11 @@ def _path_of(folder: Path, cell: str) -> Path:
 
 def _filled(row: Row, column: str) -> bool:
     return bool((row.get(column) or "").strip())
+
+
+def _has_comma(row: Row, column: str, table: Table) -> bool:
+    """Tell whether a cell is a number only with a decimal comma, which cells between commas do not have."""
+    return math.isnan(number_of(row.get(column), table.separator)) and not math.isnan(number_of(row.get(column), ";"))
 
 
 def _ages_of(row: Row, table: Table) -> list[float]:

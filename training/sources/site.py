@@ -95,7 +95,7 @@ def _doubts(reading: Reading, header: Header, *, ages: bool) -> Iterator[str]:
     if header.sex not in {None, reading.sex}:
         yield f"Line {line}: the header states the other sex; the table's is taken."
     if ages and may_be_years(reading.age_months, age):
-        yield f"Line {line}: its bone age is 20 months or less, and the header's child years older; are they years?"
+        yield f"Line {line}: its bone age is 20 months or less, but its header's child years older; are they years?"
     elif ages and age is not None and abs(age - reading.age_months) > FAR_MONTHS:
         yield f"Line {line}: its bone age is more than 10 years from the age in the header; check both."
 
