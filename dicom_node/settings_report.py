@@ -18,10 +18,13 @@ from sqlalchemy.pool import NullPool
 from dicom_node.cli import DONE, WRONG_USAGE
 from dicom_node.errors import SettingsError
 from dicom_node.ownership import check_ownership
-from dicom_node.settings import Settings, SettingsProblem, load_settings
+from dicom_node.settings import InterpretSettings, Settings, SettingsProblem, load_settings
 from dicom_node.terminal import make_table, open_console
-from inference.bundle import SEPARATOR, list_methods
-from inference.catalogue import read_bundle
+from inference.bundle import DETECTOR, SEPARATOR, list_methods, open_bundle
+from inference.catalogue import identify, read_bundle
+from inference.engine import read_intervals
+from inference.errors import BundleError
+from inference.recalibration import Recalibration
 
 CONNECT_TIMEOUT_S = 5
 
@@ -58,6 +61,7 @@ def show(options: argparse.Namespace) -> int:
 def find_hindrances(settings: Settings) -> Iterator[SettingsProblem]:
     """Yield what on this machine would keep a node with these settings from starting."""
     yield from _find_store_hindrances(settings)
+    yield from _find_model_hindrances(settings.interpret)
     existing = next(folder for folder in (settings.node.data_dir, *settings.node.data_dir.parents) if folder.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         what = "The folder cannot be created or written by this user."
@@ -72,6 +76,25 @@ def _find_store_hindrances(settings: Settings) -> Iterator[SettingsProblem]:
         return
     if url.get_backend_name() == "postgresql":
         yield from _find_connection_hindrances(url, "url_file" if settings.store.url_file else "url")
+
+
+def _find_model_hindrances(interpret: InterpretSettings) -> Iterator[SettingsProblem]:
+    """Open what the engine opens, without its networks: hashes, intervals, and the site's recalibration."""
+    try:
+        open_bundle(DETECTOR)
+        read_intervals(open_bundle(interpret.method))
+    except BundleError as error:
+        remedy = (
+            f"Do so, or choose another method; boneage-node models verify {interpret.method} says all that is wrong."
+        )
+        yield SettingsProblem("interpret", "method", str(error), remedy)
+        return
+    try:
+        if interpret.recalibration is not None:
+            Recalibration.read(interpret.recalibration).check(identify(interpret.method))
+    except BundleError as error:
+        remedy = "Name the file that was fitted with these weights, or leave the key out."
+        yield SettingsProblem("interpret", "recalibration", str(error), remedy)
 
 
 def _find_connection_hindrances(url: URL, key: str) -> Iterator[SettingsProblem]:
@@ -98,6 +121,29 @@ def find_remarks(settings: Settings) -> Iterator[str]:
         if not peer.commitment:
             yield f"peers: {peer.name} has commitment = false; nothing there will ever be shown as committed."
     yield from _unconverged_methods(settings)
+    yield from _unfit_shadows(settings.interpret)
+    yield from _unadvised_recalibration(settings.interpret)
+
+
+def _unfit_shadows(interpret: InterpretSettings) -> Iterator[str]:
+    """Say of each shadow method that could not be opened: the node starts, and nothing is read with it."""
+    for name in interpret.shadow:
+        try:
+            read_intervals(open_bundle(name))
+        except BundleError as error:
+            yield f"interpret.shadow: nothing would be read with {name}. {error}"
+
+
+def _unadvised_recalibration(interpret: InterpretSettings) -> Iterator[str]:
+    """Repeat what a recalibration file says of itself, where that is to leave it; hindrances say if it is unfit."""
+    if interpret.recalibration is None:
+        return
+    try:
+        recalibration = Recalibration.read(interpret.recalibration)
+    except BundleError:
+        return
+    if recalibration.is_advised_against:
+        yield f"interpret.recalibration: the file itself advises against its use. {recalibration.advice}"
 
 
 def _unconverged_methods(settings: Settings) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference.bundle import DETECTOR, SEPARATOR, Bundle, bundles_folder, canonical_name, file_sha256, list_methods
 from inference.errors import BundleError
+from inference.finding import ModelIdentity
 from inference.intervals import Calibration
 from inference.method import DEFAULT_METHOD, method_names, open_method
 
@@ -52,6 +53,23 @@ def read_bundle(name: str, folder: Path | None = None) -> Bundle:
     except (OSError, ValueError) as error:
         raise BundleError(f"The description of {name!r} cannot be read; install the package again.") from error
     return Bundle(root / name, metadata, config)
+
+
+def identify(name: str, folder: Path | None = None) -> ModelIdentity:
+    """Return what reports say of a method or an ensemble, as the engine has it; no weights are loaded.
+
+    Raises
+    ------
+    BundleError
+        If it or a member of it has no bundle.
+    """
+    from inference.ensemble import combined_sha256, read_members
+
+    bundle = read_bundle(name, folder)
+    weights = read_members(bundle)
+    members = {member: read_bundle(member, folder) for member in weights}
+    sha256 = combined_sha256(weights, members) if members else bundle.weights_sha256
+    return ModelIdentity(canonical_name(name), str(bundle.metadata["name"]), bundle.version, sha256)
 
 
 def weight_files(bundle: Bundle) -> list[Path]:
@@ -118,14 +136,13 @@ def _card_line(bundle: Bundle) -> str:
 
 def _member_lines(bundle: Bundle, folder: Path | None) -> Iterator[str]:
     """Yield an ensemble's hash as reports have it, and what each of its members is."""
-    from inference.ensemble import combined_sha256, read_members
+    from inference.ensemble import read_members
 
     weights = read_members(bundle)
     if not weights:
         return
-    members = {member: read_bundle(member, folder) for member in weights}
-    yield f"weights, as reports name them: sha256 {combined_sha256(weights, members)}"
-    for member, one in members.items():
+    yield f"weights, as reports name them: sha256 {identify(bundle.folder.name, folder).weights_sha256}"
+    for member, one in ((member, read_bundle(member, folder)) for member in weights):
         yield f"member {member}: version {one.version}, {one.metadata.get('name', member)}"
         yield from (f"  {line}" for line in (*_interval_lines(one), *_weight_lines(one), _card_line(one)))
 

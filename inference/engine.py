@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -224,14 +224,14 @@ class Engine:
             return Stager(network, ModelIdentity(canonical_name(name), label, opened.version, weights_sha256))
 
         network, identity = open_one(method, bundle, form)
-        calibration = _read_intervals(bundle)
+        calibration, sex_alarm = read_intervals(bundle)
         return cls(
             TorchLocator(detector, where),
             network,
-            Calibration.parse(calibration),
+            calibration,
             identity,
             Recalibration.read(recalibration) if recalibration is not None else None,
-            sex_alarm=SexAlarm.parse(calibration),
+            sex_alarm=sex_alarm,
             stager=None if stages is None else open_one(stages, open_bundle(stages, folder), "eager"),
         )
 
@@ -382,15 +382,23 @@ class Engine:
         return Refusal(code, sentence, remedy, subject, flags=(*flags, *subject.flags), model=self.identity)
 
 
-def _read_intervals(bundle: Bundle) -> dict[str, Any]:
+def read_intervals(bundle: Bundle) -> tuple[Calibration, SexAlarm | None]:
+    """Return a bundle's intervals and its alarm for a wrong sex, if it has one.
+
+    Raises
+    ------
+    BundleError
+        If there are no intervals, or what is there cannot be used.
+    """
     name = bundle.folder.name
     remedy = f"run boneage-node calibrate --method {name} --data DATA"
     try:
-        return bundle.read_json("calibration.json")
+        table = bundle.read_json("calibration.json")
     except FileNotFoundError as error:
         raise BundleError(f"Bundle {name!r} has no intervals (calibration.json): {remedy}.") from error
     except ValueError as error:
         raise BundleError(f"The intervals of bundle {name!r} (calibration.json) cannot be read: {remedy}.") from error
+    return Calibration.parse(table), SexAlarm.parse(table)
 
 
 def _places(image: Grey, hand: LocatedHand, corner: tuple[int, int]) -> tuple[Box | None, tuple[Roi, ...]]:

@@ -8,10 +8,11 @@ The file::
 
     {"schema": "boneage-node/recalibration/1", "method": "house", "weights_sha256": "...",
      "lines": {"M": {"offset_months": 3.1, "factor": 0.98}, "F": {"offset_months": 0.0, "factor": 1.0}},
-     "interval_factor": 1.1, ...}
+     "interval_factor": 1.1, "advice": "Adopt it: ...", ...}
 
 ``recalibrated = offset_months + factor * age``; half-widths of intervals are multiplied by ``interval_factor``. Further
-keys (films, errors before and after) are for people.
+keys (films, errors before and after) are for people, as is ``advice``, which begins with LEAVE_IT where the line may be
+chance.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ SCHEMA = "boneage-node/recalibration/1"
 PLAUSIBLE_FACTORS = (0.6, 1.6)
 """A line steeper or flatter than this is no recalibration: films and readings do not belong together."""
 PLAUSIBLE_INTERVAL_FACTORS = (0.2, 5.0)
+LEAVE_IT = "Leave it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,17 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Recalibration:
-    """A line per sex, and by how much intervals widen; ``fingerprint`` are 8 hex digits of the file's SHA-256."""
+    """A line per sex, and by how much intervals widen.
+
+    ``fingerprint`` are 8 hex digits of the file's SHA-256, ``advice`` is its own word on whether to adopt it.
+    """
 
     lines: dict[Sex, Line]
     interval_factor: float
     method: str
     weights_sha256: str
     fingerprint: str
+    advice: str = ""
 
     @staticmethod
     def read(path: Path) -> Recalibration:
@@ -68,6 +74,7 @@ class Recalibration:
             }
             interval_factor = float(table["interval_factor"])
             method, weights = str(table["method"]), str(table["weights_sha256"])
+            advice = str(table.get("advice", ""))
         except OSError as error:
             raise BundleError(f"The recalibration file {path} cannot be read ({error.strerror}).") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -76,7 +83,13 @@ class Recalibration:
         narrow, wide = PLAUSIBLE_INTERVAL_FACTORS
         if not all(low <= line.factor <= high for line in lines.values()) or not narrow <= interval_factor <= wide:
             raise BundleError(f"{path.name} bends ages implausibly; check the films and readings it was fitted on.")
-        return Recalibration(lines, interval_factor, method, weights, hashlib.sha256(content).hexdigest()[:8])
+        fingerprint = hashlib.sha256(content).hexdigest()[:8]
+        return Recalibration(lines, interval_factor, method, weights, fingerprint, advice)
+
+    @property
+    def is_advised_against(self) -> bool:
+        """Whether its own advice is to leave it."""
+        return self.advice.startswith(LEAVE_IT)
 
     def check(self, model: ModelIdentity) -> None:
         """Refuse another model than the one this was fitted with.

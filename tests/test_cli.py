@@ -23,7 +23,7 @@ from dicom_node.archive import Archive
 from dicom_node.errors import SettingsError, UnknownStudy
 from dicom_node.settings import load_settings
 from dicom_node.settings_report import mask
-from inference.bundle import Bundle
+from inference.bundle import Bundle, open_bundle
 
 HEADER = '[node]\ndata_dir = "data"\n'
 
@@ -158,6 +158,21 @@ def test_settings_check_names_methods_that_did_not_converge(
     assert out.count("unconverged (") == 2
     assert f"interpret.method: {note}" in out
     assert f"interpret.shadow: {note}" in out
+
+
+def test_settings_check_names_methods_without_intervals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given a method without intervals, then no node starts with it, and as a shadow it reads nothing."""
+    bare = Bundle(tmp_path / "ala-net", {"version": "1"}, {})
+    monkeypatch.setattr(settings_report, "open_bundle", lambda name: bare if name == "ala-net" else open_bundle(name))
+    assert cli.main(["settings", "check", "--config", write(tmp_path, '[interpret]\nshadow = ["ala-net"]\n')]) == 0
+    note = "interpret.shadow: nothing would be read with ala-net. Bundle 'ala-net' has no intervals"
+    assert note in capsys.readouterr().out
+    assert cli.main(["settings", "check", "--config", write(tmp_path, '[interpret]\nmethod = "ala-net"\n')]) == 2
+    out = capsys.readouterr().out
+    assert "1 problem." in out
+    assert "calibrate" in out
 
 
 def test_check_says_that_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -210,6 +210,11 @@ def test_show_gives_terms_and_hashes(capsys):
         assert words in out, words
 
 
+def test_a_method_is_identified_without_its_weights_as_the_engine_does_with_them(folder):
+    engine = Engine.load("global-local", threads=1, device="cpu", folder=folder)
+    assert catalogue.identify("global-local", folder) == engine.identity
+
+
 def test_a_model_that_is_not_there_is_named_with_those_that_are(folder, capsys):
     with pytest.raises(BundleError, match=r"moon.*global-local"):
         catalogue.print_one("moon", folder)

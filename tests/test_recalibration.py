@@ -4,12 +4,16 @@ import json
 
 import pytest
 
+from dicom_node import cli
 from dicom_node.settings import load_settings
+from inference.catalogue import identify
 from inference.engine import Engine
 from inference.errors import BundleError
 from inference.finding import ModelIdentity, Sex
 from inference.intervals import Calibration
 from inference.recalibration import SCHEMA, Recalibration
+from training.evaluation.reading import Row
+from training.evaluation.recalibration import fit
 
 IDENTITY = ModelIdentity("house", "House", "0.1.0", "ab" * 32)
 TABLE = {
@@ -82,6 +86,52 @@ def test_a_missing_or_broken_file_is_refused(tmp_path, content):
         (tmp_path / "r.json").write_bytes(content)
     with pytest.raises(BundleError, match=r"r\.json"):
         Recalibration.read(tmp_path / "r.json")
+
+
+def check_settings(folder, **changes):
+    """Return the exit code of a check of settings that name such a file."""
+    model = identify("house")
+    write(folder / "r.json", **{"method": model.method, "weights_sha256": model.weights_sha256, **changes})
+    (folder / "node.toml").write_text('[node]\ndata_dir = "d"\n[interpret]\nrecalibration = "r.json"\n')
+    return cli.main(["settings", "check", "--config", str(folder / "node.toml")])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"weights_sha256": "ab" * 32}, "fitted with other weights"),
+        ({"method": "ala-net"}, "fitted with other weights of 'ala-net'"),
+        ({"schema": "other"}, "no recalibration of this version"),
+    ],
+)
+def test_the_settings_are_refused_with_a_file_that_the_engine_refuses(tmp_path, capsys, change, says):
+    assert check_settings(tmp_path, **change) == 2
+    out = " ".join(capsys.readouterr().out.replace("\N{BOX DRAWINGS LIGHT VERTICAL}", " ").split())
+    assert "1 problem." in out
+    assert "recalibration" in out
+    for word in says.split():
+        assert word in out
+
+
+def test_a_file_that_is_not_there_is_a_problem_of_the_settings(tmp_path, capsys):
+    assert check_settings(tmp_path) == 0
+    (tmp_path / "r.json").unlink()
+    assert cli.main(["settings", "check", "--config", str(tmp_path / "node.toml")]) == 2
+    assert "1 problem." in capsys.readouterr().out
+
+
+def test_the_settings_pass_on_what_a_file_says_of_itself(tmp_path, capsys):
+    """Given files for and against their own use, then the node starts with both, and a note repeats the second."""
+    for offset, noted in ((10.0, False), (0.0, True)):
+        rows = []
+        for place in range(60):
+            age = 60.0 + place
+            reference = age + offset + (-1) ** (place // 2)
+            rows.append(Row(str(place), "MF"[place % 2], reference, age, age - 12, age + 12, None, None))
+        assert check_settings(tmp_path, advice=fit(rows, IDENTITY)["advice"]) == 0
+        out = capsys.readouterr().out
+        assert ("Note: interpret.recalibration: the file itself advises against its use. Leave it: on" in out) == noted
+        assert "would start" in out
 
 
 def test_the_setting_is_relative_to_the_settings_file(tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inference.finding import ModelIdentity, Sex
-from inference.recalibration import PLAUSIBLE_FACTORS, PLAUSIBLE_INTERVAL_FACTORS, SCHEMA
+from inference.recalibration import LEAVE_IT, PLAUSIBLE_FACTORS, PLAUSIBLE_INTERVAL_FACTORS, SCHEMA
 from training.errors import DataError
 from training.evaluation.reading import Row
 
@@ -101,4 +101,4 @@ def _advice(before: Float, after: Float) -> str:
     reach = 1.96 * float(gain.std(ddof=1)) / math.sqrt(len(gain))
     if gain.mean() > reach:
         return f"Adopt it: on films it has not seen it lowers the error by {gain.mean():.1f} ± {reach:.1f} months."
-    return f"Leave it: on films it has not seen it gains {gain.mean():.1f} ± {reach:.1f} months, which may be chance."
+    return f"{LEAVE_IT}: on films it has not seen it gains {gain.mean():.1f} ± {reach:.1f} months, which may be chance."
