@@ -233,6 +233,9 @@ def test_a_warm_up_ends_when_its_time_is_over(films, monkeypatch):
     monkeypatch.setattr(fit._Training, "step", lambda self, batch: (steps.append(1), step(self, batch))[1])
     measure(TINY.plan(), films, Job(Path("nowhere")))
     assert len(steps) == 1
+    with pytest.raises(RunError, match="up while it was measured"):
+        measure(TINY.plan(), films, Job(Path("nowhere"), deadline=time.monotonic() - 1))
+    assert len(steps) == 1
 
 
 @pytest.mark.parametrize("seconds", [-17.0, 3 * EPOCH_END_S / CAUTION])
