@@ -17,6 +17,7 @@ import torch
 from dicom_node import cli
 from inference import catalogue, familiarity
 from inference.bundle import DETECTOR, bundles_folder, file_sha256, list_methods, open_bundle
+from inference.detector import make_finder, make_landmark_net
 from inference.engine import Engine
 from inference.errors import BundleError
 from inference.method import DEFAULT_METHOD, method_names, open_method
@@ -380,6 +381,30 @@ def test_weights_of_other_films_carry_these_films_terms_and_a_version_of_their_o
     export.export_compact("global-local")
     metadata = json.loads(path.read_text())
     assert (metadata["version"], metadata["data_terms"]) == (version, "Trained on films of a hospital.")
+
+
+def test_each_network_has_the_terms_of_its_own_films(folder):
+    """Given a detector of which one net is of a hospital's films, then the bundle says which, until it is RSNA's."""
+    run, path = folder.parent / "finder", folder / DETECTOR / "configs" / "metadata.json"
+    for place, net in enumerate((make_finder(), make_landmark_net())):
+        part = folder.parent / ("finder", "landmarks")[place]
+        part.mkdir()
+        begin_run(part, {"target": part.name, "seed": 1, "data_sha256": "x", "recipe": {"target": part.name}})
+        finish_run(part, net)
+    assert export.main(["detector", "--finder", str(run), "--landmarks", str(folder.parent / "landmarks")]) == 0
+    assert json.loads(path.read_text())["data_terms"] == RSNA_TERMS
+    write_about(run, {**read_about(run), "data_terms": "Trained on films of a hospital."})
+    assert export.main(["detector", "--finder", str(run)]) == 0
+    mixed = f"finder.safetensors: Trained on films of a hospital. landmarks.safetensors: {RSNA_TERMS}"
+    assert json.loads(path.read_text())["data_terms"] == mixed
+    assert export.main(["detector", "--landmarks", str(folder.parent / "landmarks")]) == 0
+    assert json.loads(path.read_text())["data_terms"] == mixed
+    write_about(run, {**read_about(run), "data_terms": RSNA_TERMS})
+    assert export.main(["detector", "--finder", str(run)]) == 0
+    metadata = json.loads(path.read_text())
+    assert metadata["data_terms"] == RSNA_TERMS
+    assert "data_terms_by_file" not in metadata
+    assert metadata["version"] == "0.1.0"
 
 
 ERRORS = {"films": 3, "mae_months": 8.04, "rmse_months": 9.0}

@@ -12,7 +12,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from inference.method import open_method
 from inference.precise_baa import LOCALISER_FILE
 from training.bundle_card import card_of, fill_metadata, mark_stale
 from training.bundle_intervals import DETECTOR_KEYS, drop_intervals, makes_ages, read_with
+from training.bundle_terms import are_own, described, terms_by_file
 from training.errors import RunError, TrainingError
 from training.recipe import Recipe, RegionRecipe
 from training.run import read_about, read_run, unfinished
@@ -85,15 +86,17 @@ def write_metadata(
     config: dict[str, Any],
     *,
     origin: dict[str, Any] | None = None,
+    terms: Mapping[str, str] | None = None,
     unconverged: str | None = None,
     keep_intervals: bool = False,
 ) -> None:
     """Write ``metadata.json`` (with the hashes of the weight files as they lie there) and ``inference.json``.
 
     ``origin`` is the content of ``run.json``, ``unconverged`` says how far training got that did not converge; without
-    both, what the metadata said of their origin and of that stays. Weights of other films than RSNA's get these films'
-    terms and a version of their own. A card of other weights is marked as such. Where ages are read with other weights
-    or settings than before, intervals go, unless ``keep_intervals`` says that ages hardly changed.
+    both, what the metadata said of their origin and of that stays. ``terms`` are those of the weight files that are
+    new; age networks of other films than RSNA's get a version of their own, too. A card of other weights is marked as
+    such. Where ages are read with other weights or settings than before, intervals go, unless ``keep_intervals`` says
+    that ages hardly changed.
     """
     configs = folder / "configs"
     configs.mkdir(parents=True, exist_ok=True)
@@ -104,8 +107,8 @@ def write_metadata(
     mark = {"converged": False, "convergence": unconverged} if unconverged else {}
     if not origin and not mark:
         mark = {key: before[key] for key in ("converged", "convergence") if key in before}
-    terms = origin.get("data_terms", RSNA_TERMS) if origin else before.get("data_terms", RSNA_TERMS)
-    own = f"+own.{hashes[_AGE_WEIGHTS][:8]}" if origin and terms != RSNA_TERMS else ""
+    by_file = terms_by_file(before, hashes, terms or {})
+    own = f"+own.{hashes[_AGE_WEIGHTS][:8]}" if origin and are_own(by_file) else ""
     metadata = {
         "version": VERSION + own if origin else before.get("version", VERSION),
         "name": name,
@@ -113,7 +116,7 @@ def write_metadata(
         "task": "Paediatric bone age from hand radiographs",
         "authors": "The boneage-node authors",
         "copyright": "Apache-2.0 for the code; see data_terms for the weights",
-        "data_terms": terms,
+        **described(by_file),
         "intended_use": "Research use only, not for diagnosis",
         "monai_version": "1.5",
         "pytorch_version": "2.6",
@@ -137,15 +140,17 @@ def write_metadata(
 
 def export_detector(finder: Path | None, landmarks: Path | None) -> Path:
     """Write the detector's bundle and return its folder; a net without a run keeps the weights it has."""
-    folder = bundles_folder() / DETECTOR
+    folder, terms = bundles_folder() / DETECTOR, {}
     for run, file in ((finder, "finder.safetensors"), (landmarks, "landmarks.safetensors")):
         if run is not None:
             save_weights(read_run(run), folder / "models" / file)
+            terms[file] = _terms(read_about(run))
     config = {
         "finder": {"_target_": "inference.detector.make_finder"},
         "landmarks": {"_target_": "inference.detector.make_landmark_net"},
     }
-    write_metadata(folder, "Hand and ROI detector", "Finds hands in any pose and the 18 regions of interest.", config)
+    description = "Finds hands in any pose and the 18 regions of interest."
+    write_metadata(folder, "Hand and ROI detector", description, config, terms=terms)
     if finder or landmarks:
         _log.warning(
             "Every method reads with this detector, and their intervals are of the hands and regions that the one "
@@ -187,8 +192,10 @@ def export_age(run: Path, *, more: Sequence[Path] = (), unconverged: str | None 
     weights, before = [read_run(one) for one in (run, *more)], _networks(folder)
     for old in folder.glob("models/model*.safetensors"):
         old.unlink()
-    for file, state in zip((_AGE_WEIGHTS, *map(more_file, range(len(more)))), weights, strict=True):
+    files = (_AGE_WEIGHTS, *map(more_file, range(len(more))))
+    for file, state in zip(files, weights, strict=True):
         save_weights(state, folder / "models" / file)
+    terms = dict(zip(files, (_terms(one) for one in (about, *(other for other, _ in others))), strict=True))
     config |= _familiarity(folder, same=_networks(folder) == before)
     mark = unconverged or unfinished(run)
     metadata = folder / "configs" / "metadata.json"
@@ -198,7 +205,7 @@ def export_age(run: Path, *, more: Sequence[Path] = (), unconverged: str | None 
         )
     if others:
         about = about | {"more": [_origin(other) for other, _ in others]}
-    _describe(folder, config | _own_detector(folder), about, mark)
+    _describe(folder, config | _own_detector(folder), about, mark, terms=terms)
     return folder
 
 
@@ -242,12 +249,17 @@ def _origin(about: dict[str, Any]) -> dict[str, Any]:
     return {key: about[key] for key in _ORIGIN if key in about}
 
 
+def _terms(about: dict[str, Any]) -> str:
+    return str(about.get("data_terms", RSNA_TERMS))
+
+
 def _describe(
     folder: Path,
     method: dict[str, Any],
     about: dict[str, Any] | None,
     unconverged: str | None = None,
     *,
+    terms: Mapping[str, str] | None = None,
     keep_intervals: bool = False,
 ) -> None:
     name = folder.name
@@ -260,6 +272,7 @@ def _describe(
         _DESCRIPTIONS[name],
         config,
         origin=about,
+        terms=terms,
         unconverged=unconverged,
         keep_intervals=keep_intervals,
     )
@@ -293,7 +306,7 @@ def export_regions(run: Path, *, use: bool) -> Path:
         raise RunError(f"{run} trained {about.get('target')}, not regions; export it with export age or detector.")
     recipe = RegionRecipe.model_validate(about["recipe"])
     own = dict(zip(DETECTOR_KEYS, (recipe.width, recipe.depth, recipe.side), strict=True))
-    return _add_localiser("global-local", REGIONS_FILE, read_run(run), own, use=use)
+    return _add_localiser("global-local", REGIONS_FILE, read_run(run), own, terms=_terms(about), use=use)
 
 
 def export_bones(palm: Path, detector: Path, *, use: bool) -> Path:
@@ -320,17 +333,22 @@ def export_bones(palm: Path, detector: Path, *, use: bool) -> Path:
     if len(widths) > 1:
         raise RunError(f"Palm net and detector must have one width, not {sorted(widths)}; train one of them again.")
     weights = {f"{name}.{key}": value for name, run in runs.items() for key, value in read_run(run).items()}
-    return _add_localiser("precise-baa", LOCALISER_FILE, weights, {"detector_width": widths.pop()}, use=use)
+    terms = " ".join(dict.fromkeys(map(_terms, abouts.values())))
+    return _add_localiser(
+        "precise-baa", LOCALISER_FILE, weights, {"detector_width": widths.pop()}, terms=terms, use=use
+    )
 
 
-def _add_localiser(name: str, file: str, weights: dict[str, torch.Tensor], own: dict[str, Any], *, use: bool) -> Path:
+def _add_localiser(
+    name: str, file: str, weights: dict[str, torch.Tensor], own: dict[str, Any], *, terms: str, use: bool
+) -> Path:
     folder = bundles_folder() / name
     path = folder / "configs" / "inference.json"
     if not path.is_file():
         raise RunError(f"{name} has no bundle here; train and export it first.")
     save_weights(weights, folder / "models" / file)
     before, localiser = _read_method(path), "paper" if use else "shared"
-    _describe(folder, before | own | {"localiser": localiser}, None)
+    _describe(folder, before | own | {"localiser": localiser}, None, terms={file: terms})
     return folder
 
 
