@@ -91,10 +91,17 @@ class EfficientNetLite(nn.Module):
     ----------
     variant
         One of VARIANTS.
+
+    Raises
+    ------
+    ValueError
+        If it is none of them.
     """
 
     def __init__(self, variant: str = "lite0") -> None:
         super().__init__()
+        if variant not in VARIANTS:
+            raise ValueError(f"There is no EfficientNet-Lite {variant!r}; there are {', '.join(VARIANTS)}.")
         width, depth = VARIANTS[variant]
         stem = 32  # the Lite models keep stem, first and last stage as they are
         self._conv_stem = nn.Conv2d(1, stem, 3, stride=2, padding=1, bias=False)

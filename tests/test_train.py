@@ -193,7 +193,7 @@ def test_a_file_that_holds_no_imagenet_weights_is_refused_before_films_are_opene
 @pytest.mark.parametrize(
     ("target", "options", "words"),
     [
-        ("house", ("--set", 'variant="lite9"'), "house cannot be made of"),
+        ("house", ("--set", 'variant="lite9"'), "there are lite0, lite1, lite2"),
         ("house", ("--set", 'rows="many"'), "house cannot be made of"),
         ("global-local", ("--set", 'paths="none"'), "There are no paths 'none'"),
         ("global-local", ("--set", 'localiser="paper"'), "its own localiser is trained apart"),
