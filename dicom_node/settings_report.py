@@ -90,6 +90,12 @@ def _find_model_hindrances(interpret: InterpretSettings) -> Iterator[SettingsPro
         yield SettingsProblem("interpret", "method", str(error), remedy)
         return
     try:
+        if interpret.stages is not None:
+            open_bundle(interpret.stages)
+    except BundleError as error:
+        remedy = f"Do so, or leave the key out; boneage-node models verify {interpret.stages} says all that is wrong."
+        yield SettingsProblem("interpret", "stages", str(error), remedy)
+    try:
         if interpret.recalibration is not None:
             Recalibration.read(interpret.recalibration).check(identify(interpret.method))
     except BundleError as error:

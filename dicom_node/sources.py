@@ -11,6 +11,7 @@ from pydicom.errors import InvalidDicomError
 
 from dicom_node.errors import SourceCutOff, SpoolFileMissing
 from dicom_node.store import Instance
+from inference.errors import CutOff
 
 
 def read_source(spool_dir: Path, instance: Instance) -> Dataset:
@@ -29,5 +30,4 @@ def read_source(spool_dir: Path, instance: Instance) -> Dataset:
     except (OSError, InvalidDicomError) as error:
         raise SpoolFileMissing(f"The spool has no readable file for the recorded object {uid}.") from error
     except (EOFError, struct.error, zlib.error) as error:
-        remedy = "Send the object again, whole, under a new SOP Instance UID: this one is taken."
-        raise SourceCutOff(f"The recorded object {uid} is cut off or damaged. {remedy}") from error
+        raise SourceCutOff(f"The recorded object {uid} is cut off or damaged. {CutOff.remedy}") from error

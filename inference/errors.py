@@ -43,7 +43,7 @@ class CutOff(UnreadablePixels):
     """The object's file, or its way here, ended before its data did."""
 
     code: ClassVar[str] = "cut-off"
-    remedy: ClassVar[str] = "Send the object again, whole, from the modality or the archive."
+    remedy: ClassVar[str] = "Send the object again, whole, under a new SOP Instance UID: this one is taken."
 
 
 class UnsupportedObject(FilmError):

@@ -65,7 +65,9 @@ CHINESE: dict[str, str] = {
     "The pixel data is cut off: it has {held} of the {needed} bytes that the header needs.": (
         "像素数据被截断：头信息需要 {needed} 字节，仅有 {held} 字节。"
     ),
-    "Send the object again, whole, from the modality or the archive.": "请从设备或归档系统重新完整发送该对象。",
+    "Send the object again, whole, under a new SOP Instance UID: this one is taken.": (
+        "请以新的 SOP Instance UID 重新完整发送该对象：原 UID 已被占用。"
+    ),
     "The object has no PixelData.": "对象没有 PixelData。",
     "The pixel data cannot be decoded ({kind}).": "像素数据无法解码 ({kind})。",
     "The object does not say its transfer syntax.": "对象未说明传输语法。",

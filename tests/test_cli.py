@@ -24,6 +24,7 @@ from dicom_node.errors import SettingsError, UnknownStudy
 from dicom_node.settings import load_settings
 from dicom_node.settings_report import mask
 from inference.bundle import Bundle, open_bundle
+from inference.errors import BundleError
 
 HEADER = '[node]\ndata_dir = "data"\n'
 
@@ -173,6 +174,23 @@ def test_settings_check_names_methods_without_intervals(
     out = capsys.readouterr().out
     assert "1 problem." in out
     assert "calibrate" in out
+
+
+def test_settings_check_opens_the_model_that_tells_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given damaged weights of it, with which no node starts, then the check says so beforehand."""
+
+    def open_damaged(name: str) -> Bundle:
+        if name == "precise-baa":
+            raise BundleError("Weight file model.safetensors of bundle 'precise-baa' differs; install again.")
+        return open_bundle(name)
+
+    monkeypatch.setattr(settings_report, "open_bundle", open_damaged)
+    assert cli.main(["settings", "check", "--config", write(tmp_path, '[interpret]\nstages = "precise-baa"\n')]) == 2
+    out = " ".join(capsys.readouterr().out.split())
+    assert "1 problem." in out
+    assert "bundle 'precise-baa' differs" in out
 
 
 def test_check_says_that_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
