@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from inference.errors import BundleError
 from inference.method import method_names
+from inference.quantised import unpack
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 DETECTOR = "hand-detector"
 """The bundle that finds hands and ROIs for every method."""
-SCALE_SUFFIX = ".eight_bit_scale"
-"""After a weight's name: its scales, one an output channel, where it is stored in 8 bits (``training.export``)."""
 SEPARATOR = "+"
 """Between the members' names of an ensemble that has no bundle of its own, see ``inference.named_ensemble``."""
 UNCONVERGED = "-unconverged"
@@ -71,15 +70,10 @@ class Bundle:
         return content
 
     def read_weights(self, name: str) -> dict[str, Tensor]:
-        """Read a weight file as float32 tensors; what is stored in 8 bits is multiplied by its scales."""
+        """Read a weight file as float32 tensors, also what is stored in few bits (``inference.quantised``)."""
         from safetensors.torch import load_file
 
-        stored = load_file(self.folder / "models" / name)
-        scales = {key.removesuffix(SCALE_SUFFIX): stored.pop(key) for key in list(stored) if key.endswith(SCALE_SUFFIX)}
-        weights = {key: value.float() if value.is_floating_point() else value for key, value in stored.items()}
-        for key, scale in scales.items():
-            weights[key] = weights[key].float() * scale.view(-1, *[1] * (weights[key].ndim - 1))
-        return weights
+        return unpack(load_file(self.folder / "models" / name))
 
 
 def bundles_folder() -> Path:

@@ -288,6 +288,11 @@ def test_compact_weights_take_half_the_room_and_are_within_half_a_step_of_their_
         off = (after[key].float() - value.float()).abs()
         worst = off.flatten(1).amax(1) if value.ndim > 1 else off.max()
         assert (worst <= 0.51 * steps + 1e-6).all(), key
+    assert export.main(["compact", "global-local", "--bits", "6"]) == 0
+    assert path.stat().st_size < 0.45 * size
+    assert catalogue.find_problems("global-local", folder) == []
+    finer, after = after, open_bundle("global-local", folder).read_weights(path.name)
+    assert 0 < max((after[key] - value).abs().max() for key, value in finer.items()) < 0.1
     assert export.main(["compact", "no-such"]) == 2
     assert "no model bundle" in capsys.readouterr().err
 
