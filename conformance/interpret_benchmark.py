@@ -9,7 +9,10 @@ node runs; ``channels-last`` lays the age network's weights and inputs out chann
     python -m conformance.interpret_benchmark
     python -m conformance.interpret_benchmark --method house --rounds 10 --json figures.json --strict
 
-On CUDA ``half`` computes in float16 by autocast; elsewhere it is ``channels-last``.
+On CUDA ``half`` computes in float16 by autocast; elsewhere it is ``channels-last``. The first films on a GPU can take
+half a minute a form and size of batch, until CUDA has its kernels: where time is short, name few ``--forms``. Standard
+error tells how long that took and, after each round, the medians so far, so that a run that is cut off has measured
+something.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import argparse
 import itertools
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -70,18 +74,20 @@ def measure(engines: dict[str, Engine], cases: list[Case], rounds: int, backlog:
     readers: dict[str, Callable[[list[Case]], list[Finding]]] = {
         name: engine.interpret_films for name, engine in engines.items()
     }
-    ages = {name: _ages(read(cases)) for name, read in readers.items()}
+    ages = {name: _ages(_told(name, read, cases)) for name, read in readers.items()}
     batches = {label: name for label, name in _BATCHES.items() if name in readers}
     times: dict[str, list[float]] = {name: [] for name in [*readers, *batches]}
     waiting = list(itertools.islice(itertools.cycle(cases), backlog))
-    for name in batches.values():
-        readers[name](waiting)
-    for _ in range(rounds):
+    for label, name in batches.items():
+        _told(label, readers[name], waiting)
+    for done in range(rounds):
         for case in cases:
             for name, read in readers.items():
                 times[name].append(_milliseconds(read, [case]))
         for label, name in batches.items():
             times[label].append(_milliseconds(readers[name], waiting) / len(waiting))
+        medians = ", ".join(f"{name} {statistics.median(taken):.1f}" for name, taken in times.items())
+        sys.stderr.write(f"round {done + 1} of {rounds}: {medians} ms a film\n")
     single = _ages([engines["eager"].interpret_film(*case) for case in cases])
     ages |= {label: ages[name] for label, name in batches.items()}
     return [
@@ -93,6 +99,14 @@ def measure(engines: dict[str, Engine], cases: list[Case], rounds: int, backlog:
         )
         for name, taken in times.items()
     ]
+
+
+def _told(name: str, read: Callable[[list[Case]], list[Finding]], cases: list[Case]) -> list[Finding]:
+    """Read films for the first time in a form, and say how long that took."""
+    started = time.perf_counter()
+    findings = read(cases)
+    sys.stderr.write(f"{name}: the first {len(cases)} films took {time.perf_counter() - started:.1f} s\n")
+    return findings
 
 
 def _ages(findings: Sequence[Finding]) -> list[float]:
@@ -119,12 +133,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="how often each film is read in each form (default 5)")
     parser.add_argument("--backlog", type=int, default=8, help="films of a batch (default 8)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="beside eager (default all)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a limit is missed")
     options = parser.parse_args(argv)
     engines: dict[str, Engine] = {
-        form: Engine.load(options.method, threads=options.threads, device=options.device, form=form) for form in FORMS
+        form: Engine.load(options.method, threads=options.threads, device=options.device, form=form)
+        for form in dict.fromkeys(["eager", *options.forms])
     }
     figures = measure(engines, read_samples(), options.rounds, options.backlog)
     for one in figures:

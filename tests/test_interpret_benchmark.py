@@ -21,6 +21,18 @@ def test_every_form_says_the_same_ages():
     assert max(one.difference_months for one in figures) <= MAX_DIFFERENCE_MONTHS
 
 
+def test_a_run_tells_what_it_has_measured_so_far(monkeypatch, capsys):
+    """Given one form asked for, then eager is measured beside it, and each step is told before the last is done."""
+    monkeypatch.setattr(benchmark, "read_samples", lambda: read_samples()[:1])
+    assert benchmark.main(["--forms", "channels-last", "--rounds", "2", "--backlog", "1", "--device", "cpu"]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["eager", "channels-last", "batch"]
+    told = err.splitlines()
+    assert [line.split(":")[0] for line in told] == ["eager", "channels-last", "batch", "round 1 of 2", "round 2 of 2"]
+    assert "the first 1 films took" in told[0]
+    assert "channels-last " in told[3]
+
+
 def test_the_samples_are_the_eight_hands():
     assert len(read_samples()) == 8
 
