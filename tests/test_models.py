@@ -412,6 +412,27 @@ def test_each_network_has_the_terms_of_its_own_films(folder):
     assert metadata["version"] == "0.1.0"
 
 
+def test_intervals_go_with_the_detector_that_they_were_measured_with(folder, caplog):
+    """Given a new detector, then intervals stay where regions are found otherwise; given it again, everywhere."""
+    write_ensemble(folder, **{"global-local": 0.5, "house": 0.5})
+    own = folder / "own" / "configs"
+    shutil.copytree(folder / "global-local" / "configs", own)
+    change = json.loads((own / "inference.json").read_text()) | {"localiser": "paper"}
+    (own / "inference.json").write_text(json.dumps(change))
+    intervals = {name: folder / name / "configs" / "calibration.json" for name in ("global-local", "both", "own")}
+    run = folder.parent / "landmarks"
+    run.mkdir()
+    begin_run(run, {"target": "landmarks", "seed": 1, "data_sha256": "x", "recipe": {"target": "landmarks"}})
+    finish_run(run, make_landmark_net())
+    assert export.main(["detector", "--landmarks", str(run)]) == 0
+    assert [name for name, path in intervals.items() if path.exists()] == ["own"]
+    for name in ("global-local", "both"):
+        assert f"calibrate --method {name} --data DATA" in caplog.text
+    shutil.copy(intervals["own"], intervals["global-local"])
+    assert export.main(["detector", "--landmarks", str(run)]) == 0
+    assert intervals["global-local"].exists()
+
+
 ERRORS = {"films": 3, "mae_months": 8.04, "rmse_months": 9.0}
 FIGURES = {
     "part": "test",

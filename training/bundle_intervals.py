@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inference import familiarity
-from inference.bundle import SEPARATOR
+from inference.bundle import DETECTOR, SEPARATOR
 from inference.global_local import REGIONS_FILE
 from inference.precise_baa import LOCALISER_FILE
 
@@ -44,13 +44,23 @@ def makes_ages(hashes: dict[str, str], config: dict[str, Any]) -> tuple[dict[str
 
 
 def drop_intervals(bundle: Path) -> None:
-    """Take away what was calibrated on a bundle's former ages, its own and that of ensembles with it, and say so."""
-    for folder in (bundle, *_ensembles_with(bundle)):
+    """Take away what was calibrated on a bundle's former ages, its own and that of ensembles with it, and say so.
+
+    Of the detector's bundle, that is what every method that reads with it has.
+    """
+    for folder in _read_by(bundle) if bundle.name == DETECTOR else (bundle, *_ensembles_with(bundle)):
         calibration = folder / "configs" / "calibration.json"
         if calibration.is_file():
             alarm = '"sex_alarm"' in calibration.read_text()
             calibration.unlink()
             _say_gone(folder.name, bundle.name, alarm=alarm)
+
+
+def _read_by(detector: Path) -> Iterator[Path]:
+    for folder in sorted(detector.parent.glob("*")):
+        inference = folder / "configs" / "inference.json"
+        if not (inference.is_file() and _has_own_regions(json.loads(inference.read_text()))):
+            yield folder
 
 
 def _ensembles_with(bundle: Path) -> Iterator[Path]:

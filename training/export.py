@@ -136,7 +136,10 @@ def write_metadata(
 
 
 def export_detector(finder: Path | None, landmarks: Path | None) -> Path:
-    """Write the detector's bundle and return its folder; a net without a run keeps the weights it has."""
+    """Write the detector's bundle and return its folder; a net without a run keeps the weights it has.
+
+    Where they are others than before, the intervals of all methods that read with it go.
+    """
     folder, terms = bundles_folder() / DETECTOR, {}
     for run, file in ((finder, "finder.safetensors"), (landmarks, "landmarks.safetensors")):
         if run is not None:
@@ -148,11 +151,6 @@ def export_detector(finder: Path | None, landmarks: Path | None) -> Path:
     }
     description = "Finds hands in any pose and the 18 regions of interest."
     write_metadata(folder, "Hand and ROI detector", description, config, terms=terms)
-    if finder or landmarks:
-        _log.warning(
-            "Every method reads with this detector, and their intervals are of the hands and regions that the one "
-            "before found: run boneage-node calibrate and evaluate on each."
-        )
     return folder
 
 
