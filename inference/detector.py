@@ -246,6 +246,15 @@ def _region_shown(film: Grey, matrix: Float, extent: tuple[int, int], margin: in
     return film[low[1] : high[1], low[0] : high[0]], low.astype(np.float64)
 
 
+def _shrunk(film: Grey, scale: float) -> Grey:
+    """Make a part of a film smaller, at least a pixel wide and high: beyond the film a window shows a strip of edge."""
+    columns, rows = (round(side * scale) for side in film.shape[::-1])
+    if columns and rows:
+        return np.asarray(cv2.resize(film, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    extent = (max(1, columns), max(1, rows))
+    return np.asarray(cv2.resize(film, extent, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
 def crop_upright(
     film: Grey, pose: Pose, side: int | tuple[int, int], window: tuple[float, float, float, float]
 ) -> Grey:
@@ -260,11 +269,11 @@ def crop_upright(
     if factor > 2:
         film, origin = _region_shown(film, matrix, extent)
         matrix[:, 2] -= origin
-        small = cv2.resize(film, None, fx=2 / factor, fy=2 / factor, interpolation=cv2.INTER_AREA)
+        small = _shrunk(film, 2 / factor)
         ratio = np.array([small.shape[1] / film.shape[1], small.shape[0] / film.shape[0]])
         matrix = matrix * ratio[:, None]
         matrix[:, 2] += 0.5 * ratio - 0.5
-        film = np.asarray(small, dtype=np.uint8)
+        film = small
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     crop = cv2.warpAffine(film, matrix, extent, flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(crop, dtype=np.uint8)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.anatomy import POINT_NAMES
+from inference.detector import crop_upright
 from inference.pose import Pose, fit_pose, template_points
 
 
@@ -71,3 +72,13 @@ def test_the_template_is_an_upright_left_hand():
     assert at["TIP3"][1] < at["MC3"][1] < at["radius"][1]
     assert at["DP1"][0] > at["DP5"][0]
     assert at["radius"][0] > at["ulna"][0]
+
+
+@pytest.mark.parametrize("left", [-0.4, 1.3])
+def test_a_window_beyond_a_large_film_shows_its_edge(left):
+    """A bone that a large film cuts off has a patch all the same; cv2 refused a strip of less than half a pixel."""
+    film = np.tile(np.linspace(40, 200, 4000).astype(np.uint8), (5000, 1))
+    pose = make_pose(0, 4000, (0, 500), mirrored=False)
+    patch = crop_upright(film, pose, 64, (left, 0.4, left + 0.1, 0.5))
+    assert patch.shape == (64, 64)
+    assert np.unique(patch).tolist() == [40 if left < 0 else 200]
