@@ -7,6 +7,7 @@ logged and the kind of exception, since their messages quote values (pydicom: "I
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
@@ -44,13 +45,14 @@ OUTSIDE_LEVEL = logging.WARNING
 def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     """Send all logs of this process, ours and the libraries', to ``stream`` (default: standard error).
 
-    May be called again; the last call counts.
+    May be called again; the last call counts. A line that cannot be written (the disk of the log is full, its reader is
+    gone) is dropped: logging never stops what is logged.
     """
     out = stream or sys.stderr
     structlog.configure(
         processors=_processors(settings.format, colours=out.isatty()),
         wrapper_class=structlog.make_filtering_bound_logger(settings.level.lower()),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=lambda *_: _DroppingLogger(out),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[LibraryHandler()], level=OUTSIDE_LEVEL, force=True)
@@ -60,6 +62,20 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
         library.propagate = True
         library.setLevel(OUTSIDE_LEVEL)
     warnings.showwarning = _log_warning
+
+
+class _DroppingLogger(structlog.PrintLogger):
+    """Prints lines and drops those that cannot be printed, as ``logging.Handler.handleError`` has it.
+
+    Events are told while objects are received and after transactions are committed: a failure there would cost a study.
+    """
+
+    def msg(self, message: str) -> None:
+        """Print one line, if that can be done."""
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
+            super().msg(message)
+
+    log = debug = info = warn = warning = fatal = failure = err = error = critical = exception = msg
 
 
 def withhold_patient_data(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:  # noqa: ARG001

@@ -267,7 +267,7 @@ class Receiver:
             # Its transaction may have been committed all the same, if the connection broke just then. A file too
             # many is found by `Spool.sweep`; a row without a file would be a loss.
             raise
-        except BaseException:
+        except NodeError:
             self.spool.remove(received.path)
             raise
         if recorded.kind != "new":

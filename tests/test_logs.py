@@ -10,7 +10,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import structlog
@@ -134,3 +134,24 @@ def test_the_console_is_for_eyes(lines: io.StringIO) -> None:
     assert "receive.stored" in lines.getvalue()
     assert "size_bytes=7" in lines.getvalue()
     assert "DOE" not in lines.getvalue()
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), BrokenPipeError(), ValueError("closed")])
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_a_log_that_cannot_be_written_stops_nothing(
+    style: Literal["json", "console"], failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    logs.configure(LogSettings(format=style), stream)
+    with monkeypatch.context() as patch:
+        patch.setattr(stream, "write", lambda _text: raise_(failure))
+        structlog.get_logger().info("dropped")
+        structlog.get_logger().exception("dropped")
+        logging.getLogger("dbos").error("dropped")
+    structlog.get_logger().info("told")
+    assert "dropped" not in stream.getvalue()
+    assert "told" in stream.getvalue()
+
+
+def raise_(error: Exception) -> None:
+    raise error
