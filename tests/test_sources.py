@@ -421,6 +421,19 @@ def test_images_of_any_depth_are_as_bright(tmp_path: Path, factor: int, depth: t
     assert np.abs(difference).max() <= (1 if factor == 16 else 0)
 
 
+@pytest.mark.parametrize("share", [0.3, 0.9, 1.0])
+def test_a_jpeg_that_is_cut_off_is_no_film(tmp_path: Path, share: float) -> None:
+    """Given one with a thumbnail in its head, which has an end of its own; cv2 paints in grey what is missing."""
+    path = tmp_path / "a.jpg"
+    picture_of, thumbnail = (cv2.imencode(".jpg", picture(3, *size))[1].tobytes() for size in ((400, 300), (60, 40)))
+    head = picture_of[:2] + b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    path.write_bytes(head + picture_of[2:])
+    assert open_image(path).shape == (400, 300)
+    path.write_bytes(head + picture_of[2 : round(share * len(picture_of)) - 2])
+    with pytest.raises(CutOff, match="The image is cut off"):
+        open_image(path)
+
+
 def test_what_16_bits_hold_is_kept(tmp_path: Path) -> None:
     fine = np.linspace(0, 4095, 4000, dtype=np.uint16).reshape(50, 80)
     cv2.imwrite(str(tmp_path / "a.png"), fine)

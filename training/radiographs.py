@@ -97,11 +97,12 @@ def load_half(data: Path, parts: Iterable[str], split: dict[int, str] | None = N
     Raises
     ------
     DataError
-        If a film named by the table is missing or cannot be decoded, or the folder has no layout that is known.
+        If a film of the table is missing, cut off or cannot be decoded, or the folder has no layout that is known.
     """
-    if not is_project_folder(data):
-        from training.sources import open_source  # it reads films into this module's types
+    from training.sources import open_source  # it reads films into this module's types
+    from training.sources.files import is_cut_off
 
+    if not is_project_folder(data):
         return open_source(data).load(parts)
     wanted = set(parts)
     films = []
@@ -109,8 +110,10 @@ def load_half(data: Path, parts: Iterable[str], split: dict[int, str] | None = N
         if reading.part in wanted:
             path = data / "rsna2017" / "half" / f"{reading.rsna_id}.jpg"
             pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-            if pixels is None:
-                raise DataError(f"{path} is missing or cannot be decoded; restore it or take it out of the split.")
+            if pixels is None or is_cut_off(path):
+                raise DataError(
+                    f"{path} is missing, cut off or cannot be decoded; restore it or take it out of the split."
+                )
             films.append(Radiograph(reading, np.asarray(pixels, dtype=np.uint8)))
     return films
 

@@ -20,6 +20,8 @@ from inference.header import UNPARSABLE
 IMAGES = frozenset({".png", ".jpg", ".jpeg"})
 """Endings of images, in lower case; a film with another is a DICOM object."""
 
+_JPEG = frozenset({".jpg", ".jpeg"})
+_START_OF_IMAGE, _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _PREAMBLE = 128
 _DIRECTORY = "DICOMDIR"
 
@@ -32,14 +34,30 @@ def read_image(path: Path) -> npt.NDArray[np.float32]:
 
     Raises
     ------
+    CutOff
+        If it is a JPEG that ends before its data does.
     UnreadablePixels
         If it is missing or cannot be decoded.
     """
+    if is_cut_off(path):
+        raise CutOff("The image is cut off: it ends before its data does.")
     pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH) if path.is_file() else None
     if pixels is None:
         raise UnreadablePixels("The image is missing or cannot be decoded.")
     bits = max(8, int(pixels.max()).bit_length())
     return np.asarray(pixels, dtype=np.float32) / np.float32(2**bits - 1)
+
+
+def is_cut_off(path: Path) -> bool:
+    """Tell whether a JPEG has no end: cv2 decodes what is there of one, and paints the rest in one grey.
+
+    The end counts behind the beginning of the (last) scan only: a thumbnail in the file's head has one of its own
+    (ISO 10918-1 B.1.1.3; within the data of a scan 0xFF is followed by 0).
+    """
+    content = path.read_bytes() if path.suffix.lower() in _JPEG and path.is_file() else b""
+    if not content.startswith(_START_OF_IMAGE):
+        return False  # no JPEG, whatever its ending says: cv2 tells what it is by its bytes, too
+    return content.rfind(_END_OF_IMAGE) < content.rfind(_START_OF_SCAN)
 
 
 def read_object(path: Path) -> Dataset:
