@@ -2,16 +2,23 @@
 
 Written without highdicom, whose state lacks Laterality, copies windows with several values and shows MONOCHROME1 with
 the identity; here the first window is used, and INVERSE where the film is MONOCHROME1.
+
+A state replaces all transformations of its image: one that it lacks is the identity (PS3.4 N.2). So it has the film's
+own modality and VOI LUT, as ``inference.greyscale`` reads them; a window would be applied to values of another scale.
 """
 
 from __future__ import annotations
 
+from math import gcd
+
+import numpy as np
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
+from pydicom.uid import ExplicitVRBigEndian, GrayscaleSoftcopyPresentationStateStorage
 
 from inference.anatomy import CARPAL_NAMES, ROI_NAMES
 from inference.finding import Box, Estimate, Finding, Laterality
+from inference.header import UNPARSABLE, integers, items
 from reports import wording
 from reports.document import begin, image_reference, sealed, written_date, written_time
 from reports.errors import UnplaceableFinding
@@ -24,6 +31,12 @@ SERIES_DESCRIPTION = "Bone age marks (research use only)"
 LABEL = "BONE AGE"
 REGIONS, RESULT = "REGIONS", "RESULT"
 """Graphic layers: a viewer may switch each off."""
+UNSPECIFIED = "US"
+"""Rescale Type and Modality LUT Type (PS3.3 C.11.1.1.2) where the source does not say them."""
+LEAST_WIDTHS = {"LINEAR_EXACT": 1e-6, "SIGMOID": 1e-6}
+"""Functions of a window (PS3.3 C.11.2.1.3) that allow widths below 1, with the least that is written."""
+ASPECT_STEPS, MOST_ASPECT = 100, 10.0
+"""Steps in which the sides of a pixel are compared, and how many times longer one may be to be believed."""
 
 
 def compose_gsps(
@@ -68,7 +81,8 @@ def compose_gsps(
     document.DisplayedAreaSelectionSequence = Sequence([_displayed(source, area)])
     document.GraphicLayerSequence = Sequence([_layer(name, order) for order, name in enumerate((REGIONS, RESULT), 1)])
     document.GraphicAnnotationSequence = Sequence(_annotations(report, area, language))
-    _put_window(document, source)
+    _put_modality_lut(document, source)
+    _put_voi_lut(document, source)
     inverse = text_of(source, "PhotometricInterpretation") == "MONOCHROME1"
     document.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
     return sealed(document, identity)
@@ -86,8 +100,19 @@ def _displayed(source: Dataset, area: Box) -> Dataset:
     item.DisplayedAreaTopLeftHandCorner = [1, 1]
     item.DisplayedAreaBottomRightHandCorner = [int(area.x1), int(area.y1)]
     item.PresentationSizeMode = "SCALE TO FIT"
-    item.PresentationPixelAspectRatio = [1, 1]
+    item.PresentationPixelAspectRatio = _aspect(source)
     return item
+
+
+def _aspect(source: Dataset) -> list[int]:
+    """Return height and width of a pixel as a pair of small whole numbers; a square where the header says nothing."""
+    for keyword in ("PixelAspectRatio", "ImagerPixelSpacing", "PixelSpacing"):
+        sides = numbers_of(source, keyword)
+        if len(sides) == 2 and min(sides) > 0 and max(sides) < MOST_ASPECT * min(sides):
+            high, wide = (max(1, round(side / max(sides) * ASPECT_STEPS)) for side in sides)
+            shared = gcd(high, wide)
+            return [high // shared, wide // shared]
+    return [1, 1]
 
 
 def _layer(name: str, order: int) -> Dataset:
@@ -147,12 +172,79 @@ def _text(text: str, x: float, y: float) -> Dataset:
     return item
 
 
-def _put_window(document: Dataset, source: Dataset) -> None:
-    """Write the source's first window, where it has a usable one (PS3.3 C.11.8)."""
-    centre, width = numbers_of(source, "WindowCenter")[:1], numbers_of(source, "WindowWidth")[:1]
-    if not centre or not width or width[0] < 1:
+def _put_modality_lut(document: Dataset, source: Dataset) -> None:
+    """Write the source's modality LUT or rescale, where it has a usable one (PS3.3 C.11.1)."""
+    tables = items(source, "ModalityLUTSequence")
+    if tables:
+        table = _lut(tables[0], source)
+        if table is not None:
+            table.ModalityLUTType = text_of(tables[0], "ModalityLUTType") or UNSPECIFIED
+            document.ModalityLUTSequence = Sequence([table])
         return
+    slope, intercept = numbers_of(source, "RescaleSlope")[:1], numbers_of(source, "RescaleIntercept")[:1]
+    if slope and intercept and slope[0]:
+        document.RescaleIntercept, document.RescaleSlope = f"{intercept[0]:.9g}", f"{slope[0]:.9g}"
+        document.RescaleType = text_of(source, "RescaleType") or UNSPECIFIED
+
+
+def _put_voi_lut(document: Dataset, source: Dataset) -> None:
+    """Write the source's VOI LUT, else its first window, where it has a usable one (PS3.3 C.11.8)."""
+    tables = items(source, "VOILUTSequence")
+    table = _lut(tables[0], source) if tables else None
+    item = _window(source)
+    if table is not None:
+        item = Dataset()
+        item.VOILUTSequence = Sequence([table])
+    if item is not None:
+        item.ReferencedImageSequence = Sequence([image_reference(source)])
+        document.SoftcopyVOILUTSequence = Sequence([item])
+
+
+def _window(source: Dataset) -> Dataset | None:
+    """Return the source's first window with its function; None where it has no usable one (PS3.3 C.11.2)."""
+    centre, width = numbers_of(source, "WindowCenter")[:1], numbers_of(source, "WindowWidth")[:1]
+    function = text_of(source, "VOILUTFunction")
+    least = LEAST_WIDTHS.get(function, 1.0)
+    if not centre or not width or width[0] < least:
+        return None
     item = Dataset()
     item.WindowCenter, item.WindowWidth = f"{centre[0]:.6g}", f"{width[0]:.6g}"
-    item.ReferencedImageSequence = Sequence([image_reference(source)])
-    document.SoftcopyVOILUTSequence = Sequence([item])
+    if function in LEAST_WIDTHS:
+        item.VOILUTFunction = function
+    return item
+
+
+def _lut(item: Dataset, source: Dataset) -> Dataset | None:
+    """Return a copy of a look-up table (PS3.3 C.11.1.1) whose representations no pixel of ours need tell.
+
+    None where it cannot be read.
+    """
+    descriptor, data = integers(item, "LUTDescriptor"), _lut_data(item, source)
+    if len(descriptor) != 3 or data is None:
+        return None
+    count, first, bits = descriptor[0] % 2**16, descriptor[1], descriptor[2]
+    entries = count or 2**16
+    needed = entries + entries % 2 if bits <= 8 else 2 * entries  # of 8 bits, two may be packed in a word
+    if not 1 <= bits <= 16 or len(data) < needed or not -(2**15) <= first < 2**16:
+        return None
+    table = Dataset()
+    # As SS where it begins below zero; a count that SS cannot say is what its bits say (PS3.3 C.11.1.1.1).
+    signed = first < 0
+    written = count - 2**16 if signed and count >= 2**15 else count
+    table.add_new("LUTDescriptor", "SS" if signed else "US", [written, first, bits])
+    table.add_new("LUTData", "OW", data)
+    return table
+
+
+def _lut_data(item: Dataset, source: Dataset) -> bytes | None:
+    """Return the entries of a table as little-endian words, None where they cannot be read."""
+    try:
+        data = item.get("LUTData")
+    except UNPARSABLE:
+        return None
+    if isinstance(data, bytes):
+        is_big = str(getattr(getattr(source, "file_meta", None), "TransferSyntaxUID", "")) == ExplicitVRBigEndian
+        words = data[: len(data) // 2 * 2]
+        return np.frombuffer(words, ">u2").astype("<u2").tobytes() if is_big else words
+    values = integers(item, "LUTData")
+    return (np.array(values, dtype=np.int64) % 2**16).astype("<u2").tobytes() if values else None

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from inference.finding import Box
 from reports import wording
@@ -64,6 +67,94 @@ def test_polarity_and_the_first_window(dx, estimate, identify, photometric, shap
     assert document.PresentationLUTShape == shape
     (window,) = document.SoftcopyVOILUTSequence
     assert (window.WindowCenter, window.WindowWidth) == (2048, 4096)
+
+
+def _table(first, entries, bits, *, words=True):
+    """Return a look-up table, as words (OW) or as numbers (US)."""
+    item, values = Dataset(), np.asarray(entries, "<u2")
+    item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [len(values), first, bits])
+    item.add_new("LUTData", "OW" if words else "US", values.tobytes() if words else values.tolist())
+    return item
+
+
+def _shown(source, cells):
+    source.set_original_encoding(is_implicit_vr=False, is_little_endian=True)  # pydicom asks before it reads words
+    values = apply_modality_lut(cells, source)
+    return apply_voi_lut(values.astype(np.int32) if "VOILUTSequence" in source else values, source)
+
+
+_CELLS = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+
+
+@pytest.mark.parametrize(
+    "has",
+    [
+        {"RescaleIntercept": "-1000", "RescaleSlope": "2", "WindowCenter": "1000", "WindowWidth": "900"},
+        {"WindowCenter": "2000.5", "WindowWidth": "300", "VOILUTFunction": "SIGMOID"},
+        {"WindowCenter": "2000", "WindowWidth": "0.5", "VOILUTFunction": "LINEAR_EXACT"},
+        {"VOILUTSequence": [_table(0, _CELLS.ravel() ** 1.2 // 6, 12)]},
+        {
+            "VOILUTSequence": [_table(100, _CELLS.ravel()[::-1], 12, words=False)],
+            "WindowCenter": "1",
+            "WindowWidth": "1",
+        },
+        {
+            "ModalityLUTSequence": [_table(0, _CELLS.ravel()[::-1], 16)],
+            "WindowCenter": "1000",
+            "WindowWidth": "500",
+        },
+        {
+            "RescaleIntercept": "-2048",
+            "RescaleSlope": "1",
+            "VOILUTSequence": [_table(-2048, _CELLS.ravel()[::-1], 12)],
+        },
+    ],
+)
+def test_marks_show_the_film_in_its_own_greys(dx, estimate, identify, has):
+    # What a state lacks is the identity, whatever the film says (PS3.4 N.2).
+    dx.BitsStored, dx.PixelRepresentation = 12, 0
+    for keyword, value in has.items():
+        setattr(dx, keyword, value)
+    document = compose_gsps(dx, estimate, identify(dx, "gsps"))
+    (item,) = document.SoftcopyVOILUTSequence
+    state = Dataset()
+    state.BitsStored, state.PixelRepresentation, state.PhotometricInterpretation = 12, 0, "MONOCHROME2"
+    state.update({one.tag: one for one in (*document, *item)})
+    np.testing.assert_array_equal(_shown(state, _CELLS), _shown(dx, _CELLS))
+    assert ("RescaleType" in document) == ("RescaleSlope" in has)
+
+
+@pytest.mark.parametrize(
+    "has",
+    [
+        {"RescaleIntercept": "-1000", "RescaleSlope": "0"},
+        {"RescaleIntercept": "-1000"},
+        {"ModalityLUTSequence": [_table(0, [1, 2, 3], 16)], "RescaleIntercept": "5", "RescaleSlope": "1"},
+        {"VOILUTSequence": [Dataset()]},
+    ],
+)
+def test_marks_without_what_the_node_cannot_use(dx, estimate, identify, has):
+    for keyword, value in has.items():
+        setattr(dx, keyword, value)
+    for item in has.get("ModalityLUTSequence", ()):
+        item.LUTDescriptor = [4096, 0, 16]
+    document = compose_gsps(dx, estimate, identify(dx, "gsps"))
+    assert not {"RescaleSlope", "ModalityLUTSequence", "SoftcopyVOILUTSequence"} & {one.keyword for one in document}
+
+
+@pytest.mark.parametrize(
+    ("keyword", "sides", "written"),
+    [
+        ("ImagerPixelSpacing", ["0.2", "0.1"], [2, 1]),
+        ("ImagerPixelSpacing", ["0.1000", "0.1001"], [1, 1]),
+        ("ImagerPixelSpacing", ["0.1", "7"], [1, 1]),
+        ("PixelAspectRatio", ["3", "4"], [3, 4]),
+    ],
+)
+def test_marks_keep_the_shape_of_pixels(dx, estimate, identify, keyword, sides, written):
+    setattr(dx, keyword, sides)
+    (area,) = compose_gsps(dx, estimate, identify(dx, "gsps")).DisplayedAreaSelectionSequence
+    assert list(area.PresentationPixelAspectRatio) == written
 
 
 def test_an_image_without_a_size_has_no_marks(cr, refusal, identify):
