@@ -387,6 +387,37 @@ def test_years_in_an_official_table_are_a_problem(official: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("again", ["bone_age_years", "Sex"])
+def test_a_column_that_comes_twice_is_refused(site: Path, again: str) -> None:
+    """Given two readers' ages, or two sexes, in one table, then neither is taken in silence."""
+    write_csv(site / "readings.csv", ["file", "sex", "bone_age_years", again], [["film0.dcm", "F", 8, "12"]])
+    with pytest.raises(DataError, match=f"the column '{again.lower()}' twice; keep one"):
+        open_source(site)
+
+
+def test_an_official_column_that_comes_twice_is_a_problem(official: Path) -> None:
+    write_csv(official / "second.csv", ["id", "boneage", "male", "boneage"], [[900009, 50, "True", 80]])
+    assert "A table has the column 'boneage' twice" in open_source(official).problems[0]
+
+
+def test_lines_of_separators_alone_are_blank(site: Path) -> None:
+    """Given what a spreadsheet leaves below its table, then it is no film, as a blank line is none."""
+    rows = [["film0.dcm", "F", 8], ["", "", ""], ["film1.dcm", "M", 9], [" ", "", ""]]
+    write_csv(site / "readings.csv", ["file", "sex", "bone_age_years", ""], [[*row, ""] for row in rows])
+    source = open_source(site)
+    assert (source.problems, [entry.name for entry in source.entries]) == ([], ["Line 2", "Line 4"])
+
+
+def test_lines_of_separators_alone_are_blank_in_an_official_table_too(official: Path) -> None:
+    write_csv(official / "second.csv", ["id", "boneage", "male"], [["", "", ""]])
+    assert not open_source(official).problems
+
+
+def test_digits_that_only_python_reads_are_no_number(site: Path) -> None:
+    write_csv(site / "readings.csv", ["file", "sex", "bone_age_months"], [["film0.dcm", "F", "1_00"]])
+    assert "Line 2: the bone age must be a number" in open_source(site).problems[0]
+
+
 def test_a_csv_that_breaks_the_rules_is_refused(site: Path) -> None:
     (site / "readings.csv").write_text("file,sex,bone_age_months\n" + "x" * 200_000 + ",M,100\n")
     with pytest.raises(DataError, match="cannot be read"):

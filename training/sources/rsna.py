@@ -18,7 +18,7 @@ from inference.finding import Sex
 from training.radiographs import Reading, read_split
 from training.sources.files import IMAGES
 from training.sources.source import ANNOTATIONS, Entry, Source, open_image, part_by_hash
-from training.sources.tables import columns_of, number_of, separator_of
+from training.sources.tables import columns_of, is_filled, number_of, repeated, separator_of
 from training.sources.units import years_for_months
 
 COLUMNS = (("id", "boneage", "male"), ("image id", "bone age (months)", "male"))
@@ -35,6 +35,8 @@ def read(folder: Path) -> Source | None:
     images, split, source = _images(folder), read_split(), Source("RSNA's official layout", [])
     named: set[str] = set()
     for path, names, separator in tables:
+        if again := repeated(columns_of(_header(path), separator), names):
+            source.problems.append(f"A table has {again}.")
         before = len(source.entries)
         for row in _rows(path, separator):
             film, age = _number((row.get(names[0]) or "").strip()), number_of(row.get(names[1]), separator)
@@ -76,17 +78,23 @@ def _name_unlisted(source: Source, images: dict[str, list[Path]]) -> None:
 
 def _names(path: Path) -> tuple[tuple[str, str, str], str] | None:
     """Return the names of a table's columns, and what separates its cells; None of a table that has others."""
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        header = file.readline()
+    header = _header(path)
     separator = separator_of(header, {name for names in COLUMNS for name in names})
     columns = columns_of(header, separator)
     return next(((names, separator) for names in COLUMNS if set(names) <= set(columns)), None)
 
 
+def _header(path: Path) -> str:
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        return file.readline()
+
+
 def _rows(path: Path, separator: str) -> Iterator[dict[str, str]]:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         for row in csv.DictReader(file, delimiter=separator):
-            yield {(name or "").strip().lower(): value or "" for name, value in row.items() if isinstance(value, str)}
+            cells = {(name or "").strip().lower(): value or "" for name, value in row.items() if isinstance(value, str)}
+            if is_filled(cells.values()):
+                yield cells
 
 
 def _enter(source: Source, film: str, stated: tuple[float, str], images: list[Path], split: dict[int, str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,13 @@ class Table:
 def read_lines(path: Path, known: Collection[str]) -> Table:
     """Read a table that has some of the known columns.
 
-    Blank lines count, and are none. Of a line that goes on in the next, as a cell in quotation marks may, the number is
-    the last.
+    Blank lines, and those whose cells are all empty, count, and are none. Of a line that goes on in the next, as a cell
+    in quotation marks may, the number is the last.
 
     Raises
     ------
     DataError
-        If it cannot be read.
+        If it cannot be read, or a known column comes twice: one reader's ages would be taken for another's.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -65,9 +65,23 @@ def read_lines(path: Path, known: Collection[str]) -> Table:
             reader = csv.DictReader(file, delimiter=separator, restkey=BEYOND)
             columns = [name.strip().lower() for name in reader.fieldnames or ()]
             reader.fieldnames = columns
-            return Table(separator, tuple(columns), [(reader.line_num, _whole(row)) for row in reader])
+            lines = [(reader.line_num, _whole(row)) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"The table of readings {path} cannot be read; it must be a CSV in UTF-8.") from error
+    if again := repeated(columns, known):
+        raise DataError(f"The table of readings {path} has {again}.")
+    return Table(separator, tuple(columns), [(line, row) for line, row in lines if is_filled(row.values())])
+
+
+def repeated(columns: Sequence[str], known: Collection[str]) -> str:
+    """Say which known column comes twice in a header, and the remedy; "" where none does."""
+    twice = next((name for name in columns if name in known and columns.count(name) > 1), None)
+    return f"the column {twice!r} twice; keep one of them, or name the other otherwise" if twice else ""
+
+
+def is_filled(cells: Iterable[str | None]) -> bool:
+    """Tell whether a line holds anything: spreadsheets write lines of separators alone below a table."""
+    return any((cell or "").strip() for cell in cells)
 
 
 def _whole(row: dict[str, Any]) -> Row:
@@ -91,7 +105,7 @@ def number_of(text: str | None, separator: str) -> float:
     if separator != "," and digits.count(",") == 1 and "." not in digits:
         digits = digits.replace(",", ".")
     try:
-        return float(digits)
+        return float("nan") if "_" in digits else float(digits)  # Python reads 1_0 as 10
     except ValueError:
         return float("nan")
 
