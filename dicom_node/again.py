@@ -9,9 +9,10 @@ from sqlalchemy.orm import Session
 
 from dicom_node import assemble, ledger
 from dicom_node.cli import DONE, FAILED
+from dicom_node.errors import SettingsError
 from dicom_node.events import record
-from dicom_node.revisions import DeliveryState, RevisionState, lock_revision, settle
-from dicom_node.settings import LogSettings, load_settings
+from dicom_node.revisions import DeliveryState, RevisionState, is_replaced, lock_revision, settle
+from dicom_node.settings import LogSettings, Settings, SettingsProblem, load_settings
 from dicom_node.show import find_study_by_beginning
 from dicom_node.status import open_existing
 from dicom_node.store import Delivery, Revision, Study
@@ -19,11 +20,15 @@ from dicom_node.terminal import open_console
 
 
 def retry(options: argparse.Namespace) -> int:
-    """Put what failed, and what waits for its next try, to work at once; 1 where there is nothing of that kind."""
+    """Put what failed, and what waits for its next try, to work at once; 1 where there is nothing of that kind.
+
+    What a later reading of the whole study has replaced stays as it is.
+    """
     settings = load_settings(options.config)
     _quieten()
     store = open_existing(settings)
     with store.session() as session:
+        _check_peer(session, options.peer, settings)
         uid = None if options.all else find_study_by_beginning(session, options.study).study_instance_uid
         walks = 0 if options.peer else _walk_again(session, uid, settings.node.id)
         deliveries = _deliver_again(session, uid, options.peer, settings.node.id)
@@ -49,9 +54,18 @@ def reprocess(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _check_peer(session: Session, name: str | None, settings: Settings) -> None:
+    """Raise SettingsError for a name that neither the settings nor the ledger have: it was misspelt."""
+    known = {archive.name for archive in settings.archives} | set(session.scalars(sa.select(Delivery.peer).distinct()))
+    if name is not None and name not in known:
+        names = ", ".join(sorted(known)) or "none"
+        what, remedy = f"No archive has the name {name}.", f"Archives that results go to: {names}."
+        raise SettingsError(SettingsProblem("peers", "", what, remedy))
+
+
 def _walk_again(session: Session, study_instance_uid: str | None, node_id: str) -> int:
     """Have revisions walk again that something on the street set aside; return how many."""
-    set_aside = (Revision.state == RevisionState.FAILED, Revision.error_code.is_not(None))
+    set_aside = (Revision.state == RevisionState.FAILED, Revision.error_code.is_not(None), ~is_replaced())
     query = sa.select(Revision.id).where(*set_aside, *_in_study(study_instance_uid)).order_by(Revision.id)
     ids = session.scalars(query).all()
     for revision_id in ids:
@@ -61,7 +75,8 @@ def _walk_again(session: Session, study_instance_uid: str | None, node_id: str) 
 
 def _deliver_again(session: Session, study_instance_uid: str | None, peer: str | None, node_id: str) -> int:
     """Put deliveries to work that failed or wait for another try; return how many."""
-    troubled = sa.or_(Delivery.state == DeliveryState.FAILED, Delivery.error_code.is_not(None))
+    is_failed = Delivery.state == DeliveryState.FAILED
+    troubled = sa.or_(sa.and_(is_failed, ~is_replaced()), sa.and_(~is_failed, Delivery.error_code.is_not(None)))
     query = (
         sa.select(Delivery.revision_id, Delivery.peer)
         .join(Revision, Revision.id == Delivery.revision_id)
@@ -73,8 +88,9 @@ def _deliver_again(session: Session, study_instance_uid: str | None, peer: str |
     number = 0
     for revision_id, name in session.execute(query).all():
         study, revision = lock_revision(session, revision_id)
-        chosen = sa.select(Delivery).where(Delivery.revision_id == revision_id, Delivery.peer == name, troubled)
-        deliveries = session.scalars(chosen.with_for_update()).all()
+        of_peer = (Delivery.revision_id == revision_id, Delivery.peer == name, Revision.id == Delivery.revision_id)
+        chosen = sa.select(Delivery).where(*of_peer, troubled)
+        deliveries = session.scalars(chosen.with_for_update(of=Delivery)).all()
         ledger.put_to_work(deliveries)
         number += len(deliveries)
         record(session, node_id, "retried-by-hand", study, revision=revision.number, peer=name)

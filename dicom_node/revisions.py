@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from dicom_node.store import Delivery, Instance, Revision, Study, now
 
@@ -124,6 +124,16 @@ def study_state(*, receives: bool, revisions: Iterable[tuple[Scope, RevisionStat
         counting = [state] if scope == Scope.ALL else [*counting, state]
     least = next((state for state in _LEAST_ADVANCED_FIRST if state in counting), None)
     return StudyState(least) if least else StudyState.RECEIVING
+
+
+def is_replaced() -> sa.ColumnElement[bool]:
+    """Return the condition that a revision was replaced: the whole study was read again after it.
+
+    What failed of it needs nobody any more; worked on again, it would send older documents after newer ones.
+    """
+    later = aliased(Revision)
+    same_study = (later.study_id == Revision.study_id, later.number > Revision.number)
+    return sa.exists().where(*same_study, later.scope == Scope.ALL)
 
 
 def settle(session: Session, study: Study, revision: Revision) -> RevisionState:

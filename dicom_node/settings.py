@@ -378,7 +378,7 @@ def load_settings(path: Path) -> Settings:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))  # editors of Windows put a byte order mark first
     except OSError as error:
         what = f"The settings file cannot be read ({error.strerror})."
         raise SettingsError(SettingsProblem("", "", what, "Check the path and who may read it.")) from error
@@ -400,7 +400,7 @@ def _find_passwords(tables: Mapping[str, Any]) -> Iterable[SettingsProblem]:
 
 def _read_secret(path: Path) -> str:
     try:
-        secret = path.read_text("utf-8").strip()
+        secret = path.read_text("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError):
         secret = ""
     if not secret:

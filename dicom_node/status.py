@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.cli import DONE
 from dicom_node.errors import StoreError
-from dicom_node.revisions import DeliveryState, RevisionState
+from dicom_node.revisions import DeliveryState, RevisionState, is_replaced
 from dicom_node.settings import Settings, load_settings
 from dicom_node.store import Delivery, Document, NodeRow, Revision, Store, Study, make_engine, now
 from dicom_node.terminal import make_table, open_console
@@ -63,9 +63,12 @@ def open_existing(settings: Settings) -> Store:
 
 
 def find_troubles(session: Session) -> list[Trouble]:
-    """Return what failed for good, then what waits for its next try, newest first."""
+    """Return what failed for good, then what waits for its next try, newest first; no failure of what was replaced."""
     walks = sa.select(Study.study_instance_uid, Revision.number, Revision.error_code, Revision.error).where(
-        Study.id == Revision.study_id, Revision.state == RevisionState.FAILED, Revision.error_code.is_not(None)
+        Study.id == Revision.study_id,
+        Revision.state == RevisionState.FAILED,
+        Revision.error_code.is_not(None),
+        ~is_replaced(),
     )
     deliveries = (
         sa.select(
@@ -80,6 +83,7 @@ def find_troubles(session: Session) -> list[Trouble]:
         .where(
             Delivery.error_code.is_not(None),
             Delivery.state != DeliveryState.COMMITTED,
+            sa.or_(Delivery.state != DeliveryState.FAILED, ~is_replaced()),
             Document.id == Delivery.document_id,
             Revision.id == Delivery.revision_id,
             Study.id == Revision.study_id,
@@ -116,14 +120,18 @@ def _print_studies(console: Console, session: Session) -> None:
 
 
 def _print_deliveries(console: Console, session: Session) -> None:
+    is_moot = sa.and_(Delivery.state == DeliveryState.FAILED, is_replaced())
+    objects = sa.case((is_moot, "failed, replaced"), else_=Delivery.state).label("objects")
+    listed = sa.select(Delivery.peer, objects, Delivery.due_at).join(Revision, Revision.id == Delivery.revision_id)
+    each = listed.subquery().c
     counts = session.execute(
-        sa.select(Delivery.peer, Delivery.state, sa.func.count(), sa.func.min(Delivery.due_at))
-        .group_by(Delivery.peer, Delivery.state)
-        .order_by(Delivery.peer, Delivery.state)
+        sa.select(each.peer, each.objects, sa.func.count(), sa.func.min(each.due_at))
+        .group_by(each.peer, each.objects)
+        .order_by(each.peer, each.objects)
     )
     table = make_table("peer", "objects", "number", "next try", title="Deliveries")
-    for peer, state, number, due_at in counts:
-        table.add_row(peer, state, str(number), _time(due_at))
+    for peer, what, number, due_at in counts:
+        table.add_row(peer, what, str(number), _time(due_at))
     console.print(table)
 
 

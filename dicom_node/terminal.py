@@ -11,8 +11,9 @@ WIDTH_WITHOUT_TERMINAL = 200
 
 
 def open_console() -> Console:
-    """Return a console on standard output."""
-    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+    """Return a console on standard output that prints texts as they are: brackets in them are no markup."""
+    width = None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL
+    return Console(file=sys.stdout, highlight=False, markup=False, width=width)
 
 
 def make_table(*columns: str, title: str | None = None, show_lines: bool = False) -> Table:

@@ -51,6 +51,10 @@ class Ward:
         captured = self.capsys.readouterr()
         return code, captured.out + captured.err
 
+    def add_archive(self, name: str) -> None:
+        peer = f'[[peers]]\nkind = "archive"\nname = "{name}"\nae_title = "A"\nhost = "127.0.0.1"\nport = 104\n'
+        self.config.write_text(self.config.read_text() + peer)
+
     def add_study(
         self,
         uid: str,
@@ -60,6 +64,7 @@ class Ward:
         walk_error: str | None = None,
         due_at: datetime | None = None,
         refusal: Refusal | None = None,
+        sentence: str = "It went wrong. Do this.",
     ) -> None:
         failed = walk_error or state == DeliveryState.FAILED
         revision_state = RevisionState.FAILED if failed else RevisionState.SENT
@@ -79,7 +84,7 @@ class Ward:
             )  # fmt: skip
             revision = Revision(
                 study_id=study.id, number=1, scope="new", state=revision_state, assembled_at=AT, updated_at=AT,
-                error_code=walk_error, error=walk_error and "It went wrong. Do this.",
+                error_code=walk_error, error=walk_error and sentence,
             )  # fmt: skip
             session.add_all([instance, revision])
             session.flush()
@@ -203,9 +208,36 @@ def test_retry_makes_due_what_waits(ward: Ward) -> None:
 
 def test_retry_of_one_peer_leaves_the_others_and_the_walks(ward: Ward) -> None:
     ward.add_study("1.2.3", state=DeliveryState.FAILED, delivery_error="peer-refused", walk_error="composition-failed")
+    ward.add_archive("elsewhere")
     assert ward.run("retry", "--all", "--peer", "elsewhere")[0] == 1
     assert ward.rows(Delivery)[0].state == DeliveryState.FAILED
     assert ward.rows(Revision)[0].state == RevisionState.FAILED
+
+
+def test_retry_of_a_peer_that_nobody_knows_says_so(ward: Ward) -> None:
+    ward.add_study("1.2.3", state=DeliveryState.FAILED, delivery_error="peer-refused")
+    ward.add_archive("elsewhere")
+    code, out = ward.run("retry", "--all", "--peer", "pasc")
+    assert (code, "No archive has the name pasc." in out, "elsewhere, pacs" in out) == (2, True, True), out
+
+
+@pytest.mark.parametrize("trouble", [{"walk_error": "composition-failed"}, {"state": DeliveryState.FAILED}])
+def test_what_was_read_again_troubles_nobody_any_more(ward: Ward, trouble: dict[str, Any]) -> None:
+    ward.add_study("1.2.3", delivery_error="peer-refused" if "state" in trouble else None, **trouble)
+    ward.add_study("1.2.4", **trouble, delivery_error="peer-refused" if "state" in trouble else None)
+    assert ward.run("reprocess", "1.2.3")[0] == 0
+    out = ward.run("status")[1]
+    assert ("retry 1.2.3" in out, "retry 1.2.4" in out) == (False, True), out
+    assert ward.run("retry", "1.2.3")[0] == 1
+    assert ward.run("retry", "--all")[0] == 0
+    older, other, newer = ward.rows(Revision)
+    assert (older.state, older.round, other.state == RevisionState.FAILED) == (RevisionState.FAILED, 0, False)
+    assert newer.state == RevisionState.ASSEMBLED
+
+
+def test_status_shows_brackets_as_they_are(ward: Ward) -> None:
+    ward.add_study("1.2.3", walk_error="composition-failed", sentence="Look at [compose] and [/x].")
+    assert "Look at [compose] and [/x]." in ward.run("status")[1]
 
 
 def test_retry_has_a_failed_walk_walk_again(ward: Ward) -> None:

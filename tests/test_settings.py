@@ -174,6 +174,13 @@ def test_a_file_that_is_missing_or_no_toml_says_so(tmp_path: Path) -> None:
     assert "hunter2" not in str(raised.value)
 
 
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("postgresql://u:hunter2@h/db\n", "utf-8-sig")
+    path = tmp_path / "node.toml"
+    path.write_text('[node]\r\ndata_dir = "d"\r\n[store]\r\nurl_file = "url"\r\n', "utf-8-sig")
+    assert load_settings(path).database_url == "postgresql://u:hunter2@h/db"
+
+
 def test_a_password_in_the_file_is_refused_and_not_repeated(tmp_path: Path) -> None:
     text = '[node]\ndata_dir = "d"\n[store]\nurl = "postgresql://u:hunter2@h/db"\n'
     problems = problems_of(tmp_path, text)
