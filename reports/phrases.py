@@ -170,6 +170,9 @@ CHINESE: dict[str, str] = {
     "{method} has no entry for this chronological age: no adult height by it.": (
         "{method} 表无此实际年龄：未据此预测成年身高。"
     ),
+    "{method} gives less than the present height: no adult height by it.": (
+        "{method} 的结果低于现身高：未据此预测成年身高。"
+    ),
     "{method} needs the weight: no adult height by it.": "{method} 需要体重：未据此预测成年身高。",
     "{method} needs the parents' heights: no adult height by it.": "{method} 需要父母身高：未据此预测成年身高。",
     "RWT 1975 (mean height of the parents assumed: {cm} cm)": "RWT 1975 (父母平均身高为假定值：{cm} cm)",

@@ -1,6 +1,7 @@
 """Adult height from bone age: Bayley and Pinneau 1952, and Roche, Wainer and Thissen (RWT) 1975.
 
-Nothing is extrapolated and nothing is assumed: what a table does not reach, and what an equation lacks, is said.
+Nothing is extrapolated and nothing is assumed: what a table does not reach, and what an equation lacks, is said. Nobody
+becomes shorter: a prediction below the present height is none, and no range begins below it.
 """
 
 from __future__ import annotations
@@ -47,10 +48,15 @@ def bayley_pinneau(height_cm: float, bone_age_months: float, age_months: float, 
         return f"{BAYLEY_PINNEAU} has no entry for this bone age: no adult height by it."
     height = height_cm / (found[0] / 100)
     error = interpolated(entry["error_inches"][SEX_KEYS[sex]], age_months)
-    if error is None:
-        return HeightPrediction(BAYLEY_PINNEAU, height, None, None, entry["citation"], height_cm)
-    reach = NORMAL_90 * error[0] * CENTIMETRES_PER_INCH
-    return HeightPrediction(BAYLEY_PINNEAU, height, height - reach, height + reach, entry["citation"], height_cm)
+    reach = None if error is None else NORMAL_90 * error[0] * CENTIMETRES_PER_INCH
+    return _predicted(BAYLEY_PINNEAU, height, reach, entry["citation"], height_cm)
+
+
+def _predicted(method: str, height: float, reach: float | None, citation: str, now_cm: float) -> HeightPrediction:
+    """Return a prediction with its range; ``reach`` is half of that, None where the publication states no error."""
+    if reach is None:
+        return HeightPrediction(method, height, None, None, citation, now_cm)
+    return HeightPrediction(method, height, max(height - reach, now_cm), height + reach, citation, now_cm)
 
 
 def _category(ahead_months: float) -> str:
@@ -96,10 +102,8 @@ def rwt(
         + parents * midparent_cm
         + skeletal * bone_age_months / 12
     )
-    if assumed:
-        method = RWT_ASSUMED.format(cm=midparent_cm)
-        return HeightPrediction(method, height, None, None, entry["citation"], height_cm)
-    half = interpolated(entry["half_width"][SEX_KEYS[sex]], age_months)
-    if half is None:
-        return HeightPrediction(RWT, height, None, None, entry["citation"], height_cm)
-    return HeightPrediction(RWT, height, height - half[0], height + half[0], entry["citation"], height_cm)
+    if height < height_cm:  # most of the bones are adult: the authors do not apply their equation then
+        return f"{RWT} gives less than the present height: no adult height by it."
+    half = None if assumed else interpolated(entry["half_width"][SEX_KEYS[sex]], age_months)
+    method = RWT_ASSUMED.format(cm=midparent_cm) if assumed else RWT
+    return _predicted(method, height, None if half is None else half[0], entry["citation"], height_cm)

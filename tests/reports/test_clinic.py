@@ -21,6 +21,7 @@ from reports.clinic.heights import bayley_pinneau, rwt
 from reports.clinic.sd_scores import growth_chart, reference, rows_of, sd_score, verdict
 from reports.clinic.stage_ages import TW3_C_RUS, TW3_RUS, stage_ages, tw3_points
 from reports.clinic.tables import interpolated, table
+from reports.phrases import translated
 
 REFERENCES = ("brush-foundation", "greulich-pyle")
 
@@ -160,6 +161,25 @@ def test_rwt_gives_its_test_vector():
     )
     assert predicted.centimetres == pytest.approx(vector["expected_cm"], abs=0.01)
     assert predicted.high - predicted.centimetres == pytest.approx(vector["paper_90pct_half_width_cm"])
+
+
+def test_nobody_becomes_shorter():
+    """A girl of 14 with a mature hand: RWT, of whom most bones are adult, would take 5 cm away from her."""
+    said = rwt(172.0, 204, 168, Sex.FEMALE, weight_kg=60.0, midparent_cm=168.25)
+    assert said == "RWT 1975 gives less than the present height: no adult height by it."
+    assert translated(said, "zh") == "RWT 1975 的结果低于现身高：未据此预测成年身高。"
+    almost_grown = bayley_pinneau(172.0, 204, 168, Sex.FEMALE)
+    assert almost_grown.low == 172.0 < almost_grown.centimetres < almost_grown.high
+    growing = rwt(165.0, 168, 168, Sex.FEMALE, weight_kg=60.0, midparent_cm=180.0)
+    assert growing.low >= 165.0
+
+
+@pytest.mark.parametrize(
+    ("sex", "age", "inches"), [(Sex.FEMALE, 198, 0.25), (Sex.FEMALE, 216, 0.11), (Sex.MALE, 144, 1.49)]
+)
+def test_the_error_of_bayley_and_pinneau_is_not_only_that_of_the_children_it_was_made_from(sex, age, inches):
+    predicted = bayley_pinneau(160.0, 156 if sex is Sex.MALE else 204, age, sex)
+    assert predicted.high - predicted.centimetres == pytest.approx(1.645 * 2.54 * inches)
 
 
 def test_what_rwt_lacks_is_said(estimate):
