@@ -28,8 +28,12 @@ from inference.finding import Flag, ModelIdentity, Sex
 SCHEMA = "boneage-node/recalibration/1"
 PLAUSIBLE_FACTORS = (0.6, 1.6)
 """A line steeper or flatter than this is no recalibration: films and readings do not belong together."""
+PLAUSIBLE_OFFSET_MONTHS = 120.0
+"""So far, either way, an age of 0 may be moved: about what such a factor does to one of 20 years."""
 PLAUSIBLE_INTERVAL_FACTORS = (0.2, 5.0)
 LEAVE_IT = "Leave it"
+SITE_MARK = "+site."
+"""In the version of a model whose ages are recalibrated, before the file's fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,10 @@ class Recalibration:
             raise BundleError(f"{path.name} is damaged; fit it again: boneage-node evaluate --recalibrate.") from error
         low, high = PLAUSIBLE_FACTORS
         narrow, wide = PLAUSIBLE_INTERVAL_FACTORS
-        if not all(low <= line.factor <= high for line in lines.values()) or not narrow <= interval_factor <= wide:
+        straight = all(
+            low <= line.factor <= high and abs(line.offset_months) <= PLAUSIBLE_OFFSET_MONTHS for line in lines.values()
+        )
+        if not straight or not narrow <= interval_factor <= wide:
             raise BundleError(f"{path.name} bends ages implausibly; check the films and readings it was fitted on.")
         fingerprint = hashlib.sha256(content).hexdigest()[:8]
         return Recalibration(lines, interval_factor, method, weights, fingerprint, advice)
@@ -112,7 +119,7 @@ class Recalibration:
 
     def identify(self, model: ModelIdentity) -> ModelIdentity:
         """Return the model's identity with this recalibration in its version: ``0.1.0+site.1a2b3c4d``."""
-        return replace(model, version=f"{model.version}+site.{self.fingerprint}")
+        return replace(model, version=f"{model.version}{SITE_MARK}{self.fingerprint}")
 
     def flag(self, age_months: float) -> Flag:
         """Say that the age was changed, and what the model itself said."""

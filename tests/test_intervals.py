@@ -1,6 +1,7 @@
 """Conformal intervals and how they are calibrated. Their coverage on films is measured by boneage-node evaluate."""
 
 import json
+from dataclasses import asdict
 from math import comb
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inference.catalogue import identify
 from inference.errors import BundleError
 from inference.finding import Sex
 from inference.intervals import Calibration
@@ -193,6 +195,42 @@ def test_the_command_calibrates_on_the_rows_of_an_evaluation(tmp_path, capsys):
     assert written["split"] == "films of out-of-fold"
     assert Calibration.parse(written).half_width(120, Sex.MALE) > 5
     assert "cross-validated" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"method": "ala-net"}, "was measured with 'ala-net'"),
+        ({"weights_sha256": "0" * 64}, "other weights of 'house'"),
+        ({"version": "0.1.0+site.12345678"}, "recalibrated ages"),
+        ({}, ""),
+    ],
+)
+def test_intervals_are_of_the_method_that_gets_them(tmp_path, caplog, change, says):
+    """Given rows of another method, of other weights or of recalibrated ages, then they are no errors of this one."""
+    rows = [{key: getattr(row, key) for key in Row.__dataclass_fields__} for row in made_up(60, lambda _a, _m: 8.0)]
+    model = asdict(identify("house")) | change
+    (tmp_path / "test.json").write_text(json.dumps({"part": "test", "model": model, "rows": rows}))
+    out = tmp_path / "calibration.json"
+    assert command.main(["--rows", str(tmp_path / "test.json"), "--out", str(out)]) == (2 if says else 0)
+    assert out.exists() is (not says)
+    assert says in caplog.text
+
+
+def test_a_method_that_is_not_there_gets_no_intervals(tmp_path, monkeypatch):
+    """Given a slip in the name, then no folder of that name is made among the bundles."""
+    rows = [{key: getattr(row, key) for key in Row.__dataclass_fields__} for row in made_up(60, lambda _a, _m: 8.0)]
+    (tmp_path / "folds.json").write_text(json.dumps({"rows": rows}))
+    path = tmp_path / "hose" / "configs" / "calibration.json"
+    monkeypatch.setattr(command, "calibration_path", lambda _: path)
+    assert command.main(["--rows", str(tmp_path / "folds.json"), "--method", "hose"]) == 1
+    assert not path.parents[1].exists()
+
+
+@pytest.mark.parametrize("option", ["--small", "--shape"])
+def test_an_option_without_effect_is_refused(tmp_path, option):
+    with pytest.raises(SystemExit):
+        command.main(["--rows", str(tmp_path / "folds.json"), option])
 
 
 def test_what_else_the_file_holds_stays(tmp_path):

@@ -73,6 +73,8 @@ def test_two_files_have_two_fingerprints(tmp_path):
         ({"interval_factor": "wide"}, "damaged"),
         ({"interval_factor": 0}, "implausibly"),
         ({"lines": TABLE["lines"] | {"M": {"offset_months": 0, "factor": 0.1}}}, "implausibly"),
+        ({"lines": TABLE["lines"] | {"M": {"offset_months": 500, "factor": 1.0}}}, "implausibly"),
+        ({"lines": TABLE["lines"] | {"M": {"offset_months": float("nan"), "factor": 1.0}}}, "implausibly"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(tmp_path, change, says):

@@ -40,16 +40,20 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta
 
+from inference.bundle import canonical_name
+from inference.catalogue import identify
 from inference.engine import Engine
 from inference.errors import InferenceError
-from inference.finding import Sex
+from inference.finding import ModelIdentity, Sex
 from inference.intervals import Calibration
 from inference.method import DEFAULT_METHOD
 from inference.named_ensemble import UNCALIBRATED, calibration_path
+from inference.recalibration import SITE_MARK
 from training.annotations import read_annotations
 from training.arguments import positive_int
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.ages import AGE_GROUPS_YEARS, in_group
+from training.evaluation.output import check_outputs
 from training.evaluation.reading import Row, read_films, read_json, rows_of
 from training.radiographs import is_project_folder, load_half, load_small
 from training.terms import part_of_films
@@ -258,9 +262,35 @@ def _some_intervals(path: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+def check_rows(table: dict[str, Any], name: str, model: ModelIdentity) -> None:
+    """Refuse the rows of an evaluation of something else than what gets the intervals.
+
+    Out-of-fold estimates say of no model what it is, and are taken.
+
+    Raises
+    ------
+    DataError
+        If the evaluation is of another method or other weights, or its ages were recalibrated.
+    """
+    said = table.get("model")
+    if not isinstance(said, dict):
+        return
+    method, version = str(said.get("method")), str(said.get("version"))
+    if canonical_name(method) != model.method:
+        raise DataError(f"{name} was measured with {method!r}: name it by --method, or give rows of {model.method!r}.")
+    if SITE_MARK in version:
+        raise DataError(f"{name} has recalibrated ages; evaluate without --recalibration: intervals are the model's.")
+    if said.get("weights_sha256") != model.weights_sha256:
+        raise DataError(f"{name} was measured with other weights of {method!r}; evaluate again.")
+
+
 def _read_rows(arguments: argparse.Namespace, path: Path) -> tuple[list[Row], str, list[Row] | None]:
     if arguments.rows:
+        with _some_intervals(path):
+            model = identify(arguments.method)
         tables = {file: read_json(file) for file in arguments.rows}
+        for file, table in tables.items():
+            check_rows(table, file.name, model)
         parts = ", ".join(str(table.get("part", file.stem)) for file, table in tables.items())
         return [row for file, table in tables.items() for row in rows_of(table, file.name)], f"films of {parts}", None
     with _some_intervals(path):
@@ -290,9 +320,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if (arguments.data is None) == (not arguments.rows):
         parser.error("give either --data or --rows")
+    if arguments.rows and (arguments.small or arguments.shape):
+        parser.error("--small and --shape would change nothing with --rows; leave them out, or give --data")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     path = calibration_path(arguments.method)
     try:
+        check_outputs(arguments.out)
         rows, films, shape = _read_rows(arguments, path)
         table = calibrate(rows, films, shape=shape)
     except (TrainingError, InferenceError) as error:

@@ -26,6 +26,7 @@ from inference.engine import Engine
 from inference.errors import InferenceError
 from inference.finding import ModelIdentity
 from inference.method import DEFAULT_METHOD
+from inference.recalibration import SITE_MARK
 from training.annotations import read_annotations
 from training.arguments import count, positive_int
 from training.errors import DataError, TrainingError, exit_code
@@ -280,7 +281,7 @@ def _stress(engine: Engine, films: list[Radiograph]) -> dict[str, Any]:
 
 def _fit(figures: dict[str, Any], path: Path) -> None:
     model = ModelIdentity(**figures["model"])
-    if "+site." in model.version:
+    if SITE_MARK in model.version:
         raise DataError("These ages are recalibrated already; evaluate without --recalibration to fit anew.")
     fitted = recalibration.fit(rows_of(figures, "figures"), model)
     figures["recalibration"] = fitted

@@ -15,7 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from inference.finding import ModelIdentity, Sex
-from inference.recalibration import LEAVE_IT, PLAUSIBLE_FACTORS, PLAUSIBLE_INTERVAL_FACTORS, SCHEMA
+from inference.recalibration import (
+    LEAVE_IT,
+    PLAUSIBLE_FACTORS,
+    PLAUSIBLE_INTERVAL_FACTORS,
+    PLAUSIBLE_OFFSET_MONTHS,
+    SCHEMA,
+)
 from training.errors import DataError
 from training.evaluation.reading import Row
 
@@ -59,7 +65,7 @@ def fit(rows: list[Row], model: ModelIdentity, level: float = 0.9) -> dict[str, 
         offset, factor = 0.0, 1.0
         if chosen.sum() >= LEAST_FILMS:
             offset, factor, left_out[chosen] = fit_line(estimates[chosen], references[chosen])
-        if not PLAUSIBLE_FACTORS[0] <= factor <= PLAUSIBLE_FACTORS[1]:
+        if not PLAUSIBLE_FACTORS[0] <= factor <= PLAUSIBLE_FACTORS[1] or abs(offset) > PLAUSIBLE_OFFSET_MONTHS:
             raise DataError(
                 f"The readings of sex {sex.value} hardly follow the estimates; check that they belong to them."
             )
