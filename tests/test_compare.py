@@ -239,6 +239,14 @@ def test_the_command_compares_kept_evaluations(tmp_path, capsys):
     assert text.count("<svg") == 2
 
 
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_a_place_that_cannot_be_written_is_said_before_films_are_read(tmp_path, monkeypatch, caplog, option):
+    """Given a folder that is not there, then nobody waits for hours of reading to be told so."""
+    monkeypatch.setattr(command, "_gather", lambda _: pytest.fail("films were read"))
+    assert command.main(["house", "--data", str(tmp_path), option, str(tmp_path / "no" / "file")]) == 2
+    assert "make it first" in caplog.text
+
+
 def test_evaluations_of_two_parts_are_not_compared(tmp_path):
     files = [
         write_evaluation(tmp_path / f"{part}.json", contestant("a", ERRORS), part) for part in ("test", "validation")

@@ -22,6 +22,7 @@ import numpy as np
 
 from inference.bundle import SEPARATOR, list_methods
 from inference.errors import InferenceError
+from training.arguments import positive_int
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.ablation import HEAD as ABLATION_HEAD
 from training.evaluation.ablation import ablation_rows
@@ -36,6 +37,7 @@ from training.evaluation.contestants import (
 )
 from training.evaluation.drawing import COLOURS, Plot
 from training.evaluation.figures import clean
+from training.evaluation.output import check_outputs, write_output
 from training.evaluation.own_rois import boxed_films
 from training.evaluation.page import decimal, figure, figures, page, paragraph, percent, section, table
 from training.evaluation.papers import own_groups, paper_cells, paper_of
@@ -353,7 +355,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", default="cpu", choices=("auto", "cpu", "cuda"), help="where to compute (default cpu)"
     )
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default 2)")
     return parser
 
 
@@ -362,9 +364,18 @@ def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
+        check_outputs(arguments.json, arguments.report)
         comparison = compare(*_gather(arguments))
+        _print(comparison)
+        write_output(arguments.json, lambda: json.dumps(comparison, indent=1, allow_nan=False) + "\n")
+        write_output(arguments.report, lambda: comparison_page(comparison))
     except (TrainingError, InferenceError) as error:
         return exit_code(error)
+    return 0
+
+
+def _print(comparison: dict[str, Any]) -> None:
+    """Print the comparison's tables, and on what the papers' figures were measured."""
     print_table(_HEAD, summary_rows(comparison))
     for sex in ("total", "male", "female"):
         print(f"\nMAE / RMSE in months by age, {sex}")  # noqa: T201 - a command's answer
@@ -377,11 +388,6 @@ def main(argv: list[str] | None = None) -> int:
         print("\nEqualisation and pathways of global-local (Hui et al., Table 4), MAE in months")  # noqa: T201
         print_table(ABLATION_HEAD, ablation)
     print("\n" + "\n".join(data_differences(comparison)))  # noqa: T201
-    if arguments.json:
-        arguments.json.write_text(json.dumps(comparison, indent=1, allow_nan=False) + "\n")
-    if arguments.report:
-        arguments.report.write_text(comparison_page(comparison), "utf-8")
-    return 0
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ from inference.finding import Estimate, Finding, Sex, Subject
 from inference.method import DEFAULT_METHOD
 from inference.pose import Pose, fit_pose, template_points
 from inference.preparation import roi_centres
+from training.arguments import positive_int
 from training.errors import TrainingError, exit_code
+from training.evaluation.output import check_outputs
 from training.evaluation.reading import film_of
 from training.radiographs import Radiograph, load_half, load_negatives
 from training.stress import SEED, spread, turned
@@ -233,9 +235,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="the data folder (rsna2017/, negatives/)")
     parser.add_argument("--method", default=DEFAULT_METHOD, help=f"whose bundle (default {DEFAULT_METHOD})")
     parser.add_argument("--part", default="validation", choices=("train", "validation", "test"), help="of the split")
-    parser.add_argument("--films", type=int, default=20, metavar="N", help="so many hand films, spread over the ages")
+    parser.add_argument(
+        "--films", type=positive_int, default=20, metavar="N", help="so many hand films, spread over the ages"
+    )
     parser.add_argument("--json", type=Path, help="also write the rates there")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default 2)")
     return parser
 
 
@@ -244,6 +248,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
+        check_outputs(arguments.json)
         engine = Engine.load(arguments.method, threads=arguments.threads)
         films = spread(load_half(arguments.data, [arguments.part]), arguments.films)
         rates = measure(engine, films, load_negatives(arguments.data))

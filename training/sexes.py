@@ -23,7 +23,9 @@ from inference.finding import Sex
 from inference.method import DEFAULT_METHOD
 from inference.named_ensemble import calibration_path
 from inference.sex_alarm import LEAST_MONTHS, SexAlarm, against, other
+from training.arguments import positive_int
 from training.errors import DataError, TrainingError, exit_code
+from training.evaluation.output import check_outputs
 from training.evaluation.reading import film_of
 from training.radiographs import Radiograph, load_half
 
@@ -125,7 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--logit", type=float, help="report this threshold instead of choosing one")
     parser.add_argument("--write", action="store_true", help="put the threshold into the bundle's calibration.json")
     parser.add_argument("--json", type=Path, help="also write the rates there")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default 2)")
     return parser
 
 
@@ -138,6 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     path = calibration_path(arguments.method)
     try:
+        check_outputs(arguments.json)
         if arguments.write and not path.is_file():
             raise DataError(f"{arguments.method} has no intervals of its own yet; run boneage-node calibrate first.")
         engine = Engine.load(arguments.method, threads=arguments.threads)
