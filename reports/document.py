@@ -6,7 +6,7 @@ read, and nothing that cannot be written leaves this package.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from io import BytesIO
 
 from pydicom import dcmread, dcmwrite
@@ -82,12 +82,13 @@ def put_series_and_equipment(document: Dataset, identity: DocumentIdentity, find
     document.SoftwareVersions = identity.software_version[:64]
     document.StationName = identity.station_name[:16]
     document.DeviceUID = identity.device_uid
+    at = created_at(document, identity)
     for event in ("Series", "Content", "InstanceCreation"):
-        setattr(document, f"{event}Date", written_date(identity.created_at))
-        setattr(document, f"{event}Time", written_time(identity.created_at))
+        setattr(document, f"{event}Date", written_date(at))
+        setattr(document, f"{event}Time", written_time(at))
     # highdicom names itself as equipment that contributed, at the time its clock shows.
     for equipment in document.get("ContributingEquipmentSequence") or ():
-        equipment.ContributionDateTime = written_date(identity.created_at) + written_time(identity.created_at)
+        equipment.ContributionDateTime = written_date(at) + written_time(at)
 
 
 def declare_private_scheme() -> Dataset:
@@ -105,6 +106,19 @@ def coded(concept: Code) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = concept[:3]
     return item
+
+
+def created_at(document: Dataset, identity: DocumentIdentity) -> datetime:
+    """Return when a document was made, in the zone its study's dates and times are in, where that is known.
+
+    Timezone Offset From UTC (0008,0201) goes for all dates and times of an object, our own too (PS3.3 C.12.1.1.8).
+    """
+    offset = document.get("TimezoneOffsetFromUTC")
+    if not offset:
+        return identity.created_at
+    sign, hours, minutes = offset[0], int(offset[1:3]), int(offset[3:5])
+    apart = timedelta(hours=hours, minutes=minutes)
+    return identity.created_at.astimezone(timezone(-apart if sign == "-" else apart))
 
 
 def written_date(moment: datetime) -> str:

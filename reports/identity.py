@@ -65,7 +65,7 @@ class Predecessor:
 
 @dataclass(frozen=True, slots=True)
 class DocumentIdentity:
-    """What a document says of itself. ``created_at`` is written as it stands: pass the node's local time, aware."""
+    """What a document says of itself. ``created_at``, aware: the node's local time, for studies that name no zone."""
 
     sop_instance_uid: str
     series_instance_uid: str

@@ -20,7 +20,7 @@ from inference.anatomy import CARPAL_NAMES, ROI_NAMES
 from inference.finding import Box, Estimate, Finding, Laterality
 from inference.header import UNPARSABLE, integers, items
 from reports import wording
-from reports.document import begin, image_reference, sealed, written_date, written_time
+from reports.document import begin, created_at, image_reference, sealed, written_date, written_time
 from reports.errors import UnplaceableFinding
 from reports.header import numbers_of, required_uid, text_of
 from reports.identity import DocumentIdentity
@@ -70,8 +70,8 @@ def compose_gsps(
     document.Modality, document.Laterality = "PR", _side(finding)
     # General Series and SOP Common have no such times; this object has its own (PS3.3 C.11.10).
     del document.ContentDate, document.ContentTime
-    document.PresentationCreationDate = written_date(identity.created_at)
-    document.PresentationCreationTime = written_time(identity.created_at)
+    at = created_at(document, identity)
+    document.PresentationCreationDate, document.PresentationCreationTime = written_date(at), written_time(at)
     document.ContentLabel, document.ContentCreatorName = LABEL.replace(" ", "_"), ""
     document.ContentDescription = wording.DISCLAIMER  # some count 64 bytes, not letters
     series = Dataset()

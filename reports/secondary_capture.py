@@ -18,6 +18,7 @@ from reports import codes, wording
 from reports.clinic import Assessment
 from reports.document import (
     coded,
+    created_at,
     image_reference,
     put_into_study,
     put_series_and_equipment,
@@ -116,8 +117,8 @@ def _put_capture(document: Dataset, identity: DocumentIdentity) -> None:
     document.ConversionType = "WSD"
     document.SecondaryCaptureDeviceManufacturer = identity.manufacturer[:64]
     document.SecondaryCaptureDeviceSoftwareVersions = identity.software_version[:64]
-    document.DateOfSecondaryCapture = written_date(identity.created_at)
-    document.TimeOfSecondaryCapture = written_time(identity.created_at)
+    at = created_at(document, identity)
+    document.DateOfSecondaryCapture, document.TimeOfSecondaryCapture = written_date(at), written_time(at)
 
 
 def _put_image(document: Dataset, source: Dataset, finding: Finding, language: Language) -> None:

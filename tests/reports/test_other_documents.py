@@ -157,6 +157,36 @@ def test_marks_keep_the_shape_of_pixels(dx, estimate, identify, keyword, sides, 
     assert list(area.PresentationPixelAspectRatio) == written
 
 
+@pytest.mark.parametrize(
+    ("offset", "day", "time"),
+    [
+        ("+0800", "20261121", "130709"),
+        ("-0630", "20261120", "223709"),
+        ("", "20261121", "050709"),
+        (None, "20261121", "050709"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["sr", "text", "sc", "gsps", "pdf", "kos"])
+def test_times_are_in_the_zone_that_the_document_names(dx, estimate, compose_other, kind, offset, day, time):
+    """Given 05:07:09 UTC. The offset that is copied goes for our own dates and times too (PS3.3 C.12.1.1.8)."""
+    del dx.TimezoneOffsetFromUTC
+    if offset is not None:
+        dx.TimezoneOffsetFromUTC = offset
+    document = compose_other(kind, dx, estimate)
+    own = {"Content", "Series", "InstanceCreation", "PresentationCreation"}
+    at = {
+        name: (document[f"{name}Date"].value, document[f"{name}Time"].value)
+        for name in own
+        if f"{name}Date" in document
+    }
+    assert len(at) == 3
+    assert set(at.values()) == {(day, time)}
+    if kind == "sc":
+        assert (document.DateOfSecondaryCapture, document.TimeOfSecondaryCapture) == (day, time)
+    for equipment in document.get("ContributingEquipmentSequence", ()):
+        assert equipment.ContributionDateTime == day + time
+
+
 def test_an_image_without_a_size_has_no_marks(cr, refusal, identify):
     del cr.Rows
     with pytest.raises(UnplaceableFinding):

@@ -224,7 +224,7 @@ def test_the_header_stays_with_patient_and_study(dx, estimate, identify):
     assert document.Modality == "SR"
     assert (document.CompletionFlag, document.VerificationFlag) == ("COMPLETE", "UNVERIFIED")
     assert (document.SeriesNumber, document.InstanceNumber) == (9001, 1)
-    assert (document.ContentDate, document.ContentTime) == ("20261121", "050709")
+    assert (document.ContentDate, document.ContentTime) == ("20261121", "060709")  # in the zone of the film
     assert document.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
 
 
