@@ -155,6 +155,16 @@ def test_an_image_without_a_hand_is_refused(engine, kind):
     assert finding.code in {RefusalCode.NOT_A_HAND, RefusalCode.POOR_IMAGE}
 
 
+@pytest.mark.parametrize("levels", [8, 15])
+def test_a_film_of_a_few_grey_values_is_refused(engine, hand, levels):
+    """Given a hand in 3 bits or a little more, then bones that are read from steps of grey get no age."""
+    pixels = hand.astype(np.float64)
+    few = np.rint(pixels / pixels.max() * (levels - 1)) * (255 // (levels - 1))
+    finding = engine.interpret(as_object(few.astype(np.uint8)))
+    assert isinstance(finding, Refusal)
+    assert (finding.code, "grey values" in finding.sentence) == (RefusalCode.POOR_IMAGE, True)
+
+
 @pytest.mark.parametrize("sex", ["", "O", "X"])
 def test_an_unknown_sex_is_refused_never_defaulted(engine, hand, sex):
     finding = engine.interpret(as_object(hand, sex=sex))
