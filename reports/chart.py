@@ -24,6 +24,8 @@ EDGES = (46, 30, 14, 34)
 YEARS_AROUND = 3
 """Years of chronological and bone age shown beyond this result and the earlier ones."""
 FEWEST_YEARS = 6
+LAST_YEAR = 20
+"""The chart ends here, unless there is something to show beyond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,10 @@ def _years(estimate: Estimate, assessment: Assessment, age: float) -> tuple[int,
     """Return the first and the last year shown: what there is to show, and some years around it."""
     shown = [age, estimate.age_months, *(prior.bone_age_months for prior in assessment.track)]
     shown += [prior.chronological_age_months for prior in assessment.track]
-    first = max(0, floor(min(shown) / 12) - YEARS_AROUND)
+    low, high = min(*shown, estimate.interval_low_months), max(*shown, estimate.interval_high_months)
+    first = max(0, min(floor(min(shown) / 12) - YEARS_AROUND, floor(low / 12)))
     last = max(ceil(max(shown) / 12) + YEARS_AROUND, first + FEWEST_YEARS)
-    return first, min(last, 20) if max(shown) <= 240 else last
+    return first, max(min(last, LAST_YEAR), ceil(high / 12))
 
 
 def _draw_grid(draw: ImageDraw.ImageDraw, field: _Field) -> None:

@@ -76,15 +76,29 @@ def draw(  # noqa: PLR0917 - as Pillow has them
 
 
 def wrapped(text: str, size: int, width_px: float) -> list[str]:
-    """Break a text into lines: at spaces, and between Chinese, Japanese or Korean letters."""
+    """Break a text into lines: at spaces, between Chinese, Japanese or Korean letters, and where a word is too long."""
     lines: list[str] = []
     for piece, spaced in _pieces(text):
+        if not _fits(piece, size, width_px):
+            lines += _cut(piece, size, width_px)
+            continue
         longer = f"{lines[-1]}{' ' if spaced else ''}{piece}" if lines else piece
         if lines and _fits(longer, size, width_px):
             lines[-1] = longer
         else:
             lines.append(piece)
     return lines
+
+
+def _cut(word: str, size: int, width_px: float) -> list[str]:
+    """Return a word that is wider than a line in parts that are not: a long identifier has no spaces."""
+    parts = [word[0]]
+    for letter in word[1:]:
+        if _fits(parts[-1] + letter, size, width_px):
+            parts[-1] += letter
+        else:
+            parts.append(letter)
+    return parts
 
 
 def _fits(text: str, size: int, width_px: float) -> bool:
@@ -136,7 +150,8 @@ def _is_missing(letter: str) -> bool:
     if letter.isascii():
         return not letter.isprintable()
     font = _font(_which(letter), 20)
-    drawn, missing = font.getmask(letter), font.getmask(_MISSING)
+    # Behind another letter: a mark that stands alone gets a circle to stand on, also where the font lacks it.
+    drawn, missing = font.getmask("a" + letter), font.getmask("a" + _MISSING)
     return drawn.size == missing.size and bytes(drawn) == bytes(missing)
 
 

@@ -349,8 +349,8 @@ def notes(assessment: Assessment | None, language: Language = "en") -> list[str]
 
 
 def chart_title(assessment: Assessment, language: Language = "en") -> str:
-    """Return the heading of the growth chart, with the reference it shows."""
-    reference = "" if assessment.sd is None else f" ({assessment.sd.reference.title})"
+    """Return the heading of the growth chart, with the reference it shows: also beyond its table."""
+    reference = "" if assessment.chart is None else f" ({assessment.chart.reference.title})"
     return _either(language, f"Bone age by age, years{reference}", f"骨龄-年龄 (岁){reference}")
 
 

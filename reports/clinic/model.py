@@ -92,6 +92,7 @@ class Course:
 class GrowthChart:
     """The curves of a reference for one sex, over its whole table."""
 
+    reference: Reference
     ages_months: tuple[float, ...]
     mean: tuple[float, ...]
     low: tuple[float, ...]  # mean - 2 SD

@@ -47,6 +47,7 @@ def growth_chart(sex: Sex, name: ReferenceName) -> GrowthChart:
     """Return a population's curves."""
     rows = rows_of(name, sex)
     return GrowthChart(
+        reference=reference(name),
         ages_months=tuple(row[0] for row in rows),
         mean=tuple(row[1] for row in rows),
         low=tuple(row[1] - RANGE_SD * row[2] for row in rows),

@@ -8,6 +8,7 @@ from datetime import date
 from importlib import resources
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,11 +17,13 @@ from inference.anatomy import RUS_NAMES
 from inference.finding import BoneProfile, BoneStage, Estimate, Sex
 from inference.rus_chn import STAGE_COUNTS
 from reports import wording
+from reports.chart import EDGES, draw_chart
 from reports.clinic import ClinicSettings, HeightPrediction, Prior, assess
 from reports.clinic.heights import bayley_pinneau, rwt
 from reports.clinic.sd_scores import growth_chart, reference, rows_of, sd_score, verdict
 from reports.clinic.stage_ages import TW3_C_RUS, TW3_RUS, stage_ages, tw3_points
 from reports.clinic.tables import interpolated, table
+from reports.palette import CYAN
 from reports.phrases import translated
 
 REFERENCES = ("brush-foundation", "greulich-pyle")
@@ -118,6 +121,25 @@ def test_charts_are_bands_around_their_mean(name):
     chart = growth_chart(Sex.FEMALE, name)
     rows = zip(chart.low, chart.mean, chart.high, strict=True)
     assert all(low < mean < high for low, mean, high in rows)
+
+
+@pytest.mark.parametrize("age", [2, 100, 215])
+def test_the_chart_names_its_reference_also_beyond_its_table(estimate, age):
+    assert wording.chart_title(assess(aged(estimate, bone=100, age=age))) == "Bone age by age, years (Brush Foundation)"
+
+
+@pytest.mark.parametrize(
+    ("age", "bone", "half"), [(210, 228, 23), (216, 240, 30), (3, 6, 6), (120, 130, 60), (250, 225, 25)]
+)
+def test_the_interval_stays_in_the_chart(estimate, age, bone, half):
+    film = replace(
+        aged(estimate, bone=bone, age=age), interval_low_months=bone - half, interval_high_months=bone + half
+    )
+    size = (440, 340)
+    drawn = np.asarray(draw_chart(film, assess(film), size, ""))
+    rows = np.nonzero((np.abs(drawn.astype(int) - CYAN) < 40).all(axis=2))[0]
+    assert len(rows) > 3
+    assert EDGES[1] - 1 <= rows.min() <= rows.max() <= size[1] - EDGES[3] + 1
 
 
 # Adult height.

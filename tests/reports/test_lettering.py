@@ -28,6 +28,7 @@ def test_names_keep_all_their_letters(name):
 
 def test_what_no_font_has_becomes_a_question_mark_and_control_characters_go():
     assert lettering.drawable("a\x07b\u200bc\U0010fffd") == "abc?"
+    assert lettering.drawable("ใจดี กั") == "???? ??"  # marks too: no font of ours has Thai
 
 
 @pytest.mark.parametrize("text", ["Bone age 11 y 0 mo", "骨龄 11岁0个月 (132.5个月)", "Ελένη / 王小明 / Muster"])
@@ -51,8 +52,15 @@ def test_wrapping_loses_nothing_and_stays_inside(text, width):
     lines = lettering.wrapped(text, 20, width)
     assert "".join("".join(lines).split()) == "".join(text.split())
     for line in lines:
-        alone = len(line.split()) == 1 and not any(ord(letter) >= 0x2E80 for letter in line[:-1])
-        assert lettering.width(line, 20) <= width or alone or len(line) <= 30
+        assert lettering.width(line, 20) <= width
+
+
+@pytest.mark.parametrize("word", ["W" * 64, "0123456789" * 10, "Ж" * 70])
+def test_a_word_longer_than_a_line_is_cut(word):
+    lines = lettering.wrapped(f"ID {word} end", 17, 300)
+    assert "".join(lines).replace(" ", "") == f"ID{word}end"
+    assert len(lines) > 2
+    assert all(lettering.width(line, 17) <= 300 for line in lines)
 
 
 def test_punctuation_does_not_begin_a_line():
