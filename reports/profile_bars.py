@@ -19,12 +19,14 @@ BAR = (62, 84)
 def draw_profile(profile: BoneProfile, width: int, language: Language) -> Image.Image:
     """Draw the profile, so many pixels wide: its heading, which says that nobody read the stages, and the bones."""
     rows = -(-len(profile.bones) // COLUMNS)
-    picture = Image.new("RGB", (width, (rows + 1) * ROW + 6), PANEL)
+    heading = lettering.wrapped(wording.profile_title(profile, language), FONT_SIZE, width)
+    picture = Image.new("RGB", (width, (rows + len(heading)) * ROW + 6), PANEL)
     draw = ImageDraw.Draw(picture)
-    lettering.draw(draw, (0, 2), wording.profile_title(profile, language), GREY, FONT_SIZE)
+    for place, line in enumerate(heading):
+        lettering.draw(draw, (0, 2 + place * ROW), line, GREY, FONT_SIZE)
     start, length = BAR
     for place, bone in enumerate(profile.bones):
-        left, middle = (place // rows) * (width // COLUMNS), (place % rows + 1) * ROW + ROW // 2 + 6
+        left, middle = (place // rows) * (width // COLUMNS), (place % rows + len(heading)) * ROW + ROW // 2 + 6
         lettering.draw(draw, (left, middle), wording.region(bone.name, language), WHITE, FONT_SIZE, "lm")
         bar = (left + start, middle - 5, left + start + length, middle + 5)
         draw.rectangle(bar, GRID)

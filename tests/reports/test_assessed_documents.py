@@ -12,6 +12,8 @@ from pydicom.dataset import Dataset
 from inference.anatomy import RUS_NAMES
 from reports import codes, lettering, wording
 from reports.overlay import Extras, draw_overlay
+from reports.palette import GREY
+from reports.profile_bars import draw_profile
 from reports.read_back import (
     _months,
     children,
@@ -211,6 +213,19 @@ def test_chart_and_profile_stand_in_the_strip(full, film):
     assert band.sum() > 2000
     columns = np.nonzero(band.any(axis=0))[0]
     assert columns.min() > charted.shape[1] / 2
+
+
+@pytest.mark.parametrize("language", wording.LANGUAGES)
+def test_the_heading_of_stages_is_not_cut_off(two_models, language):
+    """Given a model whose training did not converge, then its version says so to the end."""
+    finding, _ = two_models
+    stager = replace(finding.profile.model, version="0.1.0+site-unconverged")
+    narrow, wide = (
+        np.asarray(draw_profile(replace(finding.profile, model=stager), width, language)) for width in (440, 900)
+    )
+    assert narrow.shape[0] > wide.shape[0]  # a line more
+    grey = [int((np.abs(drawn.astype(int) - GREY) < 30).all(axis=2).sum()) for drawn in (narrow, wide)]
+    assert grey[0] == pytest.approx(grey[1], rel=0.02)  # and no letter less
 
 
 def test_the_dot_moves_with_the_bone_age(full, film):
