@@ -10,18 +10,21 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from dicom_node.errors import SpoolFileMissing
+from dicom_node.corrections import digest, is_correction, skip_file_meta
+from dicom_node.errors import SpoolFileMissing, StoreError
 from dicom_node.events import record
 from dicom_node.revisions import StudyState
-from dicom_node.store import Instance, Series, Store, Study, find_study, insert_if_absent, now
+from dicom_node.store import Event, Instance, Series, Store, Study, find_study, insert_if_absent, now
 
 if TYPE_CHECKING:
     from dicom_node.spool import Received
+
+CORRECTED_EVENT: Final = "corrected"  # its detail: the digest of what the object was before
 
 _CHUNK_BYTES = 1 << 20
 
@@ -30,13 +33,19 @@ _CHUNK_BYTES = 1 << 20
 class Recorded:
     """What intake made of one object.
 
-    ``new``: a row was committed. ``duplicate``: the same bytes are there already, nothing changed. ``clash``: the SOP
-    Instance UID is there with other bytes, nothing changed. The file of a duplicate or clash belongs to nobody: the
-    receiver removes it.
+    ``new``: a row was committed. ``corrected``: the film is there with another header, this one counts now and waits to
+    be read. ``restored``: its file was gone from the spool, this one stands for it. ``duplicate``: the same bytes are
+    there already, nothing changed. ``clash``: the SOP Instance UID is there with other bytes, nothing changed. The file
+    of a duplicate or clash belongs to nobody: the receiver removes it.
     """
 
-    kind: Literal["new", "duplicate", "clash"]
+    kind: Literal["new", "corrected", "restored", "duplicate", "clash"]
     study_instance_uid: str
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether a row names the file that came."""
+        return self.kind in {"new", "corrected", "restored"}
 
 
 @dataclass(frozen=True)
@@ -71,15 +80,13 @@ class Intake:
         StoreError
             The database failed; nothing was kept.
         SpoolFileMissing
-            The object's row is there, but its file is gone, so that the two cannot be compared.
+            The object's row is there, its file is gone, and it was of another size: it cannot be told if it was this.
         """
         with self.store.session() as session:
             study = self._touch_study(session, received)
             if self._insert_instance(session, received, study):
-                study.last_received_at = received.received_at
-                study.ready_at = received.received_at + timedelta(seconds=self.quiet_period_s)
-                study.state = StudyState.RECEIVING
-                self._event(session, "received", study, received.sop_instance_uid, received.calling_ae)
+                self._begin_quiet_period(study, received)
+                self._event(session, "received", study, received)
                 return Recorded("new", received.study_instance_uid)
             session.rollback()
         return self._compare(received)
@@ -102,7 +109,7 @@ class Intake:
             studies = session.scalars(query).all()
             for study in studies:
                 study.ready_at = min(study.ready_at or now(), now())
-                self._event(session, "association-ended", study, None, calling_ae)
+                record(session, self.node_id, "association-ended", study, peer=calling_ae)
             return tuple(study.study_instance_uid for study in studies)
 
     def _touch_study(self, session: Session, received: Received) -> Study:
@@ -140,13 +147,24 @@ class Intake:
             series_id=series_id,
             sop_instance_uid=received.sop_instance_uid,
             sop_class_uid=received.sop_class_uid,
-            transfer_syntax_uid=received.transfer_syntax_uid,
-            path=received.path.relative_to(self.spool_dir).as_posix(),
-            size_bytes=received.size_bytes,
-            received_at=received.received_at,
-            calling_ae=received.calling_ae[:16],
-            association_id=received.association_id,
+            **self._file_columns(received),
         )
+
+    def _begin_quiet_period(self, study: Study, received: Received) -> None:
+        study.last_received_at = received.received_at
+        study.ready_at = received.received_at + timedelta(seconds=self.quiet_period_s)
+        study.state = StudyState.RECEIVING
+
+    def _file_columns(self, received: Received) -> dict[str, Any]:
+        """Return what an instance's row says of its file and where that came from."""
+        return {
+            "transfer_syntax_uid": received.transfer_syntax_uid,
+            "path": received.path.relative_to(self.spool_dir).as_posix(),
+            "size_bytes": received.size_bytes,
+            "received_at": received.received_at,
+            "calling_ae": received.calling_ae[:16],
+            "association_id": received.association_id,
+        }
 
     def _compare(self, received: Received) -> Recorded:
         # Outside any transaction: comparing reads two whole files, and no writer should wait for that.
@@ -155,32 +173,62 @@ class Intake:
             instance = session.scalars(found).one()
             study = session.get_one(Study, instance.study_id)
         kept = self.spool_dir / instance.path
+        same_syntax = instance.transfer_syntax_uid == received.transfer_syntax_uid
         if not kept.is_file():
-            raise SpoolFileMissing(f"The spool has no file for the recorded object {received.sop_instance_uid}.")
-        same = instance.transfer_syntax_uid == received.transfer_syntax_uid and same_data_set(kept, received.path)
+            if not same_syntax or instance.size_bytes != received.size_bytes:
+                raise SpoolFileMissing(f"The spool has no file for the recorded object {received.sop_instance_uid}.")
+            return self._replace(received, instance, "restored")
+        same = same_syntax and same_data_set(kept, received.path)
+        if not same and is_correction(kept, received.path) and not self._is_outdated(received):
+            return self._replace(received, instance, CORRECTED_EVENT, digest(kept))
         kind: Literal["duplicate", "clash"] = "duplicate" if same else "clash"
         with self.store.session() as session:
-            self._event(session, kind, study, received.sop_instance_uid, received.calling_ae)
+            self._event(session, kind, study, received)
         return Recorded(kind, study.study_instance_uid)
 
-    def _event(self, session: Session, kind: str, study: Study, sop_instance_uid: str | None, peer: str) -> None:
-        record(session, self.node_id, kind, study, sop_instance_uid=sop_instance_uid, peer=peer)
+    def _is_outdated(self, received: Received) -> bool:
+        """Tell whether an object is one that was corrected since: it must not undo its correction."""
+        before = sa.select(Event.id).where(
+            Event.kind == CORRECTED_EVENT,
+            Event.sop_instance_uid == received.sop_instance_uid,
+            Event.detail == digest(received.path),
+        )
+        with self.store.reading() as session:
+            return session.scalars(before.limit(1)).first() is not None
+
+    def _replace(
+        self, received: Received, known: Instance, kind: Literal["corrected", "restored"], detail: str | None = None
+    ) -> Recorded:
+        """Have a file stand for a known object. The old one belongs to nobody then; the next sweep removes it."""
+        with self.store.session() as session:
+            study_id = sa.select(Instance.study_id).where(Instance.id == known.id).scalar_subquery()
+            study = session.scalars(sa.select(Study).where(Study.id == study_id).with_for_update()).one()
+            instance = session.get_one(Instance, known.id)
+            if instance.path != known.path:
+                raise StoreError("Another association replaced the object just now.")
+            for column, value in self._file_columns(received).items():
+                setattr(instance, column, value)
+            if kind == CORRECTED_EVENT:
+                instance.revision = None
+                self._begin_quiet_period(study, received)
+            self._event(session, kind, study, received, detail=detail)
+            return Recorded(kind, study.study_instance_uid)
+
+    def _event(
+        self, session: Session, kind: str, study: Study, received: Received, *, detail: str | None = None
+    ) -> None:
+        uid, peer = received.sop_instance_uid, received.calling_ae
+        record(session, self.node_id, kind, study, sop_instance_uid=uid, peer=peer, detail=detail)
 
 
 def same_data_set(one: Path, other: Path) -> bool:
     """Tell whether two Part 10 files hold the same data set, byte for byte; the File Meta (who sent it) may differ."""
     with one.open("rb") as first, other.open("rb") as second:
-        _skip_file_meta(first)
-        _skip_file_meta(second)
+        skip_file_meta(first)
+        skip_file_meta(second)
         while True:
             left, right = first.read(_CHUNK_BYTES), second.read(_CHUNK_BYTES)
             if left != right:
                 return False
             if not left:
                 return True
-
-
-def _skip_file_meta(file: BinaryIO) -> None:
-    # PS3.10 section 7.1: preamble 128, "DICM", then (0002,0000) UL, Explicit VR Little Endian: the length of the rest.
-    head = file.read(144)
-    file.seek(144 + int.from_bytes(head[140:144], "little"))

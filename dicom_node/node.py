@@ -203,7 +203,7 @@ class Node:
 
     def _record(self, received: Received) -> Recorded:
         recorded = self._intake.record(received)
-        if recorded.kind == "new":
+        if recorded.is_kept:
             self._wake()
         return recorded
 

@@ -142,7 +142,7 @@ class Receiver:
     The statuses of C-STORE (PS3.4 section B.2.3, PS3.7 section 9.1.1 and annex C):
 
     ====  ===========================================================================================
-    0000  durable and recorded, or the same object was there already
+    0000  durable and recorded, also in the place of what it corrects, or the same object was there already
     0110  a fault of the node
     0111  the SOP Instance UID is there with other bytes (IdentityClash); nothing stored has changed
     0117  the command's Affected SOP Instance UID is no UID
@@ -152,7 +152,7 @@ class Receiver:
     A701  the disk failed otherwise (SpoolFailed)
     A702  the object is larger than the settings allow (ObjectTooLarge)
     A703  the SQL store failed (StoreError)
-    A704  the object is known, but its file is gone (SpoolFileMissing)
+    A704  the object is known, but its file is gone, and was of another size (SpoolFileMissing)
     A900  data set and command name different objects (IdentifierMismatch)
     C000  the data set does not parse, or does not say what it is (BrokenDataSet)
     ====  ===========================================================================================
@@ -270,7 +270,7 @@ class Receiver:
         except NodeError:
             self.spool.remove(received.path)
             raise
-        if recorded.kind != "new":
+        if not recorded.is_kept:
             self.spool.remove(received.path)
         if recorded.kind == "clash":
             raise IdentityClash("The SOP Instance UID is known with other bytes.")

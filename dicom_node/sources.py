@@ -28,6 +28,7 @@ def read_source(spool_dir: Path, instance: Instance) -> Dataset:
     try:
         return dcmread(spool_dir / instance.path)
     except (OSError, InvalidDicomError) as error:
-        raise SpoolFileMissing(f"The spool has no readable file for the recorded object {uid}.") from error
+        remedy = "Send it again, then retry."
+        raise SpoolFileMissing(f"The spool has no readable file for the recorded object {uid}. {remedy}") from error
     except (EOFError, struct.error, zlib.error) as error:
         raise SourceCutOff(f"The recorded object {uid} is cut off or damaged. {CutOff.remedy}") from error

@@ -330,13 +330,25 @@ def test_other_bytes_under_a_known_uid_are_refused_and_change_nothing(tmp_path: 
         film = make_film()
         send(node, film)
         before = [path.read_bytes() for path in node.files()]
-        other = make_film(SOPInstanceUID=film.SOPInstanceUID, PatientID="SOMEBODY-ELSE")
+        other = make_film(SOPInstanceUID=film.SOPInstanceUID, PatientID="SOMEBODY-ELSE")  # of another study
         (answer,) = send(node, other)
         assert answer.Status == 0x0111
         assert [path.read_bytes() for path in node.files()] == before
         (line,) = log.of("receive.refused")
         assert (line["code"], line["sop_instance_uid"]) == ("identity-clash", film.SOPInstanceUID)
         assert "SOMEBODY-ELSE" not in log.text()
+
+
+def test_a_corrected_film_is_kept_in_the_place_of_the_other(tmp_path: Path) -> None:
+    with with_intake(tmp_path) as node:
+        film = make_film(PatientSex=None)
+        send(node, film)
+        film.PatientSex = "F"
+        assert [answer.Status for answer in send(node, film, film)] == [0, 0]
+        assert node.wait_for_end(2).study_instance_uids == (film.StudyInstanceUID,)
+        corrected = node.received[1].path
+        assert data_set_of(corrected.read_bytes()) == data_set_of(write(film))
+        assert len(node.files()) == 2  # the other is swept at the next start
 
 
 def test_the_same_object_at_once_on_many_associations(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Not covered: the association that brings them (test_receive*.py).
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from pydicom import FileDataset
 
+from conformance.films import make_film
 from dicom_node.assemble import assemble_ready
 from dicom_node.errors import SpoolFileMissing, StoreError
 from dicom_node.intake import Intake, same_data_set
@@ -96,7 +99,7 @@ def test_the_same_bytes_again_are_a_duplicate_and_change_nothing(store: Store, s
     assert (count(store, Study), count(store, Series), count(store, Instance)) == (1, 1, 1)
 
 
-@pytest.mark.parametrize("changed", [{"data": b"datb"}, {"syntax": "1.2.840.10008.1.2"}, {"data": b"data and more"}])
+@pytest.mark.parametrize("changed", [{"data": b"datb"}, {"syntax": "1.2.840.10008.1.2"}, {"data": b"data2"}])
 def test_other_bytes_under_the_same_uid_are_a_clash(
     store: Store, spool: Spool, receive: Receive, changed: dict[str, object]
 ) -> None:
@@ -119,7 +122,53 @@ def test_an_object_whose_file_is_gone_cannot_be_compared(store: Store, spool: Sp
     intake.record(first)
     first.path.unlink()
     with pytest.raises(SpoolFileMissing):
-        intake.record(receive("1.2.1.1"))
+        intake.record(receive("1.2.1.1", b"another size"))
+
+
+def test_an_object_whose_file_is_gone_is_restored_by_one_of_its_size(
+    store: Store, spool: Spool, receive: Receive
+) -> None:
+    intake = make_intake(store, spool)
+    first = receive("1.2.1.1")
+    intake.record(first)
+    assemble_ready(store, "node-1", now() + timedelta(minutes=1))
+    first.path.unlink()
+    again = receive("1.2.1.1")
+    assert intake.record(again).kind == "restored"
+    with store.reading() as session:
+        instance, study = session.scalars(sa.select(Instance)).one(), session.scalars(sa.select(Study)).one()
+    assert spool.folder / instance.path == again.path
+    assert (instance.revision, study.ready_at) == (1, None)  # it is not read again by itself
+    assert intake.record(receive("1.2.1.1")).kind == "duplicate"
+
+
+def test_a_corrected_film_waits_to_be_read_and_is_not_undone(store: Store, spool: Spool, receive: Receive) -> None:
+    """Given a film that was assembled, when it comes with its sex, then it waits again; the old one is refused."""
+    intake, film = make_intake(store, spool), make_film(PatientSex=None)
+    wrong = data_set_of(film)
+    film.PatientSex = "F"
+    right = data_set_of(film)
+    uid = str(film.SOPInstanceUID)
+    intake.record(receive(uid, wrong))
+    assemble_ready(store, "node-1", now() + timedelta(minutes=1))
+    corrected = receive(uid, right, association_id="b")
+    assert intake.record(corrected).kind == "corrected"
+    with store.reading() as session:
+        instance, study = session.scalars(sa.select(Instance)).one(), session.scalars(sa.select(Study)).one()
+    assert (spool.folder / instance.path, instance.association_id) == (corrected.path, "b")
+    assert (instance.revision, study.state) == (None, "receiving")
+    (walk,) = assemble_ready(store, "node-1", now() + timedelta(minutes=1))
+    assert walk.number == 2
+    kinds = [intake.record(receive(uid, data)).kind for data in (right, wrong, right)]
+    assert kinds == ["duplicate", "clash", "duplicate"]
+    assert count(store, Instance) == 1
+
+
+def data_set_of(film: FileDataset) -> bytes:
+    part_10 = io.BytesIO()
+    film.save_as(part_10, enforce_file_format=True)
+    data = part_10.getvalue()
+    return data[144 + int.from_bytes(data[140:144], "little") :]
 
 
 def test_each_object_starts_the_quiet_period_again(store: Store, spool: Spool, receive: Receive) -> None:

@@ -149,6 +149,21 @@ def test_the_same_film_again_is_not_a_second_study(journal: Journal, archive: Ar
         assert len(archive.objects()) == 2
 
 
+def test_a_film_whose_header_was_corrected_is_read_again(journal: Journal, archive: Archive, tmp_path: Path) -> None:
+    film, interpreter = make_film(PatientSex="M"), StandIn()
+    with run_node(make_settings(tmp_path / "node", {"pacs": archive.address}), interpreter) as node:
+        send(node.address, [film])
+        wait_for_state(journal, node, film.StudyInstanceUID, "committed")
+        film.PatientSex, film.PatientID = "F", "MERGED"
+        assert send(node.address, [film]) == [0x0000]
+        journal.wait_for("committed", count=4)
+        wait_for_state(journal, node, film.StudyInstanceUID, "committed")
+        assert interpreter.calls == 2
+        held = [dcmread(item.path) for item in archive.objects()]
+        assert sorted((ds.PatientID, ds.PatientSex) for ds in held)[:2] == [("MERGED", "F")] * 2
+        assert len(held) == 4
+
+
 def test_a_study_read_again_has_new_documents(journal: Journal, archive: Archive, tmp_path: Path) -> None:
     film, interpreter = make_film(), StandIn()
     with run_node(make_settings(tmp_path / "node", {"pacs": archive.address}), interpreter) as node:
