@@ -37,6 +37,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from inference.errors import BundleError
 from inference.jigsaw import jigsaw
 from inference.method import Prediction
 from inference.non_local import ChannelAttention, SpatialAttention
@@ -181,6 +182,19 @@ KEYS = ("width", "side")
 """What :func:`open_method` reads of a configuration."""
 
 
+_SIDE_UNIT = 32
+"""Of such sides, 7/8 are cut into four tiles a side."""
+
+
 def open_method(config: dict[str, Any]) -> TwoMMethod:
-    """Read ``width`` and ``side`` (a multiple of 32 pixels, 512 if it is not given)."""
-    return TwoMMethod(float(config["width"]), int(config.get("side", SIDE)))
+    """Read ``width`` and ``side`` (a multiple of 32 pixels, 512 if it is not given).
+
+    Raises
+    ------
+    BundleError
+        If the side is no such multiple.
+    """
+    side = int(config.get("side", SIDE))
+    if side % _SIDE_UNIT:
+        raise BundleError(f"The side of 2m-net's input must be a multiple of {_SIDE_UNIT} pixels; it is {side}.")
+    return TwoMMethod(float(config["width"]), side)

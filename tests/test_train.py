@@ -140,6 +140,8 @@ def test_a_methods_configuration_is_changed_for_one_run(tmp_path, caplog, capsys
         (AGE_RECIPE, ("--set", "nosuch=3"), "house knows no 'nosuch', in [method]; it knows rows, columns, variant"),
         (AGE_RECIPE.replace("rows = 64", "rows = 64\nrow = 1"), (), "house knows no 'row', in [method]"),
         (AGE_RECIPE.replace("{ rows", "{ side = 2, rows"), (), "house knows no 'side', in the method of phase small"),
+        (AGE_RECIPE, ("--set", "rows=-64"), "rows = -64, in [method], must be above 0"),
+        (AGE_RECIPE.replace('"density"', '"jigsaw"'), (), "the loss 'jigsaw' judges answers of 2m-net only"),
     ],
 )
 def test_what_a_method_does_not_know_is_refused_and_what_it_knows_named(tmp_path, content, options, words, caplog):
@@ -147,6 +149,17 @@ def test_what_a_method_does_not_know_is_refused_and_what_it_knows_named(tmp_path
     assert run_train(str(tmp_path / "r.toml"), tmp_path / "run", *options) == 2
     assert words in caplog.text
     assert not (tmp_path / "run").exists()
+
+
+def test_a_phase_of_films_that_are_not_there_is_refused_before_any_is_trained(tmp_path, caplog, monkeypatch):
+    """Given a site, which has no small films, and a last phase that draws nothing else, then no phase is begun."""
+    films = AgeFilms([located(1, "train")], [], [located(2, "validation")])
+    monkeypatch.setattr(AgeFilms, "load", staticmethod(lambda *_: films))
+    first, _, last = AGE_RECIPE.rpartition("sharp_share = ")
+    (tmp_path / "r.toml").write_text(f"{first}sharp_share = 0.0\n{last.partition(chr(10))[2]}")
+    assert run_train(str(tmp_path / "r.toml"), tmp_path / "run") == 2
+    assert "draws small films only, and there are none" in caplog.text
+    assert not list((tmp_path / "run").glob("*/curve.jsonl"))
 
 
 @pytest.fixture

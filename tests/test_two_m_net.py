@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from inference.errors import BundleError
 from inference.finding import Sex
 from inference.jigsaw import cut_tiles, jigsaw, join_tiles
 from inference.method import Prediction, open_method
@@ -153,6 +154,11 @@ def test_the_node_gets_an_estimate_whatever_the_sexes():
     with torch.device("meta"):
         net = method.make_net()
     assert isinstance(net, TwoMNet)
+
+
+def test_a_side_that_has_no_four_tiles_is_refused_when_the_method_is_opened():
+    with pytest.raises(BundleError, match="must be a multiple of 32 pixels; it is 500"):
+        open_method("2m-net", {"width": 0.125, "side": 500})
 
 
 def test_gradients_reach_every_part_and_a_few_steps_lower_the_loss():

@@ -59,3 +59,12 @@ LOSSES: dict[str, Callable[[Prediction, AgeBatch], Tensor]] = {
     "maturity": maturity_loss,
     "standardised": standardised_loss,
 }
+
+
+METHODS_OF: dict[str, str] = {
+    "ala-net": "ala-net",
+    "density": "house",
+    "jigsaw": "2m-net",
+    "maturity": "precise-baa",
+}
+"""The one method whose answers a loss can judge; the others are of the age alone."""

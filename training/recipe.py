@@ -15,7 +15,7 @@ from training.ages import LABEL_SOFTNESS_MONTHS
 from training.augmentation import Augmentation
 from training.errors import RecipeError
 from training.fit import Drops, Optimiser, Schedule
-from training.losses import LOSSES
+from training.losses import LOSSES, METHODS_OF
 
 DETECTORS = ("finder", "landmarks", "regions")
 """The shared detector's nets and global-local's own; all other recipes are age methods'."""
@@ -173,6 +173,12 @@ class Recipe(BaseModel):
     """Ages of training films move by up to this much, at random."""
     phases: tuple[Phase, ...] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _has_a_loss_of_its_method(self) -> Self:
+        if METHODS_OF.get(self.loss, self.target) != self.target:
+            raise ValueError(f"the loss {self.loss!r} judges answers of {METHODS_OF[self.loss]} only")
+        return self
+
     def with_phases(self, changes: dict[str, Any]) -> Self:
         """Return the recipe with changes of each of its phases."""
         return self.model_copy(update={"phases": tuple(phase.model_copy(update=changes) for phase in self.phases)})
@@ -242,21 +248,23 @@ def open_recipe(name_or_path: str) -> AnyRecipe:
 
 
 def known_keys_only(recipe: Recipe) -> Recipe:
-    """Return a recipe whose method reads all that its configuration says.
+    """Return a recipe whose method reads all that its configuration says, and no number of it is 0 or less.
 
     No validator of the model: a run that is there already keeps what an earlier version let pass.
 
     Raises
     ------
     RecipeError
-        If the method does not know a key; it would train as if that were not there.
+        If the method does not know a key, without which it would train, or for such a number.
     """
     known = config_keys(recipe.target)
     configs = [("[method]", recipe.method), *((f"the method of phase {p.name}", p.method) for p in recipe.phases)]
     for place, config in configs:
-        for key in config:
+        for key, value in config.items():
             if key not in known:
                 raise RecipeError(f"{recipe.target} knows no {key!r}, in {place}; it knows {', '.join(known)}.")
+            if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
+                raise RecipeError(f"{key} = {value}, in {place}, must be above 0.")
     return recipe
 
 

@@ -31,7 +31,7 @@ from inference.yolo import RegionNet
 from training.ages import Pool, age_batches, estimate
 from training.arguments import count, decay, positive, positive_int
 from training.detector import NETS, finder_batches, finder_loss, landmark_batches, landmark_loss
-from training.errors import RecipeError, RunError, TimeUp, TrainingError
+from training.errors import DataError, RecipeError, RunError, TimeUp, TrainingError
 from training.films import AgeFilms, DetectorFilms
 from training.fit import Loss, fit
 from training.losses import LOSSES
@@ -262,13 +262,28 @@ def train_regions(recipe: RegionRecipe, films: DetectorFilms, job: Job) -> nn.Mo
     )
 
 
-def age_draw(recipe: Recipe, phase: Phase, method: AgeMethod, films: AgeFilms, size: int) -> Draw:
-    """Return what makes the batches of a phase."""
+def pools_of(phase: Phase, films: AgeFilms) -> list[Pool]:
+    """Return what a phase draws its films from.
+
+    Raises
+    ------
+    DataError
+        If it draws films of one kind only, sharp or small, and there are none of it.
+    """
     pools = [
         Pool.make(part, share, phase.balance)
         for part, share in ((films.sharp, phase.sharp_share), (films.small, 1 - phase.sharp_share))
         if share > 0 and part
     ]
+    if not pools:
+        kind = "sharp" if phase.sharp_share else "small"
+        raise DataError(f"Phase {phase.name} draws {kind} films only, and there are none; change its sharp_share.")
+    return pools
+
+
+def age_draw(recipe: Recipe, phase: Phase, method: AgeMethod, films: AgeFilms, size: int) -> Draw:
+    """Return what makes the batches of a phase; raises as :func:`pools_of`."""
+    pools = pools_of(phase, films)
     augmentation = None if recipe.augmentation == "house" else recipe.augmentation
     softness = recipe.label_softness_months
     return lambda seed: next(age_batches(pools, method, size, seed, augmentation=augmentation, softness=softness))
@@ -282,9 +297,11 @@ def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
 
     Raises
     ------
-    RecipeError, RunError
-        As :func:`make_fresh_net` and :meth:`Start.apply`.
+    RecipeError, RunError, DataError
+        As :func:`make_fresh_net`, :meth:`Start.apply` and :func:`pools_of`, for whichever phase.
     """
+    for phase in recipe.phases:
+        pools_of(phase, films)
     net = job.start.apply(recipe.target, make_fresh_net(recipe))
     loss, device = LOSSES[recipe.loss], job.machine.device
     reference = np.array([film.reading.age_months for film in films.validation])
