@@ -92,10 +92,11 @@ def _dsr2html(programs: Programs, document: Path) -> list[str]:
 
 
 def _dcmpschk(programs: Programs, document: Path) -> list[str]:
-    """Return its complaints; an error takes several lines of its, here they are one."""
+    """Return its complaints, each in one line: an error takes several of its, and so does a value with line ends."""
     lines, failed = _run(programs["dcmpschk"], document)
     said = "\n".join(line for line in lines if not re.match(r"W: (Testing: |Test (passed|failed))", line))
-    joined = re.sub(r"\n?E: +(?=Affected|Attribute|Expected)", "; ", said)
+    whole = re.sub(r"(?s)(?<=Attribute value   : \[).*?(?=\]\n)", lambda value: value[0].replace("\nE: ", " "), said)
+    joined = re.sub(r"\n?E: +(?=Affected|Attribute|Expected)", "; ", whole)
     return [line for line in joined.splitlines() if line.strip() != "E:"] + failed
 
 

@@ -56,7 +56,8 @@ def presentation(state: Dataset, display: npt.NDArray[np.uint8]) -> Image.Image:
             target.line(list(zip(values[::2], values[1::2], strict=True)), fill=_LINE, width=2)
         for item in annotation.get("TextObjectSequence", []):
             x, y = (float(value) for value in item.AnchorPoint)
-            for text in lettering.wrapped(lettering.drawable(item.UnformattedTextValue), size, display.shape[1] - x):
+            lines = map(lettering.drawable, item.UnformattedTextValue.splitlines())
+            for text in (part for line in lines for part in lettering.wrapped(line, size, display.shape[1] - x)):
                 lettering.draw(target, (x, y), text, _LINE, size)
                 y += 1.3 * size
     return image

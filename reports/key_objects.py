@@ -76,10 +76,9 @@ def compose_kos(
     template = Dataset()
     template.MappingResource, template.TemplateIdentifier = "DCMR", "2010"
     document.ContentTemplateSequence = Sequence([template])
-    said = f"{wording.conclusion(finding, language)} {wording.disclaimer(language)}."
     items = [
         content.code(codes.LANGUAGE, codes.LANGUAGES[language], relation=Relation.HAS_CONCEPT_MOD),
-        content.text(codes.KEY_OBJECT_DESCRIPTION, said),
+        content.text(codes.KEY_OBJECT_DESCRIPTION, wording.summary(finding, language)),
         *(content.unnamed_image(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) for _series, item in images),
     ]
     content.put(document, items)

@@ -31,6 +31,8 @@ SERIES_DESCRIPTION = "Bone age marks (research use only)"
 LABEL = "BONE AGE"
 REGIONS, RESULT = "REGIONS", "RESULT"
 """Graphic layers: a viewer may switch each off."""
+LONGEST_TEXT = 1024
+"""Characters of Unformatted Text Value, an ST (PS3.5 6.2)."""
 UNSPECIFIED = "US"
 """Rescale Type and Modality LUT Type (PS3.3 C.11.1.1.2) where the source does not say them."""
 LEAST_WIDTHS = {"LINEAR_EXACT": 1e-6, "SIGMOID": 1e-6}
@@ -129,8 +131,8 @@ def _annotations(report: Report, area: Box, language: Language) -> list[Dataset]
     found = report.finding.hand
     hand = None if found is None else report.on_image(found)
     drawn = [box for _, box in boxes] + ([] if hand is None else [hand])
-    said = [f"{wording.conclusion(report.finding, language)} {wording.disclaimer(language)}."]
-    result = _annotation(report.source, RESULT, [], [(text, area.x0 + 1, area.y0 + 1) for text in said])
+    said = wording.summary_lines(report.finding, language, LONGEST_TEXT)
+    result = _annotation(report.source, RESULT, [], [(said, area.x0 + 1, area.y0 + 1)])
     if not drawn:
         return [result]
     names = [(name, box.x0, box.y0) for name, box in boxes]
@@ -166,7 +168,7 @@ def _polyline(box: Box) -> Dataset:
 
 def _text(text: str, x: float, y: float) -> Dataset:
     item = Dataset()
-    item.UnformattedTextValue = text[:1024]
+    item.UnformattedTextValue = text[:LONGEST_TEXT]
     item.AnchorPointAnnotationUnits, item.AnchorPointVisibility = "PIXEL", "N"
     item.AnchorPoint = [x, y]
     return item

@@ -127,7 +127,7 @@ def _put_image(document: Dataset, source: Dataset, finding: Finding, language: L
     document["PixelData"].VR = "OW"  # highdicom leaves it open until it is written (PS3.5 A.2)
     document.BurnedInAnnotation = "YES"
     document.DerivationDescription = wording.derivation(language)
-    document.ImageComments = f"{wording.conclusion(finding, language)} {wording.disclaimer(language)}."
+    document.ImageComments = wording.summary(finding, language)
     orientation = patient_orientation(source)
     document.PatientOrientation = "" if orientation is None else list(orientation)
     document.SourceImageSequence = Sequence([_source_image(source)])

@@ -242,8 +242,10 @@ def _marks(document: Dataset, source: Dataset, finding: Finding) -> None:
 
 
 def _states(text: str, finding: Finding) -> bool:
+    """Tell whether a text states finding and disclaimer, wherever its lines end."""
+    said = "".join(text.split())
     return wording.DISCLAIMER in text and any(
-        wording.conclusion(finding, language).rstrip() in text for language in wording.LANGUAGES
+        "".join(wording.conclusion(finding, language).split()) in said for language in wording.LANGUAGES
     )
 
 

@@ -24,6 +24,8 @@ from reports.clinic import Assessment, Course, Height, HeightPrediction, Prior, 
 from reports.phrases import REGIONS, Language, translated
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
+NEW_LINE = "\r\n"
+"""Between lines of a text (PS3.5 6.2)."""
 
 DISCLAIMER = "Research use only - not for diagnosis"
 _DISCLAIMERS: dict[Language, str] = {"en": DISCLAIMER, "zh": f"仅供研究，不用于诊断 ({DISCLAIMER})"}
@@ -202,12 +204,18 @@ def assumed_reading(reading: AssumedReading, language: Language = "en") -> str:
 
 def conclusion(finding: Finding, language: Language = "en") -> str:
     """Return the result as a paragraph: what a reader sees where only text is shown."""
-    stop, between = _either(language, ".", "。"), _either(language, ". ", "。")
+    return _either(language, " ", "").join(_concluded(finding, language))
+
+
+def _concluded(finding: Finding, language: Language) -> list[str]:
+    """Return the sentences of the result, the most important first."""
+    stop = _either(language, ".", "。")
     if isinstance(finding, Refusal):
-        lead = _either(language, "No bone age was estimated. ", "未估计骨龄。")
-        readings = between.join(assumed_reading(reading, language) for reading in finding.assumed)
-        sentence = translated(finding.sentence, language)
-        return f"{lead}{sentence}" + (f" {readings}{stop}" if readings else "")
+        lead, why = (
+            _either(language, "No bone age was estimated.", "未估计骨龄。"),
+            translated(finding.sentence, language),
+        )
+        return [lead, why, *(assumed_reading(reading, language) + stop for reading in finding.assumed)]
     sentences = [
         f"{bone_age(finding, language)}, {interval(finding, language)}",
         hand_read(finding, language),
@@ -215,7 +223,32 @@ def conclusion(finding: Finding, language: Language = "en") -> str:
         chronological_age(finding.subject, language),
         difference(finding, language),
     ]
-    return between.join(sentence for sentence in sentences if sentence) + stop
+    return [sentence + stop for sentence in sentences if sentence]
+
+
+def summary(finding: Finding, language: Language = "en") -> str:
+    """Return the result, the disclaimer and what speaks against the result, as a paragraph."""
+    return " ".join([f"{conclusion(finding, language)} {disclaimer(language)}.", *_warnings(finding, language)])
+
+
+def summary_lines(finding: Finding, language: Language, most: int) -> str:
+    """Return the same, a sentence in each line, for viewers that break a line only where one ends.
+
+    Of what speaks against the result as much as goes into so many characters; that there is more is said.
+    """
+    more = _either(language, "! More stands in the report.", "! 其余见报告。")
+    lines = [*_concluded(finding, language), f"{disclaimer(language)}."]
+    warnings = _warnings(finding, language)
+    for place, warning in enumerate(warnings, 1):
+        ends = [warning] if place == len(warnings) else [warning, more]
+        if len(NEW_LINE.join([*lines, *ends])) > most:
+            return NEW_LINE.join([*lines, more])
+        lines.append(warning)
+    return NEW_LINE.join(lines)
+
+
+def _warnings(finding: Finding, language: Language) -> list[str]:
+    return [f"! {sentence}" for sentence in flag_lines(finding, language)]
 
 
 def sd_score(score: SdScore, language: Language = "en") -> str:

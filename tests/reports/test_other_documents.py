@@ -9,7 +9,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
-from inference.finding import Box
+from inference.finding import Box, Flag
 from reports import wording
 from reports.document import encoded
 from reports.errors import UnplaceableFinding, VerificationError
@@ -185,6 +185,41 @@ def test_times_are_in_the_zone_that_the_document_names(dx, estimate, compose_oth
         assert (document.DateOfSecondaryCapture, document.TimeOfSecondaryCapture) == (day, time)
     for equipment in document.get("ContributingEquipmentSequence", ()):
         assert equipment.ContributionDateTime == day + time
+
+
+@pytest.mark.parametrize("kind", ["gsps", "kos", "sc"])
+@pytest.mark.parametrize("language", wording.LANGUAGES)
+def test_wherever_the_number_is_what_speaks_against_it_is_too(dx, estimate, compose_other, kind, language):
+    flags = (Flag("unlike", "The hand looks unlike others."), *estimate.flags)
+    document = compose_other(kind, dx, replace(estimate, flags=flags), language)
+    if kind == "gsps":
+        said = document.GraphicAnnotationSequence[-1].TextObjectSequence[0].UnformattedTextValue
+    else:
+        said = document.ImageComments if kind == "sc" else children_text(document)
+    for part in (wording.bone_age(estimate, language), wording.interval(estimate, language), wording.DISCLAIMER):
+        assert part in said
+    assert said.index(wording.DISCLAIMER) < said.index("! The hand looks unlike others.")
+    assert said.rstrip().endswith("! The image was compressed with loss.")
+
+
+def children_text(document):
+    return next(str(item.TextValue) for item in children(document) if item.ValueType == "TEXT")
+
+
+@pytest.mark.parametrize("language", wording.LANGUAGES)
+def test_marks_have_a_line_for_each_sentence_and_never_lose_the_disclaimer(dx, estimate, identify, language):
+    """Given more flags than a text may be long. Viewers break a line only where one ends."""
+    flags = tuple(Flag(f"f{place}", f"Something number {place} speaks against the result.") for place in range(40))
+    finding = replace(estimate, flags=flags)
+    document = compose_gsps(dx, finding, identify(dx, "gsps"), language=language)
+    verify(document, dx, finding)
+    said = document.GraphicAnnotationSequence[-1].TextObjectSequence[0].UnformattedTextValue
+    assert len(said) <= 1024
+    lines = said.split("\r\n")
+    assert max(map(len, lines)) < 120
+    assert f"{wording.disclaimer(language)}." in lines
+    assert lines[-2].endswith("speaks against the result.")
+    assert lines[-1] == ("! More stands in the report." if language == "en" else "! 其余见报告。")
 
 
 def test_an_image_without_a_size_has_no_marks(cr, refusal, identify):
