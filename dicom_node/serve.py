@@ -13,6 +13,7 @@ import structlog
 from dicom_node import __version__, logs
 from dicom_node.cli import DONE
 from dicom_node.errors import SettingsError
+from dicom_node.folders import find_unwritable
 from dicom_node.ownership import check_ownership
 from dicom_node.settings import ReceiveSettings, Settings, SettingsProblem, load_settings
 
@@ -31,10 +32,18 @@ def run(options: argparse.Namespace) -> int:
     settings = load_settings(options.config)
     logs.configure(settings.log)
     check_ownership()
+    _check_folders(settings)
     leave = threading.Event()
     _listen_for_signals(leave)
     _serve(settings, leave)
     return DONE
+
+
+def _check_folders(settings: Settings) -> None:
+    """Raise SettingsError where this user may not write what the node keeps."""
+    problems = list(find_unwritable(settings))
+    if problems:
+        raise SettingsError(*problems)
 
 
 def _serve(settings: Settings, leave: threading.Event) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from dicom_node.cli import DONE, WRONG_USAGE
 from dicom_node.errors import SettingsError
+from dicom_node.folders import find_unwritable
 from dicom_node.ownership import check_ownership
 from dicom_node.settings import InterpretSettings, Settings, SettingsProblem, load_settings
 from dicom_node.terminal import make_table, open_console
@@ -62,10 +63,8 @@ def find_hindrances(settings: Settings) -> Iterator[SettingsProblem]:
     """Yield what on this machine would keep a node with these settings from starting."""
     yield from _find_store_hindrances(settings)
     yield from _find_model_hindrances(settings.interpret)
-    existing = next(folder for folder in (settings.node.data_dir, *settings.node.data_dir.parents) if folder.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        what = "The folder cannot be created or written by this user."
-        yield SettingsProblem("node", "data_dir", what, "Create it and give it to the node's user.")
+    with contextlib.suppress(SettingsError):  # named above
+        yield from find_unwritable(settings)
 
 
 def _find_store_hindrances(settings: Settings) -> Iterator[SettingsProblem]:

@@ -220,6 +220,34 @@ def test_check_finds_what_the_machine_lacks(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
+    "kept", ["node.db", "node.db-wal", "workflows.db", "node-1.lock", "spool", "spool/node-1/incoming", "documents"]
+)
+def test_what_belongs_to_another_user_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """Given a node that root has run once, then check and serve name what the node's user may not write."""
+    path = tmp_path / "data" / kept
+    (path if "." not in path.name else path.parent).mkdir(parents=True)
+    if "." in path.name:
+        path.touch()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda one, mode: access(one, mode) and (Path(one) != path or not mode & os.W_OK))
+    config = write(tmp_path)
+    assert cli.main(["settings", "check", "--config", config]) == 2
+    assert "chown" in capsys.readouterr().out
+    assert cli.main(["serve", "--config", config]) == 2
+    assert f"{path}. Give" in capsys.readouterr().err
+
+
+def test_a_folder_that_this_user_may_not_look_into_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda one, mode: Path(one) == Path("/") and mode == os.F_OK)
+    assert cli.main(["settings", "check", "--config", write(tmp_path)]) == 2
+    assert "cannot be created or written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("url", "words"),
     [
         ("postgresql://u:hunter2@127.0.0.1:1/x", "does not let this node in"),
