@@ -38,17 +38,18 @@ PATIENT_AND_STUDY_TYPE_3: tuple[str, ...] = (
     "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "TypeOfPatientID", "PatientBirthTime",
     "OtherPatientNames", "OtherPatientIDsSequence", "EthnicGroup", "PatientComments",
     "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
+    "QualityControlSubject",
     # Clinical Trial Subject and Study, PS3.3 C.7.1.3 and C.7.2.3
     "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName", "ClinicalTrialSiteID",
     "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID",
-    "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
+    "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription", "ConsentForClinicalTrialUseSequence",
     # General Study, PS3.3 C.7.2.1
     "IssuerOfAccessionNumberSequence", "StudyDescription", "PhysiciansOfRecord", "NameOfPhysiciansReadingStudy",
     "ProcedureCodeSequence",
     # Patient Study, PS3.3 C.7.2.2
     "AdmittingDiagnosesDescription", "PatientAge", "PatientSize", "PatientWeight", "AdditionalPatientHistory",
-    # SOP Common, PS3.3 C.12.1: the zone the study's dates and times are written in
-    "TimezoneOffsetFromUTC",
+    # SOP Common, PS3.3 C.12.1: the zone the study's dates and times are written in, and whether they were moved
+    "TimezoneOffsetFromUTC", "LongitudinalTemporalInformationModified",
 )  # fmt: skip
 """Attributes that are carried along where the source has them."""
 
@@ -61,6 +62,8 @@ LARGEST_SIZE = 0xFFFF
 ENUMERATED: dict[str, frozenset[str]] = {
     "PatientSex": frozenset({"M", "F", "O"}),
     "PatientIdentityRemoved": frozenset({"YES", "NO"}),
+    "QualityControlSubject": frozenset({"YES", "NO"}),
+    "LongitudinalTemporalInformationModified": frozenset({"UNMODIFIED", "MODIFIED", "REMOVED"}),
 }
 """Enumerated values of PS3.3: anything else is left empty."""
 

@@ -330,6 +330,7 @@ def _beside_population(assessment: Assessment | None) -> list[Item]:
     if assessment is None or assessment.sd is None:
         return []
     score, properties = assessment.sd, Relation.HAS_PROPERTIES
+    reach = assessment.normal_sd * score.sd_months  # the range is what the normality beside it was told by
     items = []
     if assessment.verdict is not None:
         items.append(content.code(codes.NORMALITY, codes.VERDICTS[assessment.verdict], relation=properties))
@@ -337,8 +338,8 @@ def _beside_population(assessment: Assessment | None) -> list[Item]:
         *items,
         content.measure(codes.Z_SCORE_OF_MEASUREMENT, round(score.value, 4), codes.NO_UNITS, properties),
         content.number(codes.STANDARD_DEVIATION, score.sd_months, codes.MONTH, relation=properties),
-        content.number(codes.NORMAL_RANGE_LOW, score.low_months, codes.MONTH, relation=properties),
-        content.number(codes.NORMAL_RANGE_HIGH, score.high_months, codes.MONTH, relation=properties),
+        content.number(codes.NORMAL_RANGE_LOW, score.mean_months - reach, codes.MONTH, relation=properties),
+        content.number(codes.NORMAL_RANGE_HIGH, score.mean_months + reach, codes.MONTH, relation=properties),
         *_reference(score),
     ]
 

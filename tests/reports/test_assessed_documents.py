@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 
 from inference.anatomy import RUS_NAMES
 from reports import codes, lettering, wording
+from reports.clinic import ClinicSettings, assess
 from reports.overlay import Extras, draw_overlay
 from reports.palette import GREY
 from reports.profile_bars import draw_profile
@@ -213,6 +214,21 @@ def test_chart_and_profile_stand_in_the_strip(full, film):
     assert band.sum() > 2000
     columns = np.nonzero(band.any(axis=0))[0]
     assert columns.min() > charted.shape[1] / 2
+
+
+@pytest.mark.parametrize(("normal_sd", "normality"), [(1.0, "371879000"), (2.0, "17621005"), (3.0, "17621005")])
+def test_normality_and_normal_range_follow_one_rule(dx, estimate, identify, normal_sd, normality):
+    """Given a bone age of 1.5 SD, and a site that calls more than 1 SD advanced, then it lies beyond the range, too."""
+    usual = assess(estimate).sd
+    finding = replace(estimate, age_months=usual.mean_months + 1.5 * usual.sd_months)
+    assessment = assess(finding, settings=ClinicSettings(normal_sd=normal_sd))
+    document = compose_sr(dx, finding, identify(dx, "sr"), assessment=assessment)
+    (bone_age,) = [item for group in measurement_groups(document) for item in named(group, codes.BONE_AGE)]
+    low, high = (next(named(bone_age, name)) for name in (codes.NORMAL_RANGE_LOW, codes.NORMAL_RANGE_HIGH))
+    (said,) = named(bone_age, codes.NORMALITY)
+    assert said.ConceptCodeSequence[0].CodeValue == normality
+    assert (_months(low) <= finding.age_months <= _months(high)) == (normality == "17621005")
+    assert _months(high) - _months(low) == pytest.approx(2 * normal_sd * usual.sd_months)
 
 
 @pytest.mark.parametrize("language", wording.LANGUAGES)

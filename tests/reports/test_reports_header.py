@@ -178,6 +178,17 @@ def test_everything_a_full_header_says_is_carried(dx):
     assert shared.ProcedureCodeSequence[0].CodeMeaning == "XR Bone age"
 
 
+def test_what_limits_the_use_of_a_film_goes_with_its_documents(dx):
+    """A phantom, dates moved by a de-identifier, and a consent that does not go as far as distribution."""
+    consent = Dataset()
+    consent.ConsentForDistributionFlag, consent.ClinicalTrialProtocolID = "NO", "P1"
+    dx.QualityControlSubject, dx.LongitudinalTemporalInformationModified = "YES", "MODIFIED"
+    dx.ConsentForClinicalTrialUseSequence = [consent]
+    shared = patient_and_study(dx)
+    assert (shared.QualityControlSubject, shared.LongitudinalTemporalInformationModified) == ("YES", "MODIFIED")
+    assert shared.ConsentForClinicalTrialUseSequence[0] == consent
+
+
 def test_a_poor_header_leaves_type_2_attributes_empty(cr):
     shared = patient_and_study(cr)
 
