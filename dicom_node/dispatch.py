@@ -16,6 +16,7 @@ import structlog
 
 from dicom_node import ledger
 from dicom_node.assemble import Walk, assemble_ready, next_ready_at, pending_walks
+from dicom_node.clock import wake_what_waits_for_a_wrong_time
 from dicom_node.errors import StoreError
 from dicom_node.ledger import Turn
 from dicom_node.store import Store, now
@@ -90,12 +91,15 @@ class Dispatcher:
         StoreError
             A database failed.
         """
+        is_time = self._reconciled_at is None or abs((at - self._reconciled_at).total_seconds()) >= RECONCILE_EVERY_S
+        if is_time:  # by the clock, which may also have been set back
+            wake_what_waits_for_a_wrong_time(self._store, at)
         assemble_ready(self._store, self._node_id, at)
         walks = pending_walks(self._store)
         turns = ledger.due_turns(self._store, at)
         # Forget what is done, so that the set stays as small as the work.
         self._handed_over &= _ids(walks, turns)
-        if self._reconciled_at is None or (at - self._reconciled_at).total_seconds() >= RECONCILE_EVERY_S:
+        if is_time:
             self._reconciled_at = at
             self._reconcile(walks, turns)
         for walk in walks:

@@ -25,6 +25,9 @@ from pynetdicom.presentation import negotiate_as_acceptor
 _APPLICATION_CONTEXT_NAME = "1.2.840.10008.3.1.1.1"  # PS3.7 annex A.2.1
 _PROTOCOL_VERSION_1 = 0x0001
 _KEPT_ANSWERS = 64
+_TITLES = slice(
+    10, 42
+)  # called and calling AE title (PS3.8 table 9-11); old devices pad them with NUL instead of blanks
 
 
 class BrokenRequest(ValueError):
@@ -101,7 +104,7 @@ class Negotiator:
 
     def _answer(self, pdu: bytes) -> Proposal:
         decoded = A_ASSOCIATE_RQ()
-        decoded.decode(pdu)
+        decoded.decode(pdu[: _TITLES.start] + pdu[_TITLES].replace(b"\0", b" ") + pdu[_TITLES.stop :])
         request = decoded.to_primitive()
         roles = {
             item.sop_class_uid: (item.scu_role, item.scp_role)

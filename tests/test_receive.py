@@ -529,6 +529,14 @@ def test_names_are_checked(node: Node, calling_ae: str, called_ae: str, reason: 
         assert wire.answer == bytes([A_ASSOCIATE_RJ_TYPE, 0, 0, 0, 0, 4, 0, 1, 1, reason])
 
 
+def test_names_padded_with_nul_are_names(node: Node) -> None:
+    request = encode_request([(Verification, [ImplicitVRLittleEndian])], calling_ae="MODALITY")
+    padded = request[:10] + b"BONEAGE".ljust(16, b"\0") + b"MODALITY\0".ljust(16) + request[42:]
+    with Wire(node.port, padded) as wire:
+        wire.release()
+    assert node.wait_for_end().calling_ae == "MODALITY"
+
+
 def test_open_to_all_where_the_settings_say_so(tmp_path: Path) -> None:
     with running(Node(tmp_path), accept_unknown_callers=True, check_called_ae=False) as node:
         film = make_film()

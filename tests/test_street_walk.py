@@ -222,6 +222,47 @@ def test_a_turn_whose_workflow_ended_gets_a_new_id(store: Store, street: Street,
     assert len(engine.turns) == len(set(engine.turns)) == 2
 
 
+def test_a_clock_that_was_ahead_leaves_nothing_waiting(store: Store, street: Street, walk: Walk) -> None:
+    """Given a study and a delivery that a clock a year ahead put off, when it is right again, then both go on."""
+    street.walk(walk.revision_id, step)
+    ahead = now() + timedelta(days=365)
+    with store.session() as session:
+        for delivery in session.scalars(sa.select(Delivery)):
+            delivery.due_at, delivery.updated_at = ahead + timedelta(minutes=15), ahead
+        late = Study(
+            study_instance_uid="1.9", state="receiving", first_received_at=ahead, last_received_at=ahead,
+            ready_at=ahead + timedelta(seconds=10), revision=0,
+        )  # fmt: skip
+        session.add(late)
+    dispatcher, _ = make_dispatcher(store, street, "SUCCESS")
+    dispatcher.make_pass(now())
+    assert {walk.study_instance_uid for walk in pending_walks(store)} == {"1.9"}
+    with store.reading() as session:
+        assert all(delivery.due_at <= now() for delivery in session.scalars(sa.select(Delivery)))
+
+
+def test_a_quiet_period_and_a_pause_are_no_wrong_clock(store: Store, street: Street, walk: Walk) -> None:
+    street.walk(walk.revision_id, step)
+    later = now() + timedelta(hours=1)
+    with store.session() as session:
+        session.execute(sa.update(Delivery).values(due_at=later, updated_at=now()))
+        session.execute(sa.update(Study).values(ready_at=later, last_received_at=now()))
+    make_dispatcher(store, street, "SUCCESS")[0].make_pass(now())
+    assert pending_walks(store) == ()
+    with store.reading() as session:
+        assert {delivery.due_at for delivery in session.scalars(sa.select(Delivery))} == {later}
+
+
+def test_work_that_was_lost_is_found_also_after_the_clock_was_set_back(
+    store: Store, street: Street, walk: Walk
+) -> None:
+    dispatcher, _ = make_dispatcher(store, street, "ERROR")
+    dispatcher.make_pass(now() + timedelta(days=1))
+    assert revision_of(store, walk).round == 1
+    dispatcher.make_pass(now())
+    assert revision_of(store, walk).round == 2
+
+
 def test_what_is_handed_over_is_not_handed_over_again(store: Store, street: Street, walk: Walk) -> None:
     dispatcher, engine = make_dispatcher(store, street, "ERROR")
     engine.ended = lambda _: {}  # type: ignore[method-assign,assignment]
