@@ -21,6 +21,7 @@ from pydicom.pixels.decoders.base import get_decoder
 
 from inference.errors import CutOff, UnreadablePixels, UnsupportedObject
 from inference.header import UNPARSABLE, integers, numbers, texts
+from inference.jpeg import check_tables
 
 DECODERS: dict[str, str] = {
     uid.ImplicitVRLittleEndian: "",
@@ -194,6 +195,8 @@ def _check_codestream(frame: bytes, layout: Layout) -> None:
     precision, *size = _jpeg_size(frame) if is_jpeg else _jpeg2000_size(frame)
     if size != [layout.rows, layout.columns, layout.samples]:
         raise UnreadablePixels("The compressed film has another size than Rows, Columns and SamplesPerPixel say.")
+    if DECODERS[layout.transfer_syntax_uid] == "gdcm":
+        check_tables(frame)
     if precision > layout.bits_allocated:
         raise UnreadablePixels(f"The compressed film has {precision} bits, BitsAllocated is {layout.bits_allocated}.")
 

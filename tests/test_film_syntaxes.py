@@ -218,6 +218,31 @@ def test_damaged_streams_never_escape_as_another_error(syntax, caplog):
             continue
 
 
+BROKEN_HEADS = {
+    "a table's marker is none": (b"\xff\xc4", b"\x7f\xc4"),
+    "a table is empty": (b"\xff\xc4\x00\x1e", b"\xff\xc4\x00\x02"),
+    "a table's marker is another": (b"\xff\xc4", b"\xff\xfe"),
+    "a table has more codes than there is room for": (b"\xff\xc4\x00\x1e\x00\x00", b"\xff\xc4\x00\x1e\x00\x09"),
+    "a scan names a table that is not there": (b"\xff\xda\x00\x08\x01\x01\x00", b"\xff\xda\x00\x08\x01\x01\x10"),
+}
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEGLossless, uid.JPEGLosslessSV1], ids=lambda syntax: syntax.keyword)
+@pytest.mark.parametrize("name", BROKEN_HEADS)
+def test_a_lossless_stream_without_its_huffman_table_never_reaches_gdcm(syntax, name):
+    """Given a stream of which a byte or two are wrong, where gdcm would end the process, then it is unreadable."""
+    frame, film = stream_of(syntax)
+    table = frame.find(b"\xff\xc4")
+    assert frame[table + 2 : table + 4] == struct.pack(">H", 19 + sum(frame[table + 5 : table + 21]))
+    before, after = BROKEN_HEADS[name]
+    length = frame[table + 2 : table + 4]
+    before, after = (part.replace(b"\xc4\x00\x1e", b"\xc4" + length) for part in (before, after))
+    assert before in frame
+
+    with pytest.raises(UnreadablePixels, match=r"damaged|lacks a table"):
+        read(write_encapsulated(film, syntax, frame.replace(before, after, 1)))
+
+
 def test_native_pixels_that_are_cut_off_are_unreadable():
     film = make_film()
     film.PixelData = film.PixelData[:-2]
