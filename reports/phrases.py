@@ -88,6 +88,8 @@ CHINESE: dict[str, str] = {
         "压缩图像为 {precision} 位，而 BitsAllocated 为 {allocated}。"
     ),
     "The compressed pixel data has no JPEG frame header.": "压缩像素数据没有 JPEG 帧头。",
+    "The compressed pixel data is damaged: it is no row of JPEG segments.": "压缩像素数据已损坏：不是连续的 JPEG 段。",
+    "The compressed pixel data lacks a table that it needs to be decoded.": "压缩像素数据缺少解码所需的表。",
     "The compressed pixel data has no JPEG 2000 header.": "压缩像素数据没有 JPEG 2000 头。",
     # Flags.
     "The film was stored with bones dark; it was inverted for reading.": "图像以暗骨存储；判读前已反相。",
