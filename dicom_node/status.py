@@ -40,10 +40,12 @@ def run(options: argparse.Namespace) -> int:
     store = open_existing(settings)
     console = open_console()
     with store.reading() as session:
-        _print_nodes(console, session, settings)
+        lives = _print_nodes(console, session, settings)
         _print_studies(console, session)
         _print_deliveries(console, session)
-        _print_troubles(console, find_troubles(session))
+        if not lives:
+            console.print("NO NODE RUNS: nothing is received and nothing goes on until `boneage-node serve` does.")
+        _print_troubles(console, find_troubles(session), lives=lives)
     store.close()
     return DONE
 
@@ -97,18 +99,18 @@ def find_troubles(session: Session) -> list[Trouble]:
     return troubles
 
 
-def _print_nodes(console: Console, session: Session, settings: Settings) -> None:
+def _print_nodes(console: Console, session: Session, settings: Settings) -> bool:
+    """Print which nodes live; return whether one does."""
     table = make_table("node", "state", "last sign of life", "started", title="Nodes")
     silent_after = timedelta(seconds=settings.cluster.silent_after_s)
-    for node in session.scalars(sa.select(NodeRow).order_by(NodeRow.id)):
-        table.add_row(node.id, _state_of(node, silent_after), _time(node.heartbeat_at), _time(node.started_at))
+    nodes = session.scalars(sa.select(NodeRow).order_by(NodeRow.id)).all()
+    living = {node.id for node in nodes if node.stopped_at is None and now() - node.heartbeat_at < silent_after}
+    silent = "SILENT: its work is taken over" if living else "SILENT: its work waits for it"
+    for node in nodes:
+        state = "lives" if node.id in living else silent if node.stopped_at is None else "stopped"
+        table.add_row(node.id, state, _time(node.heartbeat_at), _time(node.started_at))
     console.print(table)
-
-
-def _state_of(node: NodeRow, silent_after: timedelta) -> str:
-    if node.stopped_at is not None:
-        return "stopped"
-    return "lives" if now() - node.heartbeat_at < silent_after else "SILENT: its work is taken over"
+    return bool(living)
 
 
 def _print_studies(console: Console, session: Session) -> None:
@@ -135,9 +137,9 @@ def _print_deliveries(console: Console, session: Session) -> None:
     console.print(table)
 
 
-def _print_troubles(console: Console, troubles: list[Trouble]) -> None:
+def _print_troubles(console: Console, troubles: list[Trouble], *, lives: bool) -> None:
     if not troubles:
-        console.print("Nothing needs a person.")
+        console.print("Nothing needs a person." if lives else "Nothing else needs a person.")
         return
     table = make_table("study", "rev.", "where", "code", "what", "goes on", title="Troubles")
     for trouble in troubles[:MOST_SHOWN]:

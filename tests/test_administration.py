@@ -149,6 +149,14 @@ def test_status_of_a_healthy_node(ward: Ward) -> None:
         assert words in out
 
 
+@pytest.mark.parametrize("stopped_at", [None, AT])
+def test_status_says_that_no_node_runs(ward: Ward, stopped_at: datetime | None) -> None:
+    with ward.store.session() as session:
+        session.add(NodeRow(id="node-1", incarnation="x", started_at=AT, heartbeat_at=AT, stopped_at=stopped_at))
+    code, out = ward.run("status")
+    assert (code, "NO NODE RUNS" in out, "taken over" in out, "Nothing needs" in out) == (0, True, False, False)
+
+
 def test_status_names_trouble_and_the_command_that_helps(ward: Ward) -> None:
     ward.add_study("1.2.3", state=DeliveryState.FAILED, delivery_error="peer-refused")
     ward.add_study("1.2.4", delivery_error="peer-unreachable", due_at=now() + timedelta(minutes=5))
