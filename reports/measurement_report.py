@@ -359,7 +359,7 @@ def _assessed_numbers(assessment: Assessment | None, language: Language) -> list
     items: list[Item] = []
     if assessment.sd is not None:
         score = content.measure(codes.Z_SCORE, round(assessment.sd.value, 4), codes.NO_UNITS, Relation.CONTAINS)
-        items.append(content.with_children(score, *_reference(assessment.sd)))
+        items.append(content.with_children(score, *_score_range(assessment.sd), *_reference(assessment.sd)))
     for age in assessment.stage_ages:
         named = [_by(codes.METHOD, wording.method(age.method, language)), _by(codes.AUTHORITY, age.citation)]
         named = [*_told_by(age.model), *named]
@@ -373,6 +373,11 @@ def _assessed_numbers(assessment: Assessment | None, language: Language) -> list
         around = _height_range(prediction)
         items.append(content.number(codes.ADULT_HEIGHT, prediction.centimetres, codes.CENTIMETRE, *around, *named))
     return [*items, *_course_numbers(assessment, language)]
+
+
+def _score_range(score: SdScore) -> list[Item]:
+    """Return how far the bone age's interval reaches above and below a score."""
+    return [] if score.interval is None else _uncertainty(score.value, *score.interval, codes.NO_UNITS)
 
 
 def _height_range(prediction: HeightPrediction) -> list[Item]:

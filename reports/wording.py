@@ -252,10 +252,14 @@ def _warnings(finding: Finding, language: Language) -> list[str]:
 
 
 def sd_score(score: SdScore, language: Language = "en") -> str:
-    """Return "SD score +1.3 (Brush Foundation: 10 y 0 mo +/- 9.1 months)"."""
+    """Return "SD score +1.3 (90 % -0.1 to +2.7; Brush Foundation: 10 y 0 mo, SD 9.1 months)"."""
     mean, sd = years_and_months(score.mean_months, language), months(score.sd_months, language)
     name = _either(language, "SD score", "标准差分值 (SDS)")
-    return f"{name} {signed(score.value)} ({score.reference.title}: {mean}, SD {sd})"
+    around = ""
+    if score.interval is not None:
+        low, high = map(signed, score.interval)
+        around = f"90 % {low}{_either(language, ' to ', ' 至 ')}{high}{_either(language, '; ', '；')}"
+    return f"{name} {signed(score.value)} ({around}{score.reference.title}: {mean}, SD {sd})"
 
 
 def usual_range(score: SdScore, language: Language = "en") -> str:

@@ -9,7 +9,7 @@ from inference.finding import Estimate, Sex
 from reports.clinic.course import course
 from reports.clinic.heights import PLAUSIBLE_CM, PLAUSIBLE_KG, bayley_pinneau, rwt
 from reports.clinic.model import Assessment, ClinicSettings, Height, HeightPrediction, Prior
-from reports.clinic.sd_scores import growth_chart, reference, sd_score, verdict
+from reports.clinic.sd_scores import growth_chart, reference, scores_between, sd_score, verdict
 from reports.clinic.stage_ages import stage_ages
 
 OUTSIDE_REFERENCE = "The chronological age lies outside the table of {title}: no SD score."
@@ -57,6 +57,9 @@ def assess(
     score = sd_score(estimate.age_months, age, sex, name)
     if score is None:
         notes.append(OUTSIDE_REFERENCE.format(title=reference(name).title))
+    else:
+        ends = estimate.interval_low_months, estimate.interval_high_months
+        score = replace(score, interval=scores_between(score, *ends))
     heights: tuple[HeightPrediction, ...] = ()
     if settings.heights and height_cm is not None:
         heights, why_not = _heights(

@@ -32,6 +32,7 @@ class SdScore:
     low_months: float  # mean - 2 SD
     high_months: float  # mean + 2 SD
     reference: Reference
+    interval: tuple[float, float] | None = None  # the scores at the ends of the bone age's 90 % interval
 
 
 class Height(StrEnum):

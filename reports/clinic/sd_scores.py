@@ -36,6 +36,11 @@ def sd_score(bone_age_months: float, age_months: float, sex: Sex, name: Referenc
     return SdScore((bone_age_months - mean) / sd, mean, sd, mean - reach, mean + reach, reference(name))
 
 
+def scores_between(score: SdScore, low_months: float, high_months: float) -> tuple[float, float]:
+    """Return the scores of the ends of a bone age's interval: of an infant, whose SD is a month, they lie far apart."""
+    return (low_months - score.mean_months) / score.sd_months, (high_months - score.mean_months) / score.sd_months
+
+
 def verdict(score: SdScore, normal_sd: float) -> Verdict:
     """Return what a score is called: advanced or delayed from so many SD on."""
     if abs(score.value) <= normal_sd:

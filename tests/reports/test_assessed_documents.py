@@ -216,6 +216,19 @@ def test_chart_and_profile_stand_in_the_strip(full, film):
     assert columns.min() > charted.shape[1] / 2
 
 
+def test_the_score_of_the_report_has_its_uncertainty(dx, full, identify):
+    finding, assessment = full
+    document = compose_sr(dx, finding, identify(dx, "sr"), assessment=assessment)
+    (score,) = [item for group in measurement_groups(document) for item in named(group, codes.Z_SCORE)]
+    above, below = (
+        next(named(score, name)).MeasuredValueSequence[0] for name in (codes.UNCERTAINTY_ABOVE, codes.UNCERTAINTY_BELOW)
+    )
+    low, high = assessment.sd.interval
+    assert above.FloatingPointValue == pytest.approx(high - assessment.sd.value)
+    assert below.FloatingPointValue == pytest.approx(assessment.sd.value - low)
+    assert above.MeasurementUnitsCodeSequence[0].CodeValue == "1"
+
+
 @pytest.mark.parametrize(("normal_sd", "normality"), [(1.0, "371879000"), (2.0, "17621005"), (3.0, "17621005")])
 def test_normality_and_normal_range_follow_one_rule(dx, estimate, identify, normal_sd, normality):
     """Given a bone age of 1.5 SD, and a site that calls more than 1 SD advanced, then it lies beyond the range, too."""

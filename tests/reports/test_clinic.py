@@ -123,6 +123,16 @@ def test_charts_are_bands_around_their_mean(name):
     assert all(low < mean < high for low, mean, high in rows)
 
 
+def test_a_score_says_how_far_the_interval_of_its_bone_age_reaches(estimate):
+    """A boy of 6 months, read as 10 (0 to 22): 3.5 SD ahead, and the interval holds the whole normal range."""
+    film = replace(aged(estimate, bone=10, age=6), interval_low_months=0.0, interval_high_months=22.0)
+    score = assess(film).sd
+    mean, sd = 6.09, 1.13
+    assert score.interval == pytest.approx((-mean / sd, (22 - mean) / sd))
+    assert wording.sd_score(score) == ("SD score +3.5 (90 % -5.4 to +14.1; Brush Foundation: 0 y 6 mo, SD 1.1 months)")
+    assert "+3.5 (90 % -5.4 至 +14.1；Brush Foundation：" in wording.sd_score(score, "zh").replace(": ", "：")
+
+
 @pytest.mark.parametrize("age", [2, 100, 215])
 def test_the_chart_names_its_reference_also_beyond_its_table(estimate, age):
     assert wording.chart_title(assess(aged(estimate, bone=100, age=age))) == "Bone age by age, years (Brush Foundation)"
