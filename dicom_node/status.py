@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,12 +15,16 @@ from sqlalchemy.orm import Session
 
 from dicom_node.cli import DONE
 from dicom_node.errors import StoreError
-from dicom_node.revisions import DeliveryState, RevisionState, is_replaced
-from dicom_node.settings import Settings, load_settings
+from dicom_node.revisions import CommitmentState, DeliveryState, RevisionState, is_replaced
+from dicom_node.settings import MEBIBYTE, Settings, load_settings
 from dicom_node.store import Delivery, Document, NodeRow, Revision, Store, Study, make_engine, now
 from dicom_node.terminal import make_table, open_console
 
 MOST_SHOWN = 20
+UNANSWERED = (
+    "The peer took the object and the request to vouch for it, and has not reported. Let the archive know this node's "
+    "AE title, address and port, to which it reports, or say commitment = false."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,12 @@ def run(options: argparse.Namespace) -> int:
         _print_deliveries(console, session)
         if not lives:
             console.print("NO NODE RUNS: nothing is received and nothing goes on until `boneage-node serve` does.")
-        _print_troubles(console, find_troubles(session), lives=lives)
+        shortage = find_shortage(settings)
+        if shortage is not None:
+            console.print(shortage, soft_wrap=True)
+        unanswered = find_unanswered(session, timedelta(seconds=settings.deliver.commitment_timeout_s))
+        calm = lives and shortage is None
+        _print_troubles(console, [*find_troubles(session), *unanswered], calm=calm)
     store.close()
     return DONE
 
@@ -99,6 +109,41 @@ def find_troubles(session: Session) -> list[Trouble]:
     return troubles
 
 
+def find_unanswered(session: Session, after: timedelta) -> list[Trouble]:
+    """Return what an archive took, was asked to vouch for, and has not answered for so long, newest first."""
+    query = (
+        sa.select(Study.study_instance_uid, Revision.number, Delivery.peer, Document.kind, Delivery.due_at)
+        .where(
+            Delivery.state == DeliveryState.SENT,
+            Delivery.commitment == CommitmentState.REQUESTED,
+            Delivery.error_code.is_(None),
+            Delivery.sent_at < now() - after,
+            Document.id == Delivery.document_id,
+            Revision.id == Delivery.revision_id,
+            Study.id == Revision.study_id,
+        )
+        .order_by(Delivery.sent_at.desc())
+    )
+    rows = session.execute(query)
+    return [Trouble(uid, number, f"{kind} to {peer}", "no-commitment-report", UNANSWERED, due_at)
+            for uid, number, peer, kind, due_at in rows]  # fmt: skip
+
+
+def find_shortage(settings: Settings) -> str | None:
+    """Return a sentence where the largest object that the settings allow would not fit on the disk any more."""
+    data_dir = settings.node.data_dir
+    try:
+        free = shutil.disk_usage(data_dir).free
+    except OSError:  # of another machine, or of another user: nothing can be said
+        return None
+    if free >= settings.receive.max_object_bytes:
+        return None
+    return (
+        f"LITTLE ROOM: {free // MEBIBYTE} MiB are left for {data_dir}. Without room films are refused (A700) and no "
+        "report is written; make room or give it a larger disk."
+    )
+
+
 def _print_nodes(console: Console, session: Session, settings: Settings) -> bool:
     """Print which nodes live; return whether one does."""
     table = make_table("node", "state", "last sign of life", "started", title="Nodes")
@@ -137,9 +182,9 @@ def _print_deliveries(console: Console, session: Session) -> None:
     console.print(table)
 
 
-def _print_troubles(console: Console, troubles: list[Trouble], *, lives: bool) -> None:
+def _print_troubles(console: Console, troubles: list[Trouble], *, calm: bool) -> None:
     if not troubles:
-        console.print("Nothing needs a person." if lives else "Nothing else needs a person.")
+        console.print("Nothing needs a person." if calm else "Nothing else needs a person.")
         return
     table = make_table("study", "rev.", "where", "code", "what", "goes on", title="Troubles")
     for trouble in troubles[:MOST_SHOWN]:

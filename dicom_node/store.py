@@ -416,9 +416,32 @@ def _as_store_error() -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        # The text of the driver's exception may quote row values; its class says enough without them.
-        origin = getattr(error, "orig", None)
-        raise StoreError(f"The store failed: {type(error).__name__} ({type(origin).__name__}).") from error
+        raise StoreError(f"The store failed: {_why(getattr(error, 'orig', None) or error)}.") from error
+
+
+_IN_WORDS = {
+    "SQLITE_FULL": "its disk is full",
+    "SQLITE_READONLY": "this user may not write it",
+    "SQLITE_CANTOPEN": "its file cannot be opened by this user",
+    "SQLITE_CORRUPT": "its file is damaged",
+    "SQLITE_NOTADB": "its file is no database",
+    "SQLITE_BUSY": "another program holds it locked",
+    "SQLITE_ERROR": "its tables are of another version; `boneage-node serve` brings older ones up to date",
+    "UndefinedTable": "its tables are of another version; `boneage-node serve` brings older ones up to date",
+    "UndefinedColumn": "its tables are of another version; `boneage-node serve` brings older ones up to date",
+    "DiskFull": "its disk is full",
+    "InsufficientPrivilege": "the database's user may not do this",
+    "OperationalError": "the database does not answer",
+    "AdminShutdown": "the database was shut down",
+}
+"""By SQLite's name of an error without its extension, or by psycopg's class."""
+
+
+def _why(error: BaseException) -> str:
+    """Say what failed. The text of the driver's exception may quote row values; its kind says enough without them."""
+    kind = str(getattr(error, "sqlite_errorname", type(error).__name__))
+    known = next((words for name, words in _IN_WORDS.items() if kind == name or kind.startswith(f"{name}_")), None)
+    return kind if known is None else f"{known} ({kind})"
 
 
 def insert_if_absent(session: Session, table: type[Base], **values: Any) -> bool:

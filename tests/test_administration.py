@@ -5,6 +5,7 @@ Not covered: that a running node takes up what these commands leave.
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,33 @@ def test_status_says_that_no_node_runs(ward: Ward, stopped_at: datetime | None) 
         session.add(NodeRow(id="node-1", incarnation="x", started_at=AT, heartbeat_at=AT, stopped_at=stopped_at))
     code, out = ward.run("status")
     assert (code, "NO NODE RUNS" in out, "taken over" in out, "Nothing needs" in out) == (0, True, False, False)
+
+
+def test_status_says_that_little_room_is_left(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=3 << 20))
+    assert "LITTLE ROOM: 3 MiB" in ward.run("status")[1]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1 << 40))
+    assert "LITTLE ROOM" not in ward.run("status")[1]
+
+
+def test_status_names_what_an_archive_never_vouches_for(ward: Ward) -> None:
+    ward.add_study("1.2.3", due_at=now() + timedelta(hours=1))
+    ward.add_study("1.2.4", due_at=now() + timedelta(hours=1))
+    with ward.store.session() as session:
+        asked = sa.update(Delivery).values(commitment=CommitmentState.REQUESTED)
+        session.execute(asked.where(Delivery.id == 1).values(sent_at=now() - timedelta(hours=2)))
+        session.execute(asked.where(Delivery.id == 2).values(sent_at=now()))
+    out = ward.run("status")[1]
+    assert ("1.2.3" in out, "1.2.4" in out, "no-commitment-report" in out) == (True, False, True), out
+
+
+def test_a_database_of_another_version_is_named(ward: Ward) -> None:
+    with ward.store.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE deliveries DROP COLUMN commitment_failures")
+        connection.exec_driver_sql("DROP TABLE nodes")
+    code, out = ward.run("status")
+    assert (code, "tables are of another version" in out) == (1, True), out
 
 
 def test_status_names_trouble_and_the_command_that_helps(ward: Ward) -> None:
