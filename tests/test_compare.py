@@ -24,6 +24,7 @@ from training.evaluation.ablation import ablation_rows
 from training.evaluation.contestants import Computing, Contestant, common_films, from_evaluation, from_run
 from training.evaluation.papers import own_groups, paper_cells, paper_of, read_papers
 from training.evaluation.reading import Row
+from training.terms import SITE_FILMS
 
 COST = {"parameters": 7_800_000, "megabytes": 19.4, "threads": 2, "device": "cpu"}
 FULL = {"width": 0.25}
@@ -124,6 +125,16 @@ def test_the_other_papers_tell_what_they_tell():
     assert (papers["2m-net"]["mae_months"], papers["2m-net"]["parameters"]) == (3.98, 11_800_000)
     assert papers["ala-net"]["mae_months"] == 3.91
     assert [papers["ala-net"]["roi"][key] for key in ("ap", "ap50", "ap75")] == [0.892, 0.980, 0.980]
+
+
+def test_a_sites_films_are_not_called_this_projects(tmp_path, capsys):
+    """Given evaluations of a site's films, then beside the papers' data these are named, and no split of RSNA's."""
+    file = write_evaluation(tmp_path / "gl.json", contestant("a", ERRORS, method="global-local"), "site")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"terms": {"films": SITE_FILMS}}))
+    assert command.main([str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "films of the part 'site': a site's own films" in printed
+    assert "split of RSNA" not in printed
 
 
 def test_a_papers_figures_by_age_and_by_sex_stand_below_its_method():

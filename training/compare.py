@@ -41,9 +41,11 @@ from training.evaluation.output import check_outputs, write_output
 from training.evaluation.own_rois import boxed_films
 from training.evaluation.page import decimal, figure, figures, page, paragraph, percent, section, table
 from training.evaluation.papers import own_groups, paper_cells, paper_of
+from training.evaluation.reading import read_json
 from training.evaluation.report import cumulative_plot, short_names
-from training.radiographs import load_half, read_split
+from training.radiographs import is_project_folder, load_half, read_split
 from training.run import git_revision
+from training.terms import SITE_FILMS, terms_of_films
 
 _log = logging.getLogger(__name__)
 
@@ -63,8 +65,8 @@ def gain(contestant: Contestant, first: Contestant) -> dict[str, float] | None:
     return {"films": len(both), "months": float(gains.mean()), "reach_months": reach}
 
 
-def compare(contestants: list[Contestant], part: str) -> dict[str, Any]:
-    """Return the comparison as its JSON has it.
+def compare(contestants: list[Contestant], part: str, *, films_of: str | None = None) -> dict[str, Any]:
+    """Return the comparison as its JSON has it; ``films_of`` says whose films they are, None this project's.
 
     Raises
     ------
@@ -88,7 +90,8 @@ def compare(contestants: list[Contestant], part: str) -> dict[str, Any]:
     ]
     films = len(kept[0].rows)
     return dict(clean({
-        "schema": SCHEMA, "part": part, "films": films, "revision": git_revision(), "contestants": entries
+        "schema": SCHEMA, "part": part, "films": films, "films_of": films_of, "revision": git_revision(),
+        "contestants": entries,
     }))  # fmt: skip
 
 
@@ -204,13 +207,19 @@ def data_differences(comparison: dict[str, Any]) -> list[str]:
         if paper:
             more = f" {paper['other_data'][0].upper()}{paper['other_data'][1:]}." if "other_data" in paper else ""
             sentences[paper["source"]] = f"{paper['source']}: measured on {paper['data']}.{more}"
+    return [*sentences.values(), _what_films(comparison)] if sentences else []
+
+
+def _what_films(comparison: dict[str, Any]) -> str:
+    """Say on which films the contestants were measured."""
+    here = f"Here: {comparison['films']} films of the part {comparison['part']!r}"
+    if comparison.get("films_of") is not None:  # a comparison of an earlier version does not say it
+        return f"{here}: {comparison['films_of']}."
     parts = Counter(read_split().values())
-    here = (
-        f"Here: {comparison['films']} films of the part {comparison['part']!r} of this project's split of RSNA 2017's "
-        f"training films, at half resolution; to train on there are {parts['train']} such films and "
-        f"{parts['pretrain']:,} of 100 x 100 pixels."
+    return (
+        f"{here} of this project's split of RSNA 2017's training films, at half resolution; to train on there are "
+        f"{parts['train']} such films and {parts['pretrain']:,} of 100 x 100 pixels."
     )
-    return [*sentences.values(), here] if sentences else []
 
 
 def comparison_page(comparison: dict[str, Any]) -> str:
@@ -328,6 +337,15 @@ def _gather(arguments: argparse.Namespace) -> tuple[list[Contestant], str]:
     return _distinct(contestants), parts.pop() if parts else arguments.part
 
 
+def _films_of(arguments: argparse.Namespace) -> str | None:
+    """Say whose films are read or were; None for this project's."""
+    if arguments.data is not None:
+        return None if is_project_folder(arguments.data) else terms_of_films(arguments.data)
+    kept = (read_json(Path(what)) for what in arguments.what if what.endswith(".json"))
+    of_site = any((table.get("terms") or {}).get("films") == SITE_FILMS for table in kept)
+    return SITE_FILMS if of_site else None
+
+
 def _distinct(contestants: list[Contestant]) -> list[Contestant]:
     """Give labels that occur twice a number."""
     often, seen, named = Counter(one.label for one in contestants), Counter[str](), []
@@ -365,7 +383,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         check_outputs(arguments.json, arguments.report)
-        comparison = compare(*_gather(arguments))
+        comparison = compare(*_gather(arguments), films_of=_films_of(arguments))
         _print(comparison)
         write_output(arguments.json, lambda: json.dumps(comparison, indent=1, allow_nan=False) + "\n")
         write_output(arguments.report, lambda: comparison_page(comparison))
