@@ -81,6 +81,9 @@ class Dispatcher:
                 # Nothing is lost by waiting: whatever was to be done still stands in the store.
                 log.warning("dispatch.failed", code=error.code, reason=str(error))
                 pause_s = LONGEST_PAUSE_S
+            except Exception:  # the boundary of the thread: without it the node would receive on and read nothing
+                log.exception("dispatch.fault")
+                pause_s = LONGEST_PAUSE_S
             self._wake.wait(pause_s)
 
     def make_pass(self, at: datetime) -> None:

@@ -515,6 +515,7 @@ def upgrade(engine: Engine) -> None:
     """
     from alembic import command  # Alembic is needed once, at start
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
@@ -522,7 +523,11 @@ def upgrade(engine: Engine) -> None:
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7161190250)")
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:  # it names a revision that this version does not have
+            remedy = "Install that version, or go back to a copy of the database that is older."
+            raise StoreError(f"The database is of a newer version of boneage-node. {remedy}") from error
 
 
 def open_store(url: str) -> Store:

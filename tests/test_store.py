@@ -105,6 +105,16 @@ def test_what_was_composed_before_keeps_what_it_was_composed_of(store_url: str) 
     engine.dispose()
 
 
+def test_a_database_of_a_newer_version_is_said_to_be_one(store_url: str) -> None:
+    engine = make_engine(store_url)
+    upgrade(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StoreError, match="newer version"):
+        upgrade(engine)
+    engine.dispose()
+
+
 def test_nodes_that_start_at_once_migrate_one_after_the_other(store_url: str) -> None:
     failures: list[StoreError] = []
 

@@ -5,6 +5,7 @@ Not covered: the engine's memory of steps (test_kill_node.py), the documents' co
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -261,6 +262,28 @@ def test_work_that_was_lost_is_found_also_after_the_clock_was_set_back(
     assert revision_of(store, walk).round == 1
     dispatcher.make_pass(now())
     assert revision_of(store, walk).round == 2
+
+
+def test_a_fault_does_not_end_the_dispatcher(
+    store: Store, street: Street, walk: Walk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an engine that raises what nobody expects, when it is well again, then the walk is handed over."""
+    dispatcher, engine = make_dispatcher(store, street, "ERROR")
+    is_handed_over = threading.Event()
+    failures = iter([RuntimeError("a fault"), None])
+
+    def start_walk(_walk: Walk) -> None:
+        failure = next(failures, None)
+        if failure is not None:
+            dispatcher.wake()
+            raise failure
+        is_handed_over.set()
+
+    monkeypatch.setattr(engine, "start_walk", start_walk)
+    dispatcher.start()
+    assert is_handed_over.wait(60)
+    dispatcher.stop()
+    assert walk.number == 1
 
 
 def test_what_is_handed_over_is_not_handed_over_again(store: Store, street: Street, walk: Walk) -> None:
