@@ -167,7 +167,7 @@ CHINESE: dict[str, str] = {
     "The chronological age is not known: no adult height.": "实际年龄不明：未预测成年身高。",
     "The worklist could not be asked for the height.": "未能向工作列表查询身高。",
     "{method} has no age for a score of {points}: no age by it.": "{method} 表无评分 {points}：未据此给出骨龄。",
-    "The height in the header is not plausible: no adult height.": "头信息中的身高不合理：未预测成年身高。",
+    "The height that is stated is not plausible: no adult height.": "所述身高不合理：未预测成年身高。",
     "{method} has no entry for this bone age: no adult height by it.": "{method} 表无此骨龄：未据此预测成年身高。",
     "{method} has no entry for this chronological age: no adult height by it.": (
         "{method} 表无此实际年龄：未据此预测成年身高。"

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from inference.finding import Estimate, Sex
 from reports.clinic.course import course
-from reports.clinic.heights import PLAUSIBLE_CM, PLAUSIBLE_KG, bayley_pinneau, rwt
+from reports.clinic.heights import PLAUSIBLE_ADULT_CM, PLAUSIBLE_CM, PLAUSIBLE_KG, bayley_pinneau, rwt
 from reports.clinic.model import Assessment, ClinicSettings, Height, HeightPrediction, Prior
 from reports.clinic.sd_scores import growth_chart, reference, scores_between, sd_score, verdict
 from reports.clinic.stage_ages import stage_ages
@@ -15,7 +15,7 @@ from reports.clinic.stage_ages import stage_ages
 OUTSIDE_REFERENCE = "The chronological age lies outside the table of {title}: no SD score."
 NO_AGE = "The chronological age is not known: no SD score."
 NO_AGE_NO_HEIGHT = "The chronological age is not known: no adult height."
-IMPLAUSIBLE_HEIGHT = "The height in the header is not plausible: no adult height."
+IMPLAUSIBLE_HEIGHT = "The height that is stated is not plausible: no adult height."
 
 
 def assess(
@@ -106,4 +106,6 @@ def _heights(
         rwt(height_cm, bone_age, age, sex, weight_kg=weight_kg, midparent_cm=midparent_cm, assumed=assumed),
     ]
     predictions = tuple(one for one in outcomes if isinstance(one, HeightPrediction))
+    if any(not PLAUSIBLE_ADULT_CM[0] <= one.centimetres <= PLAUSIBLE_ADULT_CM[1] for one in predictions):
+        return (), [IMPLAUSIBLE_HEIGHT]
     return predictions, [one for one in outcomes if isinstance(one, str)]

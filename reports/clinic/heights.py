@@ -12,6 +12,8 @@ from reports.clinic.tables import SEX_KEYS, interpolated, table
 
 PLAUSIBLE_CM = (45.0, 220.0)
 """Heights outside this range are a wrong unit or a typing error."""
+PLAUSIBLE_ADULT_CM = (100.0, 230.0)
+"""An adult height outside this range comes of a height that no child of this age has: 1.92 m for 1.29 m."""
 PLAUSIBLE_KG = (2.0, 200.0)
 CATEGORY_MONTHS = 12.0
 """Bayley and Pinneau: from a year ahead of or behind chronological age on, a table of its own."""

@@ -248,7 +248,15 @@ def test_without_a_height_there_is_no_word_of_adult_height(estimate):
 def test_an_implausible_height_is_said(estimate, height):
     said = assess(aged(estimate, bone=120, age=118), height_cm=height)
     assert said.heights == ()
-    assert said.notes == ("The height in the header is not plausible: no adult height.",)
+    assert said.notes == ("The height that is stated is not plausible: no adult height.",)
+
+
+@pytest.mark.parametrize("height", [61.0, 195.0])
+def test_a_height_that_no_child_of_this_age_has_is_said(estimate, height):
+    """Given a boy of bone age 8 and a slip of the keyboard, then no adult of 270 or 84 cm is predicted."""
+    said = assess(aged(estimate, bone=96, age=96), height_cm=height, weight_kg=28.0, midparent_cm=170.0)
+    assert said.heights == ()
+    assert said.notes == ("The height that is stated is not plausible: no adult height.",)
 
 
 def test_a_height_without_an_age_gives_none_and_says_so(estimate):
