@@ -28,7 +28,8 @@ def stage_ages(profile: BoneProfile, sex: Sex) -> tuple[tuple[StageAge, ...], tu
         (TW3_RUS, entry["age"][SEX_KEYS[sex]], entry["citation"]),
         (TW3_C_RUS, [(score, age) for age, score in china["age"][SEX_KEYS[sex]]], china["citation"]),
     )
-    is_mature = profile.points >= MOST_POINTS
+    # Expected points come as near to the end as they like and never reach it; what is written is rounded.
+    is_mature = round(profile.points) >= MOST_POINTS
     rus_chn = StageAge(RUS_CHN, profile.points, profile.age_months, entry["rus_chn_citation"], is_mature, profile.model)
     ages = [rus_chn]
     why_not = []

@@ -334,6 +334,13 @@ def test_a_mature_hand_has_the_scales_last_age_or_more():
     assert "15岁0个月及以上" in wording.stage_age(ages[1], "zh")
 
 
+@pytest.mark.parametrize(("points", "written", "more"), [(999.6, "1000", True), (999.4, "999", False)])
+def test_a_score_that_is_written_as_the_last_one_is_open_to_above(points, written, more):
+    (age, *_), _ = stage_ages(replace(mature(), points=points), Sex.MALE)
+    assert f"score {written}," in wording.stage_age(age)
+    assert ("or more" in wording.stage_age(age)) == more
+
+
 # The course.
 
 
