@@ -20,6 +20,7 @@ from pathlib import Path
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.errors import NodeIdTaken, StoreError
 from dicom_node.events import record
@@ -101,7 +102,32 @@ class Membership:
             The database failed.
         """
         with self._store.session() as session:
-            session.execute(sa.update(NodeRow).where(NodeRow.id == self._node_id).values(heartbeat_at=now()))
+            life = {"heartbeat_at": now(), "stopped_at": None}
+            session.execute(sa.update(NodeRow).where(NodeRow.id == self._node_id).values(**life))
+
+    def keep_claim(self) -> None:
+        """Claim the node's id again where PostgreSQL has forgotten it: the lock goes with its connection.
+
+        Raises
+        ------
+        NodeIdTaken
+            Another process has claimed it meanwhile.
+        StoreError
+            The database failed.
+        """
+        if self._store.engine.dialect.name != "postgresql":
+            return
+        try:
+            if self._connection is not None:
+                self._connection.scalar(sa.text("SELECT 1"))
+                return
+        except SQLAlchemyError:
+            self._release()
+        try:
+            self._claim()
+        except SQLAlchemyError as error:
+            self._release()
+            raise StoreError("The node's id cannot be claimed: the database does not answer.") from error
 
     def silent_nodes(self) -> tuple[str, ...]:
         """Return the other nodes that have shown no sign of life for as long as the settings allow.
@@ -119,8 +145,11 @@ class Membership:
     def _run(self) -> None:
         while not self._leave.wait(self._settings.heartbeat_s):
             try:
+                self.keep_claim()
                 self.beat()
                 self._take_over()
+            except NodeIdTaken as error:
+                log.exception("cluster.id-lost", code=error.code)
             except StoreError as error:
                 # The others will take this node for dead if it stays so; the next beat says otherwise.
                 log.warning("cluster.no-heartbeat", code=error.code, reason=str(error))

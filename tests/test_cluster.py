@@ -95,6 +95,38 @@ def test_a_node_id_belongs_to_one_process(tmp_path: Path, store_url: str) -> Non
         pass  # given back
 
 
+def test_a_node_keeps_its_id_over_a_restart_of_the_database(tmp_path: Path, postgresql: Cluster) -> None:
+    """Given a node whose connections PostgreSQL has cut, when it beats again, then no other process gets its id."""
+    store = open_store(postgresql.create_database())
+    one, twin = (Membership(store, "node-1", ClusterSettings(), tmp_path) for _ in range(2))
+    one.join()
+    with store.engine.connect() as connection:
+        cut = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
+        connection.execute(sa.text(cut))
+    one.keep_claim()
+    with pytest.raises(NodeIdTaken):
+        twin.join()
+    one.leave()
+    twin.join()
+    with pytest.raises(NodeIdTaken):
+        one.keep_claim()
+    twin.leave()
+    store.close()
+
+
+def test_a_beat_takes_back_a_good_bye(tmp_path: Path, store_url: str) -> None:
+    store = open_store(store_url)
+    member = Membership(store, "node-1", ClusterSettings(), tmp_path)
+    member.join()
+    with store.session() as session:
+        session.execute(sa.update(NodeRow).values(stopped_at=now()))
+    member.beat()
+    with store.reading() as session:
+        assert session.scalars(sa.select(NodeRow.stopped_at)).one() is None
+    member.leave()
+    store.close()
+
+
 def test_a_killed_node_gets_its_id_back_at_once(tmp_path: Path, store_url: str) -> None:
     settings = make_settings(tmp_path / "node", store={"url": store_url})
     with NodeProcess(SCRIPT, settings) as first:
