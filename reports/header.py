@@ -81,7 +81,7 @@ _AGE = re.compile(r"\d{3}[DWMY]")
 _TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?")
 _OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
 _CODE_STRING = re.compile(r"[A-Z0-9_ ]{1,16}")
-_UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+")  # also with leading zeros, as devices send them: nothing else refers to them
 
 # catch_warnings swaps process-wide state: two threads inside it at once could leave the wrong filters behind.
 _quiet = threading.Lock()

@@ -224,7 +224,7 @@ def test_values(keyword, value, written):
 
 
 @pytest.mark.parametrize("keyword", REQUIRED)
-@pytest.mark.parametrize("value", [None, b"", b"not a uid", b"1.02.3", b"1." * 40 + b"1"])
+@pytest.mark.parametrize("value", [None, b"", b"not a uid", b"1.02.3a", b"1." * 40 + b"1"])
 def test_without_a_uid_there_is_no_document(keyword, value, refusal, display, identify):
     elements = {name: uid for name, uid in REQUIRED.items() if name != keyword}
     source = parsed(elements | ({} if value is None else {keyword: value}))
@@ -234,6 +234,17 @@ def test_without_a_uid_there_is_no_document(keyword, value, refusal, display, id
         compose_sr(source, refusal, identity)
     assert keyword in str(raised.value)
     assert raised.value.code == "incomplete-source"
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+@pytest.mark.parametrize("keyword", sorted({*REQUIRED} - {"SOPClassUID"}))
+def test_a_uid_with_a_leading_zero_is_referred_to_as_it_is(keyword, refusal, identify):
+    """Given a device that writes such UIDs, as some do, then its film has a report: the node has answered Success."""
+    source = parsed({**REQUIRED, keyword: b"1.2.03.4"})
+
+    report = compose_sr(source, refusal, identify(parsed(REQUIRED), "sr"))
+    verify(report, source, refusal)
+    assert "1.2.03.4" in str(report)
 
 
 def test_numbers_and_items_of_junk_are_nothing(dx):
