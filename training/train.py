@@ -300,9 +300,9 @@ def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
     RecipeError, RunError, DataError
         As :func:`make_fresh_net`, :meth:`Start.apply` and :func:`pools_of`, for whichever phase.
     """
+    net = job.start.apply(recipe.target, make_fresh_net(recipe))
     for phase in recipe.phases:
         pools_of(phase, films)
-    net = job.start.apply(recipe.target, make_fresh_net(recipe))
     loss, device = LOSSES[recipe.loss], job.machine.device
     reference = np.array([film.reading.age_months for film in films.validation])
     for place, phase in enumerate(recipe.phases):
