@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from inference.bundle import DETECTOR, SEPARATOR, Bundle, bundles_folder, canonical_name, file_sha256, list_methods
 from inference.errors import BundleError
 from inference.finding import ModelIdentity
-from inference.intervals import Calibration
+from inference.intervals import UNCALIBRATED, Calibration
 from inference.method import DEFAULT_METHOD, method_names, open_method
 
 if TYPE_CHECKING:
@@ -237,7 +237,8 @@ def _nets(name: str, config: dict[str, Any], recorded: dict[str, str]) -> dict[s
 
 def _wrong_intervals(bundle: Bundle) -> Iterator[str]:
     try:
-        Calibration.parse(bundle.read_json(_CALIBRATION))
+        if Calibration.parse(bundle.read_json(_CALIBRATION)).split == UNCALIBRATED:
+            yield f"its calibration was broken off; {_CALIBRATE}{bundle.folder.name} --data DATA."
     except FileNotFoundError:
         yield f"there are no intervals (calibration.json); {_CALIBRATE}{bundle.folder.name} --data DATA."
     except (BundleError, ValueError) as error:

@@ -29,7 +29,7 @@ from inference.finding import (
     Sex,
     Subject,
 )
-from inference.intervals import Calibration
+from inference.intervals import UNCALIBRATED, Calibration
 from inference.method import DEFAULT_METHOD
 from inference.recalibration import Recalibration
 from inference.sex_alarm import SexAlarm, other
@@ -185,6 +185,7 @@ class Engine:
         folder: Path | None = None,
         form: Form = "eager",
         stages: str | None = None,
+        uncalibrated: bool = False,
     ) -> Engine:
         """Load a method's bundle and the detector's.
 
@@ -205,6 +206,8 @@ class Engine:
             How the age network computes; "eager" is what the node runs, see ``inference.torch_backend.Form``.
         stages
             One of ``inference.method.STAGE_METHODS`` that tells the stages of bones beside the method's age.
+        uncalibrated
+            Take intervals, too, that only stand there while the method is being calibrated: they promise nothing.
 
         Raises
         ------
@@ -224,7 +227,7 @@ class Engine:
             return Stager(network, ModelIdentity(canonical_name(name), label, opened.version, weights_sha256))
 
         network, identity = open_one(method, bundle, form)
-        calibration, sex_alarm = read_intervals(bundle)
+        calibration, sex_alarm = read_intervals(bundle, uncalibrated=uncalibrated)
         return cls(
             TorchLocator(detector, where),
             network,
@@ -382,13 +385,14 @@ class Engine:
         return Refusal(code, sentence, remedy, subject, flags=(*flags, *subject.flags), model=self.identity)
 
 
-def read_intervals(bundle: Bundle) -> tuple[Calibration, SexAlarm | None]:
+def read_intervals(bundle: Bundle, *, uncalibrated: bool = False) -> tuple[Calibration, SexAlarm | None]:
     """Return a bundle's intervals and its alarm for a wrong sex, if it has one.
 
     Raises
     ------
     BundleError
-        If there are no intervals, or what is there cannot be used.
+        If there are no intervals, or what is there cannot be used, or, unless ``uncalibrated``, is what a calibration
+        that was broken off has left.
     """
     name = bundle.folder.name
     remedy = f"run boneage-node calibrate --method {name} --data DATA"
@@ -398,7 +402,10 @@ def read_intervals(bundle: Bundle) -> tuple[Calibration, SexAlarm | None]:
         raise BundleError(f"Bundle {name!r} has no intervals (calibration.json): {remedy}.") from error
     except ValueError as error:
         raise BundleError(f"The intervals of bundle {name!r} (calibration.json) cannot be read: {remedy}.") from error
-    return Calibration.parse(table), SexAlarm.parse(table)
+    calibration = Calibration.parse(table)
+    if calibration.split == UNCALIBRATED and not uncalibrated:
+        raise BundleError(f"Bundle {name!r} has no intervals: its calibration was broken off; {remedy}.")
+    return calibration, SexAlarm.parse(table)
 
 
 def _places(image: Grey, hand: LocatedHand, corner: tuple[int, int]) -> tuple[Box | None, tuple[Roi, ...]]:

@@ -16,6 +16,9 @@ import numpy as np
 from inference.errors import BundleError
 from inference.finding import Sex
 
+UNCALIBRATED = "none"
+"""The split of intervals that only stand there while a method is being calibrated, or a run compared."""
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:

@@ -23,10 +23,8 @@ from typing import Any
 from inference.bundle import SEPARATOR, Bundle, bundles_folder, canonical_name, open_bundle
 from inference.errors import BundleError
 from inference.finding import Sex
-from inference.intervals import Calibration
+from inference.intervals import UNCALIBRATED, Calibration
 
-UNCALIBRATED = "none"
-"""The split of intervals that only stand there while a method is being calibrated."""
 _KNOTS_MONTHS = tuple(float(age) for age in range(0, 241, 6))
 
 

@@ -20,6 +20,7 @@ from inference.bundle import DETECTOR, bundles_folder, file_sha256, list_methods
 from inference.detector import make_finder, make_landmark_net
 from inference.engine import Engine
 from inference.errors import BundleError
+from inference.intervals import UNCALIBRATED
 from inference.method import DEFAULT_METHOD, method_names, open_method
 from training import export
 from training.card import main as write_card
@@ -364,6 +365,16 @@ def test_intervals_that_cannot_be_read_are_refused(folder):
     (folder / "global-local" / "configs" / "calibration.json").write_text("{")
     with pytest.raises(BundleError, match=r"cannot be read: run boneage-node calibrate --method global-local"):
         Engine.load("global-local", threads=1, device="cpu", folder=folder)
+
+
+def test_what_a_broken_off_calibration_leaves_is_no_interval(folder):
+    """Given a kill while films are read to calibrate on, then no film is read with what stood in for intervals."""
+    wide = {"level": 0.9, "ages_months": [0.0], "split": UNCALIBRATED, "half_widths_months": {"M": [240], "F": [240]}}
+    (folder / "global-local" / "configs" / "calibration.json").write_text(json.dumps(wide))
+    with pytest.raises(BundleError, match=r"broken off; run boneage-node calibrate --method global-local"):
+        Engine.load("global-local", threads=1, device="cpu", folder=folder)
+    assert catalogue.verify(["global-local"], folder) == 1
+    assert Engine.load("global-local", threads=1, device="cpu", folder=folder, uncalibrated=True)
 
 
 def test_a_bundle_tells_of_its_run(folder):

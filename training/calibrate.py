@@ -45,9 +45,9 @@ from inference.catalogue import identify
 from inference.engine import Engine
 from inference.errors import InferenceError
 from inference.finding import ModelIdentity, Sex
-from inference.intervals import Calibration
+from inference.intervals import UNCALIBRATED, Calibration
 from inference.method import DEFAULT_METHOD
-from inference.named_ensemble import UNCALIBRATED, calibration_path
+from inference.named_ensemble import calibration_path
 from inference.recalibration import SITE_MARK
 from training.annotations import read_annotations
 from training.arguments import positive_int
@@ -294,7 +294,7 @@ def _read_rows(arguments: argparse.Namespace, path: Path) -> tuple[list[Row], st
         parts = ", ".join(str(table.get("part", file.stem)) for file, table in tables.items())
         return [row for file, table in tables.items() for row in rows_of(table, file.name)], f"films of {parts}", None
     with _some_intervals(path):
-        engine = Engine.load(arguments.method, threads=arguments.threads)
+        engine = Engine.load(arguments.method, threads=arguments.threads, uncalibrated=True)
     films, words = load_half(arguments.data, ["validation"]), part_of_films(arguments.data, "validation")
     if arguments.small and is_project_folder(arguments.data):
         aspects = {rsna_id: a.aspect for rsna_id, a in read_annotations(arguments.data).items()}

@@ -14,6 +14,7 @@ import torch
 
 from inference.bundle import UNCONVERGED, Bundle, open_bundle
 from inference.engine import Engine
+from inference.intervals import UNCALIBRATED
 from training.errors import DataError, RunError
 from training.evaluation.own_rois import BoxedFilm, detector_of, own_roi_figures
 from training.evaluation.reading import Row, cost, interpret, read_films, read_json, rows_of
@@ -90,7 +91,9 @@ def from_bundle(
     boxed: list[BoxedFilm] | None = None,
 ) -> Contestant:
     """Read films with a bundle's method; regions are judged on the boxed ones."""
-    engine = Engine.load(name, threads=computing.threads, device=computing.device, folder=folder)
+    engine = Engine.load(
+        name, threads=computing.threads, device=computing.device, folder=folder, uncalibrated=folder is not None
+    )
     _log.info("%s reads %d films", name, len(films))
     rows = read_films(engine, films)
     costs = cost(name, threads=computing.threads, device=computing.device, folder=folder)
@@ -106,7 +109,7 @@ def _milliseconds_on_cuda(
     name: str, films: list[Radiograph], computing: Computing, folder: Path | None
 ) -> float | None:
     """Return the median time of a film on CUDA, over the first of them; the very first only warms up."""
-    engine = Engine.load(name, threads=computing.threads, device="cuda", folder=folder)
+    engine = Engine.load(name, threads=computing.threads, device="cuda", folder=folder, uncalibrated=folder is not None)
     times = [row.milliseconds for row in read_films(engine, films[: _TIMED + 1])][1:]
     return float(np.median([one for one in times if one is not None])) if times else None
 
@@ -138,7 +141,7 @@ def from_run(
         folder = Path(made) / target
         save_weights(read_run(run), folder / "models" / "model.safetensors")
         write_metadata(folder, run.name, "A run.", recipe["method"], unconverged=unfinished(run))
-        none = {"level": 0.9, "ages_months": [0], "half_widths_months": {"M": [1], "F": [1]}, "split": "none"}
+        none = {"level": 0.9, "ages_months": [0], "half_widths_months": {"M": [1], "F": [1]}, "split": UNCALIBRATED}
         (folder / "configs" / "calibration.json").write_text(json.dumps(none))
         read = from_bundle(target, films, computing, Path(made), boxed)
     label = labelled(run.name, converged=read.converged)
