@@ -208,7 +208,8 @@ class Node:
         return recorded
 
     def _end_association(self, end: AssociationEnd) -> None:
-        if self._intake.end_association(end.association_id, end.calling_ae):
+        # One that broke may have meant to bring more: what it brought waits for the rest, or for the quiet period.
+        if end.released and self._intake.end_association(end.association_id, end.calling_ae):
             self._wake()
 
     def _is_known(self, path: Path) -> bool:

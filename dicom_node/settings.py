@@ -270,7 +270,7 @@ class SenderPeer(_Section):
     name: Name
     ae_title: AETitle
     host: str | None = None  # where given, the address the caller must have
-    whole_study_per_association: bool = False  # True: the study is complete when the association ends
+    whole_study_per_association: bool = False  # True: the study is complete when the association is released
 
 
 class WorklistPeer(_Section):

@@ -12,9 +12,21 @@ import pytest
 import sqlalchemy as sa
 from pydicom import Dataset, dcmread
 from pydicom.uid import DigitalXRayImageStorageForProcessing, generate_uid
+from pynetdicom import AE
 
 from conformance.films import PATIENT, make_film
-from conformance.nodes import Journal, document_uids, held_uids, ledger, make_settings, run_node, send, states
+from conformance.nodes import (
+    NODE,
+    SENDER,
+    Journal,
+    document_uids,
+    held_uids,
+    ledger,
+    make_settings,
+    run_node,
+    send,
+    states,
+)
 from conformance.stand_in import StandIn, estimate, refuse
 from dicom_node.archive import Archive, CallBack
 from dicom_node.assemble import reprocess
@@ -191,6 +203,29 @@ def test_a_whole_study_does_not_wait_for_its_quiet_period(journal: Journal, arch
         wait_for_state(journal, node, study, "committed")
         assert len(journal.of("assembled")) == 1
         assert len(archive.objects()) == 6
+
+
+def test_half_a_study_waits_for_the_rest_where_its_association_broke(
+    journal: Journal, archive: Archive, tmp_path: Path
+) -> None:
+    study = generate_uid()
+    first, second = (make_film(StudyInstanceUID=study) for _ in range(2))
+    settings = make_settings(
+        tmp_path / "node",
+        {"pacs": archive.address},
+        assemble={"quiet_period_s": 3600.0},
+        peers={"modality": {"whole_study_per_association": True}},
+    )
+    with run_node(settings, StandIn()) as node:
+        ae = AE(SENDER)
+        ae.add_requested_context(first.SOPClassUID, first.file_meta.TransferSyntaxUID)
+        assoc = ae.associate(*node.address, ae_title=NODE)
+        assert assoc.send_c_store(first).Status == 0x0000
+        assoc.abort()
+        journal.wait_for("receive.association-ended")
+        send(node.address, [second])
+        wait_for_state(journal, node, study, "committed")
+        assert len(journal.of("assembled")) == 1
 
 
 def test_dx_for_processing_is_taken_and_answered(journal: Journal, archive: Archive, tmp_path: Path) -> None:
