@@ -16,6 +16,7 @@ from training.ages import AgeBatch, LocatedFilm, Pool, age_batches, read_located
 from training.annotations import DISAGREEMENT, Annotation, disagreement, read_annotations
 from training.detector import (
     AnnotatedFilm,
+    _place,
     draw_heat,
     finder_batches,
     finder_loss,
@@ -50,6 +51,17 @@ def test_the_finders_target_marks_the_hand(annotated):
     assert 0 <= float(images.min()) <= float(images.max()) <= 1
     peaks = targets[:, 0].amax((1, 2))
     assert set(peaks.tolist()) == {0.0, 1.0}, "some samples have a hand, some have none"
+
+
+def test_a_film_lies_on_the_finders_canvas_where_its_target_says():
+    """Given a fifth of the film's scale, then a point is drawn there and not up to half a pixel beside it."""
+    down, across = np.mgrid[:640, :640] + 0.5
+    film = np.rint(255 * np.exp(-((across - 210) ** 2 + (down - 310) ** 2) / (2 * 25**2))).astype(np.uint8)
+    matrix = np.array([[0.2, 0.0, 3.0], [0.0, 0.2, 1.0]])
+    canvas = _place(film, matrix, 128, np.random.default_rng(2)).astype(np.float64)
+    rows, columns = np.mgrid[:128, :128] + 0.5
+    middle = [(canvas * axis).sum() / canvas.sum() for axis in (columns, rows)]
+    assert middle == pytest.approx([45.0, 63.0], abs=0.11)
 
 
 def test_heat_peaks_at_one_only_where_a_point_is():

@@ -100,6 +100,8 @@ def _grey_changes(
 
 def _place(image: Grey, matrix: Float, side: int, generator: np.random.Generator) -> Grey:
     """Warp a film onto a square by a film-to-canvas matrix; outside is replicated or one grey."""
+    linear = matrix[:, :2]
+    matrix = np.column_stack([linear, matrix[:, 2] + linear @ (0.5, 0.5) - 0.5])  # cv2 has pixel centres at integers
     if generator.random() < 0.5:
         warped = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
     else:
