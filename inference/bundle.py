@@ -98,7 +98,8 @@ def open_bundle(name: str, folder: Path | None = None) -> Bundle:
     Raises
     ------
     BundleError
-        If the bundle does not exist, or a weight file is missing or differs from its recorded hash.
+        If the bundle does not exist, its description cannot be read, or a weight file is missing or differs from its
+        recorded hash.
     """
     root = (folder or bundles_folder()) / name
     metadata_path = root / "configs" / "metadata.json"
@@ -111,14 +112,20 @@ def open_bundle(name: str, folder: Path | None = None) -> Bundle:
         if name in method_names():
             raise BundleError(f"Method {name!r} has no weights here: train and export it, or use one of: {installed}.")
         raise BundleError(f"There is no model bundle named {name!r}; installed are: {installed}.")
-    metadata = json.loads(metadata_path.read_text())
-    for file, expected in metadata["weights_sha256"].items():
+    try:
+        metadata, config = (
+            json.loads((root / "configs" / file).read_text()) for file in ("metadata.json", "inference.json")
+        )
+        recorded, config = dict(metadata["weights_sha256"]), dict(config)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BundleError(f"The description of bundle {name!r} cannot be read; install the package again.") from error
+    for file, expected in recorded.items():
         path = root / "models" / file
         if not path.is_file():
             raise BundleError(f"Bundle {name!r} lacks its weight file {file}; install the package again.")
         if file_sha256(path) != expected:
             raise BundleError(f"Weight file {file} of bundle {name!r} differs from its recorded hash; install again.")
-    return Bundle(root, metadata, json.loads((root / "configs" / "inference.json").read_text()))
+    return Bundle(root, metadata, config)
 
 
 def file_sha256(path: Path) -> str:

@@ -361,6 +361,15 @@ def test_intervals_of_ensembles_go_with_a_members_weights(folder, caplog):
         assert f"calibrate --method {name} --data DATA" in caplog.text
 
 
+@pytest.mark.parametrize("file", ["metadata.json", "inference.json"])
+@pytest.mark.parametrize("content", ['{"name":', "3"])
+def test_a_description_that_cannot_be_read_is_refused(folder, file, content):
+    """Given a torn description, or what is none, then the bundle and the remedy are named."""
+    (folder / "global-local" / "configs" / file).write_text(content)
+    with pytest.raises(BundleError, match=r"description of bundle 'global-local' cannot be read; install"):
+        Engine.load("global-local", threads=1, device="cpu", folder=folder)
+
+
 def test_intervals_that_cannot_be_read_are_refused(folder):
     (folder / "global-local" / "configs" / "calibration.json").write_text("{")
     with pytest.raises(BundleError, match=r"cannot be read: run boneage-node calibrate --method global-local"):
