@@ -34,9 +34,7 @@ class RefusalCode(StrEnum):
     UNREADABLE_PIXELS = "unreadable-pixels"
     UNSUPPORTED_OBJECT = "unsupported-object"
     POOR_IMAGE = "poor-image"
-    AMBIGUOUS_HANDS = "ambiguous-hands"
     SEX_UNKNOWN = "sex-unknown"
-    OUT_OF_RANGE = "out-of-range"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +142,7 @@ class Estimate:
     laterality: Laterality  # of the hand that was read
     hand: Box
     rois: tuple[Roi, ...]  # the 18 of inference.anatomy.ROI_NAMES, in that order, those that were found
-    hands_found: int  # 1 or 2
+    hands_found: int  # 1 or more
     quality: float  # 0..1, the detector's mean score over the ROIs
     flags: tuple[Flag, ...]
     model: ModelIdentity

@@ -196,9 +196,7 @@ REFUSALS: dict[RefusalCode, Code] = {
     RefusalCode.UNREADABLE_PIXELS: _own("UNREADABLE", "No bone age: the pixels cannot be decoded"),
     RefusalCode.UNSUPPORTED_OBJECT: _own("UNSUPPORTED", "No bone age: this kind of object is not supported"),
     RefusalCode.POOR_IMAGE: _own("POOR-IMAGE", "No bone age: the image quality does not allow it"),
-    RefusalCode.AMBIGUOUS_HANDS: _own("AMBIGUOUS-HANDS", "No bone age: the hands cannot be told apart"),
     RefusalCode.SEX_UNKNOWN: _own("SEX-UNKNOWN", "No bone age: the sex is not known"),
-    RefusalCode.OUT_OF_RANGE: _own("OUT-OF-RANGE", "No bone age: outside the range the method is made for"),
 }
 """One code for each reason of a refusal."""
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from inference.catalogue import identify
 from inference.errors import BundleError
 from inference.finding import Sex
-from inference.intervals import Calibration
+from inference.intervals import UNCALIBRATED, Calibration
 from training import calibrate as command
 from training.calibrate import KNOTS_MONTHS, Sample, Scale, calibrate, rank
 from training.errors import DataError
@@ -242,6 +242,27 @@ def test_what_else_the_file_holds_stays(tmp_path):
     assert written["sex_alarm"] == {"logit": 1.7}
     assert "edges_months" not in written
     assert not Calibration.parse(written).binned
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"level":', "[]", json.dumps(BINNED | {"half_widths_months": {}}), json.dumps(BINNED | {"sex_alarm": {}})],
+)
+def test_a_file_that_no_engine_opens_is_written_anew(tmp_path, caplog, content):
+    """Given a torn or unusable file, which the engine refuses with the advice to calibrate, then that mends it."""
+    path = tmp_path / "a" / "configs" / "calibration.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with command._some_intervals(path):
+        assert Calibration.parse(json.loads(path.read_text())).split == UNCALIBRATED
+    assert not path.exists()
+    assert "python -m training.sexes measures it" in caplog.text
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    command.write_calibration(path, calibrate(made_up(60, lambda _age, _male: 8.0), "made up"))
+    table = json.loads(path.read_text())
+    assert Calibration.parse(table).split == "made up"
+    assert "sex_alarm" not in table
 
 
 def test_the_command_refuses_rows_that_are_none(tmp_path):

@@ -170,6 +170,12 @@ def test_a_pack_is_trained_within_its_time_resumed_and_taken_home(packed, tmp_pa
     )
     assert all(path.stat().st_size <= 500_000 for path in out.iterdir())
     assert len(list(out.glob("weights.safetensors.*"))) > 1
+    for file in ("figures.json", "weights.safetensors.00"):
+        whole = (out / file).read_bytes()
+        (out / file).write_bytes(whole[:-7])
+        with pytest.raises(RunError, match="is torn; bring all files"):
+            take(out, tmp_path / "home")
+        (out / file).write_bytes(whole)
     take(out, tmp_path / "home")
     assert read_about(tmp_path / "home")["recipe"]["method"]["width"] == 0.0625
     ours, theirs = read_run(tmp_path / "home"), read_run(job.run)

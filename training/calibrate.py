@@ -43,12 +43,13 @@ from scipy.stats import beta
 from inference.bundle import canonical_name
 from inference.catalogue import identify
 from inference.engine import Engine
-from inference.errors import InferenceError
+from inference.errors import BundleError, InferenceError
 from inference.finding import ModelIdentity, Sex
 from inference.intervals import UNCALIBRATED, Calibration
 from inference.method import DEFAULT_METHOD
 from inference.named_ensemble import calibration_path
 from inference.recalibration import SITE_MARK
+from inference.sex_alarm import SexAlarm
 from training.annotations import read_annotations
 from training.arguments import positive_int
 from training.errors import DataError, TrainingError, exit_code
@@ -56,7 +57,10 @@ from training.evaluation.ages import AGE_GROUPS_YEARS, in_group
 from training.evaluation.output import check_outputs
 from training.evaluation.reading import Row, read_films, read_json, rows_of
 from training.radiographs import is_project_folder, load_half, load_small
+from training.storage import write_text
 from training.terms import part_of_films
+
+_log = logging.getLogger(__name__)
 
 Float = npt.NDArray[np.float64]
 
@@ -240,15 +244,34 @@ def print_calibration(table: dict[str, Any]) -> None:
 
 def write_calibration(path: Path, table: dict[str, Any]) -> None:
     """Write the intervals; what else a ``calibration.json`` found there holds, such as the sex alarm, stays."""
-    before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    before = _read_usable(path) or {}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({k: v for k, v in before.items() if k not in _OWN} | table, indent=2) + "\n")
+    write_text(path, json.dumps({k: v for k, v in before.items() if k not in _OWN} | table, indent=2) + "\n")
+
+
+def _read_usable(path: Path) -> dict[str, Any] | None:
+    """Return what a ``calibration.json`` holds; None where there is none, or one that no engine opens, which goes."""
+    if not path.exists():
+        return None
+    try:
+        table: dict[str, Any] = json.loads(path.read_text())
+        Calibration.parse(table)
+        SexAlarm.parse(table)
+    except (ValueError, AttributeError, TypeError, BundleError):
+        path.unlink()
+        _log.warning(
+            "%s could not be used and is written anew; an alarm for a wrong sex that it may have held is gone: "
+            "python -m training.sexes measures it.",
+            path.name,
+        )
+        return None
+    return table
 
 
 @contextmanager
 def _some_intervals(path: Path) -> Iterator[None]:
     """Have intervals there for as long as an engine starts, which wants some; they play no part in its estimates."""
-    if path.exists():
+    if _read_usable(path) is not None:
         yield
         return
     wide = {"level": LEVEL, "ages_months": [0.0], "split": UNCALIBRATED, "half_widths_months": {"M": [240], "F": [240]}}

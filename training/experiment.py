@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load
 
 from inference.method import open_method
@@ -259,12 +260,17 @@ def take(results: Path, run_folder: Path) -> None:
     Raises
     ------
     RunError
-        If the folder holds a run already.
+        If the folder holds a run already, or what was brought is torn.
+    DataError
+        If something was not brought.
     """
     if (run_folder / "run.json").exists():
         raise RunError(f"{run_folder} holds a run; name a new folder.")
-    figures = json.loads(joined(results, _FIGURES))
-    weights = load(joined(results, _WEIGHTS))
+    try:
+        figures = json.loads(joined(results, _FIGURES))
+        weights = load(joined(results, _WEIGHTS))
+    except (ValueError, SafetensorError) as error:
+        raise RunError(f"What lies in {results} is torn; bring all files of the results again.") from error
     run_folder.mkdir(parents=True, exist_ok=True)
     for name, rows in figures["curves"].items():
         (run_folder / name).mkdir(exist_ok=True)
