@@ -19,7 +19,7 @@ from inference.method import weight_files_of
 from inference.pose import Pose
 from inference.torch_backend import TorchAgeNetwork
 from training import export
-from training.run import begin_run, finish_run
+from training.run import begin_run, finish_run, read_about, write_about
 
 FIRST = {"rows": 64, "columns": 48, "variant": "lite0"}
 MORE = [{"rows": 96, "columns": 64, "variant": "lite1"}, {"rows": 64, "columns": 48, "variant": "lite0"}]
@@ -27,7 +27,8 @@ MORE = [{"rows": 96, "columns": 64, "variant": "lite1"}, {"rows": 64, "columns":
 
 def begin(folder: Path, target: str, method: dict, seed: int) -> Path:
     phase = {"name": "a", "batch": 1, "sharp_share": 1, "epochs": 1, "steps_per_epoch": 1, "peak_learning_rate": 1e-3}
-    recipe = {"target": target, "loss": "density", "method": method, "phases": [phase]}
+    loss = "density" if target == "house" else "absolute"
+    recipe = {"target": target, "loss": loss, "method": method, "phases": [phase]}
     folder.mkdir()
     begin_run(folder, {"target": target, "seed": seed, "recipe": recipe})
     return folder
@@ -123,6 +124,10 @@ def test_networks_that_cannot_be_read_together_are_refused(runs, tmp_path, monke
     for more, words in ((plain, "all be equalised"), (other, "Only house")):
         assert export.main(["age", "--run", str(runs[0]), "--more", str(more)]) == 2
         assert words in capsys.readouterr().err
+    about = read_about(other)
+    write_about(other, about | {"recipe": about["recipe"] | {"loss": "density"}})
+    assert export.main(["age", "--run", str(other)]) == 2
+    assert "judges answers of house only); train again" in capsys.readouterr().err
     assert not (tmp_path / "bundles").exists()
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from inference import familiarity
@@ -228,7 +229,11 @@ def _read_age_run(run: Path) -> tuple[dict[str, Any], Recipe]:
     about = read_about(run)
     if "phases" not in about.get("recipe", {}):
         raise RunError(f"{run} trained {about.get('target')}, no age method; export it with export detector.")
-    return about, Recipe.model_validate(about["recipe"])
+    try:
+        return about, Recipe.model_validate(about["recipe"])
+    except ValidationError as error:
+        said = "; ".join(one["msg"] for one in error.errors())
+        raise RunError(f"{run} has a recipe that is none any more ({said}); train again.") from error
 
 
 def _more_networks(first: Recipe, others: list[Recipe]) -> dict[str, Any]:
