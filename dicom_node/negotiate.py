@@ -25,9 +25,8 @@ from pynetdicom.presentation import negotiate_as_acceptor
 _APPLICATION_CONTEXT_NAME = "1.2.840.10008.3.1.1.1"  # PS3.7 annex A.2.1
 _PROTOCOL_VERSION_1 = 0x0001
 _KEPT_ANSWERS = 64
-_TITLES = slice(
-    10, 42
-)  # called and calling AE title (PS3.8 table 9-11); old devices pad them with NUL instead of blanks
+_TITLES = slice(10, 42)
+"""Called and calling AE title (PS3.8 table 9-11); old devices pad them with NUL instead of blanks."""
 
 
 class BrokenRequest(ValueError):

@@ -236,7 +236,7 @@ def test_without_a_uid_there_is_no_document(keyword, value, refusal, display, id
     assert raised.value.code == "incomplete-source"
 
 
-@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+@pytest.mark.filterwarnings(r"ignore:Invalid value for VR UI. '[0-9]+(\.[0-9]+)+'")
 @pytest.mark.parametrize("keyword", sorted({*REQUIRED} - {"SOPClassUID"}))
 def test_a_uid_with_a_leading_zero_is_referred_to_as_it_is(keyword, refusal, identify):
     """Given a device that writes such UIDs, as some do, then its film has a report: the node has answered Success."""
