@@ -1,4 +1,4 @@
-"""Poses: similarity transforms between template and film. Does not cover how well the detector finds them."""
+"""Poses: similarity transforms between template and film, and boxes in them. Not how well the detector finds them."""
 
 import cv2
 import numpy as np
@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.anatomy import POINT_NAMES
-from inference.detector import crop_upright
+from inference.anatomy import BOX_NAMES, POINT_NAMES
+from inference.detector import Landmarks, crop_upright
 from inference.pose import Pose, fit_pose, template_points
+from inference.preparation import make_rois
 
 
 def make_pose(angle_deg: float, scale: float, shift: tuple[float, float], *, mirrored: bool) -> Pose:
@@ -82,3 +83,34 @@ def test_a_window_beyond_a_large_film_shows_its_edge(left):
     patch = crop_upright(film, pose, 64, (left, 0.4, left + 0.1, 0.5))
     assert patch.shape == (64, 64)
     assert np.unique(patch).tolist() == [40 if left < 0 else 200]
+
+
+def iou_of(size: tuple[float, float], other: tuple[float, float]) -> float:
+    common = min(size[0], other[0]) * min(size[1], other[1])
+    return common / (size[0] * size[1] + other[0] * other[1] - common)
+
+
+@given(st.floats(15, 30), st.sampled_from((-1, 1)), st.sampled_from((0, 90, 180)), st.booleans())
+def test_a_tilted_bones_box_is_near_both_to_one_drawn_close_and_to_a_turned_one(tilt, side, quarter, mirrored):
+    width, height = 0.06, 0.12
+    pose = make_pose(quarter + side * tilt, 500, (300, 300), mirrored=mirrored)
+    landmarks = Landmarks(
+        pose.to_film(template_points()), np.ones(len(POINT_NAMES)), np.tile((width, height), (len(BOX_NAMES), 1)), pose
+    )
+    box = next(roi for roi in make_rois(landmarks) if roi.name == "radius").box
+    reach = np.abs(pose.matrix[:, :2])
+    turned = tuple(reach @ (width, height))
+    ellipse = tuple(np.sqrt(reach**2 @ np.square((width, height))))
+    found = (box.x1 - box.x0, box.y1 - box.y0)
+    assert ellipse[0] < found[0] < turned[0]
+    assert ellipse[1] < found[1] < turned[1]
+    assert iou_of(found, turned) > 0.7
+    assert iou_of(found, ellipse) > 0.7
+
+
+def test_an_upright_bones_box_is_its_size():
+    pose = make_pose(0, 500, (300, 300), mirrored=False)
+    sizes = np.tile((0.06, 0.12), (len(BOX_NAMES), 1))
+    rois = make_rois(Landmarks(pose.to_film(template_points()), np.ones(len(POINT_NAMES)), sizes, pose))
+    box = next(roi for roi in rois if roi.name == "radius").box
+    assert (box.x1 - box.x0, box.y1 - box.y0) == pytest.approx((30, 60))
