@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from inference.anatomy import BOX_NAMES, POINT_NAMES
 from inference.pose import Pose, fit_pose, template_points
+from inference.warp import warp
 
 FINDER_SIDE = 128
 """Side of the finder's letterboxed input in pixels."""
@@ -235,26 +236,6 @@ def _pose_at(maps: Float, row: int, column: int) -> Pose:
     return Pose(np.column_stack([linear, centre - linear @ origin]))
 
 
-def _region_shown(film: Grey, matrix: Float, extent: tuple[int, int], margin: int = 4) -> tuple[Grey, Float]:
-    """Cut the part of a film that a crop shows, with a margin; returns it and its corner (x, y) in the film."""
-    columns, rows = extent
-    corners = matrix @ np.array([[0, columns, 0, columns], [0, 0, rows, rows], [1, 1, 1, 1]], dtype=np.float64)
-    reach = margin * float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
-    whole = np.array([film.shape[1], film.shape[0]])
-    low = np.clip(np.floor(corners.min(1) - reach), 0, whole - 1).astype(int)
-    high = np.clip(np.ceil(corners.max(1) + reach), low + 1, whole).astype(int)
-    return film[low[1] : high[1], low[0] : high[0]], low.astype(np.float64)
-
-
-def _shrunk(film: Grey, scale: float) -> Grey:
-    """Make a part of a film smaller, at least a pixel wide and high: beyond the film a window shows a strip of edge."""
-    columns, rows = (round(side * scale) for side in film.shape[::-1])
-    if columns and rows:
-        return np.asarray(cv2.resize(film, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    extent = (max(1, columns), max(1, rows))
-    return np.asarray(cv2.resize(film, extent, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
 def crop_upright(
     film: Grey, pose: Pose, side: int | tuple[int, int], window: tuple[float, float, float, float]
 ) -> Grey:
@@ -262,21 +243,8 @@ def crop_upright(
 
     ``side`` is that of a square or (columns, rows) in pixels; the crop has shape (rows, columns).
     """
-    matrix = pose.warp_matrix(side, window)
     extent = (side, side) if isinstance(side, int) else side
-    # Area-like sampling: shrink first when the crop is much smaller than what it shows, and only what it shows.
-    factor = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
-    if factor > 2:
-        film, origin = _region_shown(film, matrix, extent)
-        matrix[:, 2] -= origin
-        small = _shrunk(film, 2 / factor)
-        ratio = np.array([small.shape[1] / film.shape[1], small.shape[0] / film.shape[0]])
-        matrix = matrix * ratio[:, None]
-        matrix[:, 2] += 0.5 * ratio - 0.5
-        film = small
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    crop = cv2.warpAffine(film, matrix, extent, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(crop, dtype=np.uint8)
+    return warp(film, pose.warp_matrix(side, window), extent)
 
 
 _VIEWS = ((1.0, 0.0), (0.92, 4.0), (1.08, -4.0))

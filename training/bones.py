@@ -32,6 +32,7 @@ from inference.palm import PALM_SIDE, PalmNet
 from inference.pose import template_points
 from inference.precise_baa import FILM_SIDE
 from inference.preparation import equalisation_table
+from inference.warp import warp_onto
 from training.annotations import read_annotations
 from training.arguments import positive, positive_int
 from training.cascade import detector_loss, palm_loss
@@ -144,7 +145,7 @@ def place(film: AnnotatedFilm, generator: np.random.Generator) -> Placed:
     scale = film.pose.scale * fit_scale
     centres, halves = points[_PLACES], film.sizes[_SIZE_PLACES] * scale / 2
     matrix = np.column_stack([turn, shift + turn @ (0.5, 0.5) - 0.5])  # cv2 has pixel centres at integers
-    square = cv2.warpAffine(film.pixels, matrix, (FILM_SIDE, FILM_SIDE), flags=cv2.INTER_AREA)
+    square = warp_onto(film.pixels, matrix, (FILM_SIDE, FILM_SIDE), fill=0)
     gamma = np.linspace(0, 1, 256) ** float(np.exp(generator.uniform(-0.4, 0.4)))
     grey = np.asarray(np.rint(255 * gamma), dtype=np.uint8)[square]
     boxes = np.concatenate([centres - halves, centres + halves], axis=1)

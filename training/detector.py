@@ -25,6 +25,7 @@ from inference.detector import (
     stretch,
 )
 from inference.pose import Pose, fit_pose, template_points
+from inference.warp import warp, warp_onto
 from training.errors import DataError
 
 Grey = npt.NDArray[np.uint8]
@@ -102,12 +103,9 @@ def _place(image: Grey, matrix: Float, side: int, generator: np.random.Generator
     """Warp a film onto a square by a film-to-canvas matrix; outside is replicated or one grey."""
     linear = matrix[:, :2]
     matrix = np.column_stack([linear, matrix[:, 2] + linear @ (0.5, 0.5) - 0.5])  # cv2 has pixel centres at integers
-    if generator.random() < 0.5:
-        warped = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
-    else:
-        fill = int(generator.choice([0, int(np.median(image)), int(generator.integers(0, 256))]))
-        warped = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_AREA, borderValue=fill)
-    return np.asarray(warped, dtype=np.uint8)
+    edge_goes_on = generator.random() < 0.5
+    fill = None if edge_goes_on else int(generator.choice([0, int(np.median(image)), int(generator.integers(0, 256))]))
+    return warp_onto(image, matrix, (side, side), fill=fill)
 
 
 def _then(second: Float, first: Float) -> Float:
@@ -250,17 +248,14 @@ def landmark_sample(
     middle = np.array([0.5, 0.5])
     pose = Pose(np.column_stack([linear, film.pose.to_film(middle + shift) - linear @ middle]))
     matrix = pose.warp_matrix(LANDMARK_SIDE, LANDMARK_WINDOW)
-    flags = cv2.INTER_AREA | cv2.WARP_INVERSE_MAP
-    if generator.random() < 0.5:
-        crop = cv2.warpAffine(film.pixels, matrix, (LANDMARK_SIDE,) * 2, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    else:
-        fill = int(generator.choice([0, int(np.median(film.pixels)), 255]))
-        crop = cv2.warpAffine(film.pixels, matrix, (LANDMARK_SIDE,) * 2, flags=flags, borderValue=fill)
+    edge_goes_on = generator.random() < 0.5
+    fill = None if edge_goes_on else int(generator.choice([0, int(np.median(film.pixels)), 255]))
+    crop = warp(film.pixels, matrix, (LANDMARK_SIDE, LANDMARK_SIDE), fill=fill)
     points: Float = np.column_stack([film.points, np.isfinite(film.points).all(1)]).astype(np.float64)
     unit = (LANDMARK_WINDOW[2] - LANDMARK_WINDOW[0]) / LANDMARK_SIDE
     points[:, :2] = (pose.to_template(film.points) - LANDMARK_WINDOW[0]) / unit
-    _hide(np.asarray(crop, dtype=np.uint8), points, generator)
-    grey, _ = _grey_changes(np.asarray(crop, dtype=np.uint8), generator, 0.05)
+    _hide(crop, points, generator)
+    grey, _ = _grey_changes(crop, generator, 0.05)
     sizes = film.sizes * film.pose.scale / pose.scale
     return grey, points.astype(np.float32), sizes.astype(np.float32)
 

@@ -33,6 +33,7 @@ from inference.anatomy import BOX_NAMES, POINT_NAMES, RUS_NAMES
 from inference.detector import Landmarks
 from inference.pose import template_points
 from inference.preparation import equalisation_table, make_rois
+from inference.warp import warp_onto
 from inference.yolo import HEAD_STRIDES, as_corners, place_boxes
 from training.detector import AnnotatedFilm
 
@@ -104,8 +105,7 @@ def place(
     shift = np.array(extent) / 2 + generator.normal(0, 0.03, 2) * extent - linear @ (columns / 2, rows / 2)
     matrix = np.column_stack([linear, shift + linear @ (0.5, 0.5) - 0.5])  # cv2 has pixel centres at integers
     equal = np.asarray(cv2.LUT(film.pixels, equalisation_table(film.pixels)), dtype=np.uint8)
-    placed = cv2.warpAffine(equal, matrix, extent, flags=cv2.INTER_AREA)
-    return np.asarray(placed, dtype=np.uint8), _moved(true_boxes(film), linear, shift)
+    return warp_onto(equal, matrix, extent, fill=0), _moved(true_boxes(film), linear, shift)
 
 
 def region_sample(
