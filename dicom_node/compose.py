@@ -34,6 +34,7 @@ from dicom_node.worklist import Size, ordered, size_of
 from inference.errors import FilmError
 from inference.film import display_bytes, read_film
 from inference.finding import Estimate, Finding
+from inference.subject import acquisition_date
 from reports import kinds
 from reports.clinic import Assessment, ClinicSettings, Height, assess
 from reports.errors import ReportError
@@ -131,6 +132,7 @@ class Composer:
             height_source=height,
             weight_kg=kilograms,
             priors=task.priors.results,
+            on=acquisition_date(source),
         )
         notes = (*assessment.notes, *task.priors.notes, *([] if unasked is None else [unasked]))
         return dataclasses.replace(assessment, notes=notes)

@@ -52,6 +52,7 @@ from reports.verify import MALFORMED
 log = structlog.get_logger(__name__)
 
 DAYS_PER_YEAR = 365.2425
+DAYS_PER_WEEK, MONTHS_PER_YEAR = 7.0, 12.0
 THIS_NODE, ARCHIVE, OLDER_FILM = "this node", "archive", "film of the archive, read by this node"
 UNASKED_EVENT = "priors-unasked"
 UNASKED = "Earlier results could not be asked of the archive."
@@ -181,7 +182,19 @@ def _prior(row: _Known) -> Prior | None:
     age, bone_age = row.chronological_age_months, row.bone_age_months
     if age is None or bone_age is None:
         return None
-    return Prior(row.acquired_on, age, bone_age, row.half_width_months, _source(row))
+    return Prior(row.acquired_on, age, bone_age, row.half_width_months, _source(row), _age_span_months(row, age))
+
+
+def _age_span_months(row: _Known, age_months: float) -> float:
+    """Return the span that an earlier chronological age leaves open: none where it was counted from a birth date.
+
+    The unit of a stated age is not kept: twelve months may be meant where the age is one of whole years.
+    """
+    if row.birth_key is not None:
+        return 0.0
+    if not age_months.is_integer():
+        return DAYS_PER_WEEK * MONTHS_PER_YEAR / DAYS_PER_YEAR
+    return 1.0 if age_months % MONTHS_PER_YEAR else MONTHS_PER_YEAR
 
 
 def _source(row: _Known) -> str:

@@ -88,9 +88,15 @@ class Subject:
 
     sex: Sex | None
     sex_source: str  # e.g. "PatientSex (0010,0040)", or why there is none
-    age_months: float | None  # chronological age at acquisition
+    age_months: float | None  # chronological age at acquisition; see age_span_months
     age_source: str  # e.g. "PatientBirthDate and AcquisitionDate", "PatientAge", or why there is none
     flags: tuple[Flag, ...] = ()  # contradictions found in the header
+    age_span_months: float = 0.0  # of an age in whole weeks, months or years: the true one lies in [age, age + this)
+
+    @property
+    def ages_months(self) -> tuple[float, float] | None:
+        """The youngest and the oldest age that the header can mean, the latter excluded; None where it has none."""
+        return None if self.age_months is None else (self.age_months, self.age_months + self.age_span_months)
 
 
 @dataclass(frozen=True, slots=True)

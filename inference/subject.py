@@ -48,11 +48,14 @@ def read_subject(ds: Dataset) -> Subject:
 
     Never raises for what a header holds. Age comes from PatientBirthDate and the first usable of AcquisitionDate,
     ContentDate, SeriesDate, StudyDate, in calendar months and fractions of a month; else from PatientAge (PS3.5 6.2,
-    VR AS), taken as it stands and flagged as coarse. A negative age and one above 25 years are flagged, and None.
+    VR AS), with the span it leaves open: "010Y" is an age from 10 up to 11 years. In months and years it is flagged,
+    too. A day's span is a birth date's own and does not count. A negative age and one above 25 years are flagged, and
+    None.
     """
     sex, sex_source, sex_flags = _read_sex(ds)
     age = _read_age(ds)
-    return Subject(sex, sex_source, age.months, age.source, (*sex_flags, *age.flags))
+    flags, span = (*sex_flags, *age.flags), 0.0 if age.months is None else age.coarseness_months
+    return Subject(sex, sex_source, age.months, age.source, flags, span)
 
 
 def acquisition_date(ds: Dataset) -> date | None:
@@ -147,7 +150,7 @@ def _stated_age(ds: Dataset) -> _Age:
     return _Age(
         int(match[1]) * months_per_unit,
         f"{name}, in whole {unit}",
-        months_per_unit,
+        0.0 if unit == "days" else months_per_unit,
         (Flag("age-coarse", sentence),) if months_per_unit >= 1 else (),
     )
 

@@ -63,23 +63,23 @@ def draw_chart(estimate: Estimate, assessment: Assessment, size: tuple[int, int]
     PIL.Image.Image or None
         None where the chronological age or the curves are missing.
     """
-    age, chart = estimate.subject.age_months, assessment.chart
-    if age is None or chart is None:
+    ages, chart = estimate.subject.ages_months, assessment.chart
+    if ages is None or chart is None:
         return None
-    field = _Field(size, _years(estimate, assessment, age))
+    field = _Field(size, _years(estimate, assessment, ages))
     picture = Image.new("RGB", (size[0] * SAMPLING, size[1] * SAMPLING), PANEL)
     draw = ImageDraw.Draw(picture)
     _draw_grid(draw, field)
     _draw_reference(picture, chart, field)
-    _draw_track(draw, estimate, assessment, field, age)
+    _draw_track(draw, estimate, assessment, field, ages)
     picture = picture.reduce(SAMPLING)
     _write(picture, field, title)
     return picture
 
 
-def _years(estimate: Estimate, assessment: Assessment, age: float) -> tuple[int, int]:
+def _years(estimate: Estimate, assessment: Assessment, ages: tuple[float, float]) -> tuple[int, int]:
     """Return the first and the last year shown: what there is to show, and some years around it."""
-    shown = [age, estimate.age_months, *(prior.bone_age_months for prior in assessment.track)]
+    shown = [*ages, estimate.age_months, *(prior.bone_age_months for prior in assessment.track)]
     shown += [prior.chronological_age_months for prior in assessment.track]
     low, high = min(*shown, estimate.interval_low_months), max(*shown, estimate.interval_high_months)
     first = max(0, min(floor(min(shown) / 12) - YEARS_AROUND, floor(low / 12)))
@@ -117,11 +117,20 @@ def _draw_reference(picture: Image.Image, chart: GrowthChart, field: _Field) -> 
 
 
 def _draw_track(
-    draw: ImageDraw.ImageDraw, estimate: Estimate, assessment: Assessment, field: _Field, age: float
+    draw: ImageDraw.ImageDraw, estimate: Estimate, assessment: Assessment, field: _Field, ages: tuple[float, float]
 ) -> None:
-    """Draw earlier results and this one, joined in the order of time; this one with its interval."""
+    """Draw earlier results and this one, joined in the order of time; this one with its interval.
+
+    Each lies at the middle of what its chronological age can mean, with that as a line to both sides.
+    """
+    age = sum(ages) / 2
     here = field.at(age, estimate.age_months)
-    earlier = [field.at(prior.chronological_age_months, prior.bone_age_months) for prior in assessment.track]
+    earlier = []
+    for prior in assessment.track:
+        first, last = prior.chronological_age_months, prior.chronological_age_months + prior.age_span_months
+        earlier.append(field.at((first + last) / 2, prior.bone_age_months))
+        _draw_span(draw, field, (first, last), prior.bone_age_months, AMBER)
+    _draw_span(draw, field, ages, estimate.age_months, CYAN)
     if earlier:
         draw.line([*earlier, here], AMBER, SAMPLING)
     for x, y in earlier:
@@ -132,6 +141,18 @@ def _draw_track(
         3 * SAMPLING,
     )
     _dot(draw, *here, 7, WHITE)
+
+
+def _draw_span(
+    draw: ImageDraw.ImageDraw,
+    field: _Field,
+    ages: tuple[float, float],
+    bone_age_months: float,
+    colour: tuple[int, int, int],
+) -> None:
+    """Draw the chronological ages that a bone age may belong to, where they are more than one."""
+    if ages[1] > ages[0]:
+        draw.line([field.at(age, bone_age_months) for age in ages], colour, 3 * SAMPLING)
 
 
 def _dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: int, colour: tuple[int, int, int]) -> None:

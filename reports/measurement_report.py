@@ -15,7 +15,7 @@ from pydicom.sr.coding import Code
 
 from inference.finding import BoneStage, Box, Estimate, Finding, Laterality, ModelIdentity, Refusal, Roi, Subject
 from reports import codes, content, wording
-from reports.clinic import Assessment, HeightPrediction, SdScore
+from reports.clinic import Assessment, HeightPrediction, SdScore, difference_of
 from reports.content import Item, Relation
 from reports.errors import UnplaceableFinding
 from reports.header import film_size, numbers_of, required_uid, text_of
@@ -24,6 +24,8 @@ from reports.phrases import Language, translated
 
 DIAGNOSTIC_SCORE = 0.7
 """From this mean detection score on an estimate's image is written as of diagnostic quality, below it as limited."""
+
+MONTHS_OF_YEAR = 12.0
 
 SERIAL_NUMBER_LENGTH = 16
 """Digits of the Device UID that stand for a serial number: software has none of its own."""
@@ -97,7 +99,9 @@ def subject_context(subject: Subject) -> list[Item]:
     if subject.sex is not None:
         items.append(content.code(codes.SUBJECT_SEX, codes.SEXES[subject.sex], relation=context))
     if subject.age_months is not None:
-        items.append(content.number(codes.SUBJECT_AGE, subject.age_months, codes.MONTH, relation=context))
+        in_years = subject.age_span_months >= MONTHS_OF_YEAR  # 10 years, not 120.0 months, where no more is known
+        age, unit = (subject.age_months / MONTHS_OF_YEAR, codes.YEAR) if in_years else (subject.age_months, codes.MONTH)
+        items.append(content.number(codes.SUBJECT_AGE, age, unit, relation=context))
     return items
 
 
@@ -327,13 +331,15 @@ def _give_or_take(half_width: float | None, unit: Code = codes.MONTH) -> list[It
 
 def _beside_population(assessment: Assessment | None) -> list[Item]:
     """TID 310 to 312: how the bone age stands to the reference population at this chronological age."""
-    if assessment is None or assessment.sd is None:
+    if assessment is None:
         return []
     score, properties = assessment.sd, Relation.HAS_PROPERTIES
-    reach = assessment.normal_sd * score.sd_months  # the range is what the normality beside it was told by
     items = []
     if assessment.verdict is not None:
         items.append(content.code(codes.NORMALITY, codes.VERDICTS[assessment.verdict], relation=properties))
+    if score is None:
+        return items if assessment.sd_range is None else [*items, *_reference(assessment.sd_range.oldest)]
+    reach = assessment.normal_sd * score.sd_months  # the range is what the normality beside it was told by
     return [
         *items,
         content.measure(codes.Z_SCORE_OF_MEASUREMENT, round(score.value, 4), codes.NO_UNITS, properties),
@@ -413,15 +419,22 @@ def _by(name: Code, value: str) -> Item:
 
 
 def _age_numbers(estimate: Estimate, language: Language) -> list[Item]:
-    """Chronological age, its source, and the difference; nothing where the header has no age."""
+    """Chronological age, its source, and the difference; nothing where the header has no age.
+
+    An age in whole weeks, months or years has what it leaves open as uncertainty; of whole years there is no difference
+    as a number, which viewers show without its uncertainty.
+    """
     subject = estimate.subject
-    items = []
-    if subject.age_months is not None:
-        source = _by(codes.VALUE_SOURCE, translated(subject.age_source, language))
-        apart = estimate.age_months - subject.age_months
-        items.append(content.number(codes.CHRONOLOGICAL_AGE, subject.age_months, codes.MONTH, source))
-        items.append(content.number(codes.AGE_DIFFERENCE, apart, codes.MONTH))
-    return items
+    if subject.age_months is None:
+        return []
+    span, apart = subject.age_span_months, difference_of(estimate)
+    source = _by(codes.VALUE_SOURCE, translated(subject.age_source, language))
+    open_above = _uncertainty(0.0, 0.0, span) if span else []
+    age = content.number(codes.CHRONOLOGICAL_AGE, subject.age_months, codes.MONTH, *open_above, source)
+    if apart is None:
+        return [age]
+    around = _give_or_take(span / 2) if span else []
+    return [age, content.number(codes.AGE_DIFFERENCE, apart, codes.MONTH, *around)]
 
 
 def _estimate_codes(estimate: Estimate, language: Language) -> list[Item]:

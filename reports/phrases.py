@@ -159,6 +159,21 @@ CHINESE: dict[str, str] = {
     "The chronological age lies outside the table of {title}: no SD score.": (
         "实际年龄超出 {title} 表的范围：无标准差分值。"
     ),
+    "The chronological age may lie outside the table of {title}: no SD score.": (
+        "实际年龄可能超出 {title} 表的范围：无标准差分值。"
+    ),
+    "Whether the bone age is advanced, delayed or normal depends on the exact chronological age, which is not known.": (
+        "骨龄提前、落后或正常取决于确切的实际年龄，而该年龄不明。"
+    ),
+    "{method} depends on the exact chronological age, which is not known: no adult height by it.": (
+        "{method} 取决于确切的实际年龄，而该年龄不明：未据此预测成年身高。"
+    ),
+    "The change of the SD score is not known: one of the chronological ages is not known exactly.": (
+        "标准差分值的变化不明：其中一个实际年龄不确切。"
+    ),
+    "The change since earlier results is not known: the time between them is not known exactly.": (
+        "与既往结果相比的变化不明：其间隔时间不确切。"
+    ),
     "This is a test of the connection to the archive, not a result.": "这是与归档系统的连接测试，不是结果。",
     "Earlier results could not be asked of the archive.": "未能向归档系统查询既往结果。",
     "Earlier results under this PatientID have another birth date or sex: nothing is compared. Check whose they are.": (

@@ -20,7 +20,7 @@ from inference.finding import (
     Sex,
     Subject,
 )
-from reports.clinic import Assessment, Course, Height, HeightPrediction, Prior, SdScore, StageAge
+from reports.clinic import Assessment, Course, Height, HeightPrediction, Prior, ScoreRange, SdScore, StageAge
 from reports.phrases import REGIONS, Language, translated
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
@@ -148,18 +148,52 @@ def chronological_age(subject: Subject, language: Language = "en") -> str:
     if subject.age_months is None:
         return _either(language, f"Chronological age: not known ({source})", f"实际年龄：不明 ({source})")
     age = f"{years_and_months(subject.age_months, language)} ({months(subject.age_months, language)})"
+    if subject.age_span_months:
+        age = _age_span(subject.age_months, subject.age_months + subject.age_span_months, language)
     return _either(language, f"Chronological age {age}, from {source}", f"实际年龄 {age}，来自 {source}")
 
 
+def _age_span(low: float, high: float, language: Language) -> str:
+    """Return "10 y 0 mo up to 11 y 0 mo (120.0 to 132.0 months)": what an age in whole years can mean."""
+    youngest, oldest = years_and_months(low, language), years_and_months(high, language)
+    ends = youngest if youngest == oldest else f"{youngest}{_either(language, ' up to ', ' 至不满 ')}{oldest}"
+    return f"{ends} ({one_decimal(low)}{_to(language)}{months(high, language)})"
+
+
+def _to(language: Language) -> str:
+    return _either(language, " to ", " 至 ")
+
+
 def difference(estimate: Estimate, language: Language = "en") -> str | None:
-    """Return how far bone age and chronological age lie apart, None where there is no chronological age."""
+    """Return how far bone age and chronological age lie apart, None where there is no chronological age.
+
+    A range where the chronological age is known in whole weeks, months or years.
+    """
     if estimate.subject.age_months is None:
         return None
     apart = estimate.age_months - estimate.subject.age_months
+    if estimate.subject.age_span_months:
+        return _difference_span(apart - estimate.subject.age_span_months, apart, language)
     if one_decimal(apart) == "0.0":
         return _either(language, "Bone age equals chronological age", "骨龄与实际年龄相等")
     size = months(abs(apart), language)
     if apart > 0:
+        return _either(language, f"Bone age is {size} ahead of chronological age", f"骨龄比实际年龄提前 {size}")
+    return _either(language, f"Bone age is {size} behind chronological age", f"骨龄比实际年龄落后 {size}")
+
+
+def _difference_span(low: float, high: float, language: Language) -> str:
+    """Return between which differences that of bone age and chronological age lies."""
+    if low < 0 < high:
+        behind, ahead = months(-low, language), months(high, language)
+        return _either(
+            language,
+            f"Bone age is between {behind} behind and {ahead} ahead of chronological age",
+            f"骨龄与实际年龄之差在落后 {behind} 至提前 {ahead} 之间",
+        )
+    near, far = sorted((abs(low), abs(high)))
+    size = f"{one_decimal(near)}{_to(language)}{months(far, language)}"
+    if high > 0:
         return _either(language, f"Bone age is {size} ahead of chronological age", f"骨龄比实际年龄提前 {size}")
     return _either(language, f"Bone age is {size} behind chronological age", f"骨龄比实际年龄落后 {size}")
 
@@ -260,6 +294,35 @@ def sd_score(score: SdScore, language: Language = "en") -> str:
         low, high = map(signed, score.interval)
         around = f"90 % {low}{_either(language, ' to ', ' 至 ')}{high}{_either(language, '; ', '；')}"
     return f"{name} {signed(score.value)} ({around}{score.reference.title}: {mean}, SD {sd})"
+
+
+def score_range(scores: ScoreRange, language: Language = "en") -> str:
+    """Return "SD score -0.7 to +0.6, by exact age from 10 y 0 mo up to 11 y 0 mo (90 % -2.1 to +1.9; ...)"."""
+    name, to = _either(language, "SD score", "标准差分值 (SDS)"), _to(language)
+    youngest, oldest = (years_and_months(age, language) for age in scores.ages_months)
+    value = f"{signed(scores.low)}{to}{signed(scores.high)}"
+    by_age = _either(
+        language,
+        f", by exact age from {youngest} up to {oldest}",
+        f"，取决于确切年龄 ({youngest} 至不满 {oldest})",
+    )
+    low, high = map(signed, scores.interval)
+    title = scores.oldest.reference.title
+    return f"{name} {value}{by_age} (90 % {low}{to}{high}{_either(language, '; ', '；')}{title})"
+
+
+def usual_ranges(scores: ScoreRange, language: Language = "en") -> str:
+    """Return the bone ages within two standard deviations of the mean at both ends of a chronological age's span."""
+    youngest, oldest = (years_and_months(age, language) for age in scores.ages_months)
+    first, last = (
+        f"{years_and_months(score.low_months, language)}{_to(language)}{years_and_months(score.high_months, language)}"
+        for score in (scores.youngest, scores.oldest)
+    )
+    return _either(
+        language,
+        f"Mean -/+ 2 SD: {first} at {youngest}, {last} at {oldest}",
+        f"均值 ±2 SD：{youngest}时 {first}，{oldest}时 {last}",
+    )
 
 
 def usual_range(score: SdScore, language: Language = "en") -> str:
@@ -372,6 +435,8 @@ def assessed(assessment: Assessment | None, language: Language = "en") -> list[s
     lines: list[str] = []
     if assessment.sd is not None:
         lines += [sd_score(assessment.sd, language), usual_range(assessment.sd, language)]
+    if assessment.sd_range is not None:
+        lines += [score_range(assessment.sd_range, language), usual_ranges(assessment.sd_range, language)]
     said = verdict(assessment, language)
     lines += [] if said is None else [said]
     lines += [stage_age(age, language) for age in assessment.stage_ages]

@@ -102,6 +102,24 @@ def test_a_clash_is_said_in_what_an_archive_gets(tmp_path: Path, clash: dict[str
     assert all("Check whose they are." not in said(one) for one in (alone, other))
 
 
+def test_ages_in_whole_years_are_compared_by_days(department: Department) -> None:
+    """Given "009Y" and "010Y" on films a year and a half apart, then the velocity is that of a year and a half."""
+    header = {"PatientBirthDate": "", "PatientAge": "009Y"}
+    department.read(film("1.2.1", "20240101", 110.0, **header))
+    report = department.read(film("1.2.2", "20250701", 128.0, **header | {"PatientAge": "010Y"}))
+    assert earlier_ages(report) == [110.0]
+    assert velocity(report) == pytest.approx(12.0)
+    assert "The change of the SD score is not known" in said(report)
+
+
+def test_an_earlier_age_in_whole_years_is_not_taken_for_an_exact_one(department: Department) -> None:
+    """Given "009Y" first and a birth date later, then the time between is counted by days, and no score's change."""
+    department.read(film("1.2.1", "20240101", 110.0, PatientBirthDate="", PatientAge="009Y"))
+    report = department.read(film("1.2.2", "20250701", 128.0))
+    assert velocity(report) == pytest.approx(12.0)
+    assert "The change of the SD score is not known" in said(report)
+
+
 def test_without_an_id_nothing_is_compared(department: Department) -> None:
     department.read(film("1.2.1", "20240101", 110.0, PatientID=""))
     assert earlier_ages(department.read(film("1.2.2", "20250101", 125.0, PatientID=""))) == []

@@ -109,6 +109,7 @@ def test_age_in_months_and_days(birth, study, months):
     subject = read(PatientBirthDate=birth, AcquisitionDate=study)
 
     assert subject.age_months == pytest.approx(months)
+    assert subject.age_span_months == 0
     assert subject.age_source == "PatientBirthDate and AcquisitionDate"
     assert codes(subject) == []
 
@@ -164,20 +165,22 @@ def test_ages_no_child_has_are_flagged(values):
 
 
 @pytest.mark.parametrize(
-    ("value", "months", "unit", "flags"),
+    ("value", "months", "span", "unit", "flags"),
     [
-        ("011Y", 132.0, "years", ["age-coarse"]),
-        ("11Y", 132.0, "years", ["age-coarse"]),
-        ("130M", 130.0, "months", ["age-coarse"]),
-        ("050W", 50 * 7 * 12 / 365.25, "weeks", []),
-        ("0300D", 300 * 12 / 365.25, "days", []),
-        ("300d", 300 * 12 / 365.25, "days", []),
+        ("011Y", 132.0, 12.0, "years", ["age-coarse"]),
+        ("11Y", 132.0, 12.0, "years", ["age-coarse"]),
+        ("130M", 130.0, 1.0, "months", ["age-coarse"]),
+        ("050W", 50 * 7 * 12 / 365.25, 7 * 12 / 365.25, "weeks", []),
+        ("0300D", 300 * 12 / 365.25, 0.0, "days", []),
+        ("300d", 300 * 12 / 365.25, 0.0, "days", []),
     ],
 )
-def test_stated_ages(value, months, unit, flags):
+def test_stated_ages(value, months, span, unit, flags):
+    """Given an age in whole units, then it is any from that many on to one more; of days as exact as a birth date."""
     subject = read(PatientAge=value)
 
     assert subject.age_months == pytest.approx(months)
+    assert subject.ages_months == pytest.approx((months, months + span))
     assert subject.age_source == f"PatientAge (0010,1010), in whole {unit}"
     assert codes(subject) == flags
 

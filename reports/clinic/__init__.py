@@ -1,6 +1,6 @@
 """What a bone age means for a child: SD scores, adult height, ages by stages, and the course since earlier results."""
 
-from reports.clinic.assessment import assess
+from reports.clinic.assessment import assess, difference_of
 from reports.clinic.model import (
     Assessment,
     ClinicSettings,
@@ -11,6 +11,7 @@ from reports.clinic.model import (
     Prior,
     Reference,
     ReferenceName,
+    ScoreRange,
     SdScore,
     StageAge,
     Verdict,
@@ -26,8 +27,10 @@ __all__ = [
     "Prior",
     "Reference",
     "ReferenceName",
+    "ScoreRange",
     "SdScore",
     "StageAge",
     "Verdict",
     "assess",
+    "difference_of",
 ]

@@ -6,8 +6,12 @@ becomes shorter: a prediction below the present height is none, and no range beg
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
 from inference.finding import Sex
 from reports.clinic.model import HeightPrediction
+from reports.clinic.sd_scores import steps_between
 from reports.clinic.tables import SEX_KEYS, interpolated, table
 
 PLAUSIBLE_CM = (45.0, 220.0)
@@ -25,6 +29,10 @@ RECUMBENT_CM = 1.25
 
 BAYLEY_PINNEAU = "Bayley-Pinneau"
 RWT = "RWT 1975"
+MOST_OPEN_CM = 1.0
+"""Where the span of the chronological age moves a prediction by more, there is none. An age in whole years does so by
+RWT always, by Bayley and Pinneau where it leaves the table to choose open."""
+OPEN_HEIGHT = "{method} depends on the exact chronological age, which is not known: no adult height by it."
 RWT_ASSUMED = RWT + " (mean height of the parents assumed: {cm:.1f} cm)"
 
 Outcome = HeightPrediction | str
@@ -109,3 +117,55 @@ def rwt(
     half = None if assumed else interpolated(entry["half_width"][SEX_KEYS[sex]], age_months)
     method = RWT_ASSUMED.format(cm=midparent_cm) if assumed else RWT
     return _predicted(method, height, None if half is None else half[0], entry["citation"], height_cm)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a prediction is made from beside ages and sex; see :func:`rwt`."""
+
+    height_cm: float
+    weight_kg: float | None
+    midparent_cm: float | None
+    assumed: bool
+
+    def plausible(self) -> Body:
+        """Return the same without a weight that no child has."""
+        usable = self.weight_kg is not None and PLAUSIBLE_KG[0] <= self.weight_kg <= PLAUSIBLE_KG[1]
+        return self if usable else replace(self, weight_kg=None)
+
+
+Predictor = Callable[[float, float], Outcome]
+"""Of bone age and chronological age, months."""
+
+
+def predictors(sex: Sex, body: Body) -> dict[str, Predictor]:
+    """Return the methods by their names, for one child."""
+
+    def by_bayley_pinneau(bone_age_months: float, age_months: float) -> Outcome:
+        return bayley_pinneau(body.height_cm, bone_age_months, age_months, sex)
+
+    def by_rwt(bone_age_months: float, age_months: float) -> Outcome:
+        height, weight, parents, assumed = body.height_cm, body.weight_kg, body.midparent_cm, body.assumed
+        return rwt(height, bone_age_months, age_months, sex, weight_kg=weight, midparent_cm=parents, assumed=assumed)
+
+    return {BAYLEY_PINNEAU: by_bayley_pinneau, RWT: by_rwt}
+
+
+def over_ages(name: str, predict: Predictor, bone_age_months: float, ages_months: tuple[float, float]) -> Outcome:
+    """Predict at every chronological age that the header can mean: the middle one's height with the widest range.
+
+    There is none where the age moves it by more than ``MOST_OPEN_CM``, or one of the ages has none.
+    """
+    found: list[HeightPrediction] = []
+    for age in steps_between(ages_months):
+        outcome = predict(bone_age_months, age)
+        if isinstance(outcome, str):
+            return outcome
+        found.append(outcome)
+    heights = [one.centimetres for one in found]
+    if max(heights) - min(heights) > MOST_OPEN_CM:
+        return OPEN_HEIGHT.format(method=name)
+    lows, highs = [one.low for one in found if one.low is not None], [one.high for one in found if one.high is not None]
+    is_whole = len(lows) == len(highs) == len(found)
+    low, high = (min(lows), max(highs)) if is_whole else (None, None)
+    return replace(found[len(found) // 2], low=low, high=high)

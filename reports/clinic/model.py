@@ -35,6 +35,18 @@ class SdScore:
     interval: tuple[float, float] | None = None  # the scores at the ends of the bone age's 90 % interval
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreRange:
+    """The scores of one bone age over the chronological ages that the header can mean, where they lie far apart."""
+
+    low: float
+    high: float
+    interval: tuple[float, float]  # the same over the bone age's 90 % interval, too
+    ages_months: tuple[float, float]
+    youngest: SdScore  # at the lower of these ages
+    oldest: SdScore
+
+
 class Height(StrEnum):
     """Where a child's height comes from."""
 
@@ -76,6 +88,7 @@ class Prior:
     bone_age_months: float
     half_width_months: float | None  # half of its 90 % interval
     source: str  # "this node", "archive"
+    age_span_months: float = 0.0  # the chronological age lies in [age, age + this)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +130,9 @@ class ClinicSettings:
 class Assessment:
     """Everything that is said beside a bone age. ``notes`` say in sentences what could not be told, and why."""
 
-    difference_months: float | None = None
+    difference_months: float | None = None  # None, too, where the chronological age leaves it open
     sd: SdScore | None = None
+    sd_range: ScoreRange | None = None  # in place of ``sd`` where the chronological age leaves it open
     verdict: Verdict | None = None
     normal_sd: float = 2.0  # the rule the verdict was made by
     heights: tuple[HeightPrediction, ...] = ()

@@ -6,12 +6,19 @@ as is usual, the mean bone age is the chronological age itself.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from inference.finding import Sex
-from reports.clinic.model import GrowthChart, Reference, ReferenceName, SdScore, Verdict
+from reports.clinic.model import GrowthChart, Reference, ReferenceName, ScoreRange, SdScore, Verdict
 from reports.clinic.tables import SEX_KEYS, Row, interpolated, table
 
 RANGE_SD = 2.0
 """Standard deviations on either side of the mean that charts and ranges show."""
+AGE_STEPS = 12
+"""Steps in which a span of chronological ages is looked at: a month of a year."""
+MOST_OPEN_SD = 0.25
+"""A score that the span of the chronological age moves by more is told as a range and not as a number. An age in whole
+years moves it by half an SD at least, one in whole months by a tenth at school age and by more than this of infants."""
 
 
 def reference(name: ReferenceName) -> Reference:
@@ -39,6 +46,36 @@ def sd_score(bone_age_months: float, age_months: float, sex: Sex, name: Referenc
 def scores_between(score: SdScore, low_months: float, high_months: float) -> tuple[float, float]:
     """Return the scores of the ends of a bone age's interval: of an infant, whose SD is a month, they lie far apart."""
     return (low_months - score.mean_months) / score.sd_months, (high_months - score.mean_months) / score.sd_months
+
+
+def steps_between(ages_months: tuple[float, float]) -> tuple[float, ...]:
+    """Return the ages at which a span of chronological ages is looked at, both ends among them; one for no span."""
+    low, high = ages_months
+    if high <= low:
+        return (low,)
+    return tuple(low + (high - low) * step / AGE_STEPS for step in range(AGE_STEPS + 1))
+
+
+def score_of_span(
+    scores: list[SdScore], ages_months: tuple[float, float], interval_months: tuple[float, float]
+) -> SdScore | ScoreRange:
+    """Return the score at the middle of a span of chronological ages, or the range where it leaves too much open.
+
+    Parameters
+    ----------
+    scores
+        Those of the bone age at ``steps_between(ages_months)``.
+    ages_months
+        The span.
+    interval_months
+        The bone age's.
+    """
+    ends = [scores_between(score, *interval_months) for score in scores]
+    interval = min(low for low, _ in ends), max(high for _, high in ends)
+    values = [score.value for score in scores]
+    if max(values) - min(values) <= MOST_OPEN_SD:
+        return replace(scores[len(scores) // 2], interval=interval)
+    return ScoreRange(min(values), max(values), interval, ages_months, scores[0], scores[-1])
 
 
 def verdict(score: SdScore, normal_sd: float) -> Verdict:

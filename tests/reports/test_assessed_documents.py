@@ -229,6 +229,34 @@ def test_the_score_of_the_report_has_its_uncertainty(dx, full, identify):
     assert above.MeasurementUnitsCodeSequence[0].CodeValue == "1"
 
 
+def test_an_age_in_whole_years_is_no_exact_number(dx, estimate, identify):
+    """Given "010Y", then programs read 10 years, open above by twelve months, and neither difference nor score."""
+    finding = replace(estimate, subject=replace(estimate.subject, age_months=120.0, age_span_months=12.0))
+    document = compose_sr(dx, finding, identify(dx, "sr"), assessment=assess(finding, height_cm=140.0))
+    verify(document, dx, finding)
+    (subject_age,) = named(document, codes.SUBJECT_AGE)
+    measured = subject_age.MeasuredValueSequence[0]
+    assert (float(measured.NumericValue), measured.MeasurementUnitsCodeSequence[0].CodeValue) == (10.0, "a")
+    group = next(measurement_groups(document))
+    (age,) = named(group, codes.CHRONOLOGICAL_AGE)
+    assert (_months(age), spans(age)) == (120.0, [("above", 12.0, "mo"), ("below", 0.0, "mo")])
+    assert not any(True for name in (codes.AGE_DIFFERENCE, codes.Z_SCORE) for _ in named(group, name))
+    (bone_age,) = named(group, codes.BONE_AGE)
+    assert not any(True for _ in named(bone_age, codes.Z_SCORE_OF_MEASUREMENT))
+    (normality,) = named(bone_age, codes.NORMALITY)  # at every age of the year
+    assert normality.ConceptCodeSequence[0].CodeValue == "17621005"
+    assert any(text.startswith("SD score -0.5 to +0.7, by exact age from 10 y 0 mo") for text in texts(document))
+
+
+def test_an_age_in_whole_months_has_its_span_as_uncertainty(dx, estimate, identify):
+    finding = replace(estimate, subject=replace(estimate.subject, age_months=128.0, age_span_months=1.0))
+    group = next(measurement_groups(compose_sr(dx, finding, identify(dx, "sr"), assessment=assess(finding))))
+    (apart,) = named(group, codes.AGE_DIFFERENCE)
+    assert _months(apart) == pytest.approx(finding.age_months - 128.5)
+    assert spans(apart) == [("above", 0.5, "mo"), ("below", 0.5, "mo")]
+    assert any(True for _ in named(group, codes.Z_SCORE))
+
+
 @pytest.mark.parametrize(("normal_sd", "normality"), [(1.0, "371879000"), (2.0, "17621005"), (3.0, "17621005")])
 def test_normality_and_normal_range_follow_one_rule(dx, estimate, identify, normal_sd, normality):
     """Given a bone age of 1.5 SD, and a site that calls more than 1 SD advanced, then it lies beyond the range, too."""

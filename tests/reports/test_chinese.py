@@ -70,6 +70,7 @@ def findings(full, refusal_with_hand, sex_unknown):
         Prior(date(2022, 10, 1), 92.0, 94.0, None, ARCHIVE),
         Prior(date(2021, 10, 1), 80.0, 82.0, 12.0, OLDER_FILM),
     ]
+    years = replace(film, subject=replace(subject, age_months=120.0, age_span_months=12.0), age_months=112.0)
     options = {"height_cm": 140.0, "height_source": Height.ORDER, "midparent_cm": 171.0, "priors": priors}
     reason = "PatientSex (0010,0040) is empty"
     refused = replace(
@@ -79,6 +80,7 @@ def findings(full, refusal_with_hand, sex_unknown):
     return {
         "complete": (film, assess(film, weight_kg=32.0, **options)),
         "no-weight": (film, assess(film, **options)),
+        "whole-years": (years, assess(years, weight_kg=32.0, on=date(2025, 10, 1), **options)),
         "refused": (refused, None),
         "sex-unknown": (replace(refused, assumed=sex_unknown.assumed), None),
     }
@@ -96,14 +98,14 @@ def in_chinese(dx, identify, display):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["complete", "no-weight", "refused", "sex-unknown"])
+@pytest.mark.parametrize("name", ["complete", "no-weight", "whole-years", "refused", "sex-unknown"])
 def test_no_english_is_left(in_chinese, findings, name, kind):
     texts = list(said(in_chinese(kind, *findings[name])))
     assert texts
     assert [(text, english_in(text)) for text in texts if english_in(text)] == []
 
 
-@pytest.mark.parametrize("name", ["complete", "no-weight", "refused", "sex-unknown"])
+@pytest.mark.parametrize("name", ["complete", "no-weight", "whole-years", "refused", "sex-unknown"])
 def test_no_english_is_drawn(in_chinese, findings, monkeypatch, name):
     """Given everything that is written into the picture, the legend and the names of regions included."""
     drawn: list[str] = []

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inference.anatomy import RUS_NAMES
@@ -20,7 +20,7 @@ from reports import wording
 from reports.chart import EDGES, draw_chart
 from reports.clinic import ClinicSettings, HeightPrediction, Prior, assess
 from reports.clinic.heights import bayley_pinneau, rwt
-from reports.clinic.sd_scores import growth_chart, reference, rows_of, sd_score, verdict
+from reports.clinic.sd_scores import MOST_OPEN_SD, growth_chart, reference, rows_of, sd_score, verdict
 from reports.clinic.stage_ages import TW3_C_RUS, TW3_RUS, stage_ages, tw3_points
 from reports.clinic.tables import interpolated, table
 from reports.palette import CYAN
@@ -150,6 +150,131 @@ def test_the_interval_stays_in_the_chart(estimate, age, bone, half):
     rows = np.nonzero((np.abs(drawn.astype(int) - CYAN) < 40).all(axis=2))[0]
     assert len(rows) > 3
     assert EDGES[1] - 1 <= rows.min() <= rows.max() <= size[1] - EDGES[3] + 1
+
+
+# An age in whole weeks, months or years.
+
+
+def spanned(estimate: Estimate, *, bone: float, age: float, span: float, sex: Sex = Sex.MALE) -> Estimate:
+    film = aged(estimate, bone=bone, age=age, sex=sex)
+    return replace(film, subject=replace(film.subject, age_span_months=span))
+
+
+def test_an_age_in_whole_years_gives_a_range_of_scores_and_no_number(estimate):
+    """Given a boy of "010Y" read as 130 months, then he may be 0.4 SD ahead or 0.7 behind; neither is told."""
+    said = assess(spanned(estimate, bone=130, age=120, span=12))
+    assert (said.sd, said.difference_months) == (None, None)
+    assert said.sd_range.high == pytest.approx((130 - 125.68) / 9.79)
+    assert said.sd_range.low == pytest.approx((130 - 137.32) / 10.09)
+    assert said.sd_range.interval == pytest.approx(((118 - 137.32) / 10.09, (142 - 125.68) / 9.79))
+    assert wording.assessed(said)[:3] == [
+        "SD score -0.7 to +0.4, by exact age from 10 y 0 mo up to 11 y 0 mo (90 % -1.9 to +1.7; Brush Foundation)",
+        "Mean -/+ 2 SD: 8 y 10 mo to 12 y 1 mo at 10 y 0 mo, 9 y 9 mo to 13 y 2 mo at 11 y 0 mo",
+        "Within the normal range for chronological age (+/- 2 SD)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bone", "word"), [(166, "advanced"), (150, None), (130, "normal"), (112, None), (100, "delayed")]
+)
+def test_no_word_where_the_age_leaves_it_open(estimate, bone, word):
+    """Given a boy of "010Y", then he is called advanced only where he is at 10 as at almost 11."""
+    said = assess(spanned(estimate, bone=bone, age=120, span=12))
+    assert said.verdict == word
+    assert ("depends on the exact chronological age" in " ".join(said.notes)) == (word is None)
+    assert (wording.verdict(said) is None) == (word is None)
+    open_ = [note for note in wording.notes(said, "zh") if "取决于确切的实际年龄" in note]
+    assert bool(open_) == (word is None)
+
+
+def test_an_age_in_whole_months_gives_a_score_at_its_middle(estimate):
+    said = assess(spanned(estimate, bone=130, age=120, span=1))
+    assert said.sd_range is None
+    assert said.sd.value == pytest.approx(sd_score(130, 120.5, Sex.MALE, "brush-foundation").value)
+    youngest, oldest = (sd_score(bone, age, Sex.MALE, "brush-foundation") for bone, age in ((142, 120), (118, 121)))
+    assert said.sd.interval == pytest.approx((oldest.value, youngest.value))
+    assert said.difference_months == pytest.approx(9.5)
+
+
+def test_a_month_leaves_an_infants_score_open(estimate):
+    """Given "006M", of an age whose SD is a month, then there is a range; of weeks there is a number."""
+    assert assess(spanned(estimate, bone=7, age=6, span=1)).sd is None
+    assert assess(spanned(estimate, bone=7, age=6, span=7 / 30.4)).sd is not None
+
+
+def test_an_age_that_may_lie_outside_the_table_has_no_score(estimate):
+    said = assess(spanned(estimate, bone=200, age=204, span=12))
+    assert (said.sd, said.sd_range, said.verdict) == (None, None, None)
+    assert said.notes == ("The chronological age may lie outside the table of Brush Foundation: no SD score.",)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # nothing changes the frozen estimate
+@given(st.floats(3, 180), st.floats(0, 228), st.sampled_from((7 / 30.4375, 1.0, 12.0)), st.floats(0, 0.999))
+def test_the_range_holds_the_score_of_every_age_it_is_told_for(estimate, age, bone, span, share):
+    """Given any true age that the header can mean, then score, word and difference told are not wrong for it."""
+    said = assess(spanned(estimate, bone=bone, age=age, span=span))
+    truth = assess(aged(estimate, bone=bone, age=age + share * span))
+    slack = 0.05 * (1 + abs(truth.sd.value))  # tables have corners between the ages that are looked at
+    if said.sd_range is None:
+        assert abs(said.sd.value - truth.sd.value) <= MOST_OPEN_SD
+    else:
+        assert said.sd_range.low - slack <= truth.sd.value <= said.sd_range.high + slack
+    near_limit = abs(abs(truth.sd.value) - 2) < slack
+    assert said.verdict in {None, truth.verdict} or near_limit
+    assert said.difference_months is None or abs(said.difference_months - truth.difference_months) <= span / 2 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("bone", "span", "sentence"),
+    [
+        (126, 12, "Bone age is between 6.0 months behind and 6.0 months ahead of chronological age"),
+        (140, 12, "Bone age is 8.0 to 20.0 months ahead of chronological age"),
+        (100, 12, "Bone age is 20.0 to 32.0 months behind chronological age"),
+        (126, 1, "Bone age is 5.0 to 6.0 months ahead of chronological age"),
+        (132, 12, "Bone age is 0.0 to 12.0 months ahead of chronological age"),
+    ],
+)
+def test_a_difference_to_an_age_in_whole_units_is_a_range(estimate, bone, span, sentence):
+    film = spanned(estimate, bone=bone, age=120, span=span)
+    assert wording.difference(film) == sentence
+    assert sentence in wording.conclusion(film)
+
+
+@pytest.mark.parametrize(
+    ("span", "stated"),
+    [(12, "10 y 0 mo up to 11 y 0 mo (120.0 to 132.0 months)"), (7 / 30.4375, "10 y 0 mo (120.0 to 120.2 months)")],
+)
+def test_an_age_in_whole_units_is_stated_as_what_it_can_mean(estimate, span, stated):
+    subject = spanned(estimate, bone=126, age=120, span=span).subject
+    assert f"Chronological age {stated}, from" in wording.chronological_age(subject)
+
+
+def test_heights_that_hang_on_the_exact_age_are_left_out_and_said(estimate):
+    """Given "010Y", then Bayley-Pinneau is used where it takes one of its tables for all of the year; RWT never is."""
+    body = {"height_cm": 140.0, "weight_kg": 32.0, "midparent_cm": 171.0}
+    one_table = assess(spanned(estimate, bone=126, age=120, span=12), **body)
+    assert [one.method for one in one_table.heights] == ["Bayley-Pinneau"]
+    ends = [bayley_pinneau(140.0, 126, age, Sex.MALE) for age in (120, 132)]
+    assert one_table.heights[0].high >= max(one.high for one in ends)
+    assert [note for note in one_table.notes if "adult height" in note] == [
+        "RWT 1975 depends on the exact chronological age, which is not known: no adult height by it."
+    ]
+    two_tables = assess(spanned(estimate, bone=140, age=120, span=12), **body)
+    assert two_tables.heights == ()
+    assert any(note.startswith("Bayley-Pinneau depends on the exact") for note in two_tables.notes)
+    by_month = assess(spanned(estimate, bone=126, age=120, span=1), **body)
+    assert [one.method for one in by_month.heights] == ["Bayley-Pinneau", "RWT 1975"]
+
+
+def test_an_age_in_whole_years_is_a_line_in_the_chart(estimate):
+    """Given "010Y", then the chart has the result over a year, as wide as that is there."""
+    film, exact = spanned(estimate, bone=126, age=120, span=12), aged(estimate, bone=126, age=126)
+    widths = []
+    for one in (film, exact):
+        drawn = np.asarray(draw_chart(one, assess(one), (440, 340), ""))
+        widths.append(int((np.abs(drawn.astype(int) - CYAN) < 40).all(axis=2).sum(axis=1).max()))
+    assert widths[1] <= 8
+    assert widths[0] >= 20
 
 
 # Adult height.
@@ -369,6 +494,20 @@ def test_the_latest_result_that_is_old_enough_counts(estimate):
 def test_a_result_without_an_interval_gives_no_uncertainty(estimate):
     said = assess(aged(estimate, bone=132, age=132), priors=[prior(120, 114, None)])
     assert (said.course.velocity_half_width, said.course.sd_change_half_width) == (None, None)
+
+
+def test_the_time_since_is_counted_by_days_where_an_age_is_not_exact(estimate):
+    """Given "010Y" and a result of a year ago, then velocity is by the days between; without them there is none."""
+    film = spanned(estimate, bone=132, age=120, span=12)
+    dated = assess(film, priors=[prior(119, 120)], on=date(2025, 5, 1))
+    assert dated.course.velocity == pytest.approx(12.0)
+    assert dated.course.sd_change is None
+    assert "The change of the SD score is not known" in " ".join(dated.notes)
+    undated = assess(film, priors=[prior(108, 120)])
+    assert undated.course is None
+    assert "The change since earlier results is not known" in " ".join(undated.notes)
+    of_years = replace(prior(108, 120), age_span_months=12.0)
+    assert assess(aged(estimate, bone=132, age=131), priors=[of_years], on=date(2025, 5, 1)).course.sd_change is None
 
 
 def test_one_result_alone_has_no_course(estimate):
