@@ -3,6 +3,9 @@
 An archive in which a patient's sex, birth date or PatientID was corrected keeps the UIDs and sends the film again. That
 is no clash of two images: the picture is the same, and what changed is what the film is read and filed by. Anything
 else under a known UID is a clash.
+
+The picture may come in another lossless syntax; it is then decoded, on the way of the C-STORE answer. That is seldom,
+and only for an object whose shape is that of the film that is known.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from typing import BinaryIO, Final
 
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from inference.errors import FilmError
+from inference.pixels import LOSSY, decode, read_layout
 from reports.header import numbers_of, text_of
 
 _SAME_TEXTS: Final = ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID")
@@ -31,12 +36,13 @@ _MAY_DIFFER_NUMBERS: Final = (
     "RescaleSlope", "RescaleIntercept",
 )  # fmt: skip
 """What a film is read by, and whose it is: a film in which none of them differs is not read again."""
-_ALIKE: Final = frozenset({ExplicitVRLittleEndian, ImplicitVRLittleEndian})  # their pixels have the same bytes
+_ALIKE: Final = frozenset({ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian})
+"""Syntaxes whose pixels have the same bytes."""
 
 
 def is_correction(kept: Path, came: Path) -> bool:
     """Tell whether a Part 10 file is the film of another with a corrected header; False where either is unreadable."""
-    first, second = _read(kept), _read(came)
+    first, second = open_object(kept), open_object(came)
     return first is not None and second is not None and _is_same_film(first, second) and _differ(first, second)
 
 
@@ -54,29 +60,71 @@ def skip_file_meta(file: BinaryIO) -> None:
     file.seek(144 + int.from_bytes(head[140:144], "little"))
 
 
-def _read(path: Path) -> Dataset | None:
+def open_object(path: Path) -> Dataset | None:
+    """Read a Part 10 file; None for what is none, is cut off, or is not there."""
     try:
         return dcmread(path)
     except (OSError, InvalidDicomError, EOFError, struct.error, zlib.error):
         return None
 
 
+def kind_of(ds: Dataset) -> list[object]:
+    """Return whose image it is and of what shape: what no correction changes."""
+    texts, numbers = (text_of(ds, keyword) for keyword in _SAME_TEXTS), (numbers_of(ds, one) for one in _SAME_NUMBERS)
+    return [*texts, *map(list, numbers)]
+
+
+def header_of(ds: Dataset) -> list[object]:
+    """Return what a film is read by, and whose it is: what a correction changes."""
+    texts = (text_of(ds, keyword) for keyword in _MAY_DIFFER_TEXTS)
+    return [*texts, *(list(numbers_of(ds, keyword)) for keyword in _MAY_DIFFER_NUMBERS)]
+
+
+def pixels_of(ds: Dataset) -> tuple[str, bytes] | None:
+    """Return what can be compared of the pixels: the syntax it is in, and bytes; None where there are none.
+
+    Grey pixels without loss are native and little endian, with an even number of bytes, and the syntax is empty; all
+    others are as they are encoded.
+    """
+    encoded, syntax = _encoded(ds), ds.file_meta.TransferSyntaxUID
+    if encoded is None or syntax in _ALIKE:
+        return None if encoded is None else ("", encoded)
+    decoded = _decoded(ds)
+    return (str(syntax), encoded) if decoded is None else ("", decoded)
+
+
 def _is_same_film(first: Dataset, second: Dataset) -> bool:
+    kind = kind_of(first)
+    return kind == kind_of(second) and "" not in kind[: len(_SAME_TEXTS)] and _has_same_pixels(first, second)
+
+
+def _has_same_pixels(first: Dataset, second: Dataset) -> bool:
+    """Compare pixels as they are encoded; what came in another syntax is decoded. Both are of the same shape."""
     syntaxes = {ds.file_meta.TransferSyntaxUID for ds in (first, second)}
-    return (
-        (len(syntaxes) == 1 or syntaxes <= _ALIKE)
-        and all(text_of(first, keyword) == text_of(second, keyword) != "" for keyword in _SAME_TEXTS)
-        and all(numbers_of(first, keyword) == numbers_of(second, keyword) for keyword in _SAME_NUMBERS)
-        and _pixels(first) == _pixels(second) is not None
-    )
+    if len(syntaxes) == 1 or syntaxes <= _ALIKE:
+        return _encoded(first) == _encoded(second) is not None
+    one, other = pixels_of(first), pixels_of(second)
+    return one == other is not None
 
 
-def _pixels(ds: Dataset) -> object:
+def _encoded(ds: Dataset) -> bytes | None:
     """Return the pixels as they are encoded; None where there are none."""
-    return ds.get_item("PixelData").value if "PixelData" in ds else None
+    value = ds.get_item("PixelData").value if "PixelData" in ds else None
+    return value if isinstance(value, bytes) else None
+
+
+def _decoded(ds: Dataset) -> bytes | None:
+    """Return grey pixels that lost nothing as native ones have them; None for others, and for what is damaged."""
+    try:
+        layout = read_layout(ds)
+        if layout.samples != 1 or layout.transfer_syntax_uid in LOSSY:
+            return None
+        cells = decode(ds, layout)
+    except FilmError:
+        return None
+    data = cells.astype(cells.dtype.newbyteorder("<"), copy=False).tobytes()
+    return data + bytes(len(data) % 2)
 
 
 def _differ(first: Dataset, second: Dataset) -> bool:
-    return any(text_of(first, keyword) != text_of(second, keyword) for keyword in _MAY_DIFFER_TEXTS) or any(
-        numbers_of(first, keyword) != numbers_of(second, keyword) for keyword in _MAY_DIFFER_NUMBERS
-    )
+    return header_of(first) != header_of(second)

@@ -6,6 +6,8 @@ assembled waits again and will make a new revision: it is never lost.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +20,7 @@ from sqlalchemy.orm import Session
 from dicom_node.corrections import digest, is_correction, skip_file_meta
 from dicom_node.errors import SpoolFileMissing, StoreError
 from dicom_node.events import record
+from dicom_node.fingerprints import Fingerprint, columns_of, fingerprint_of, take_fingerprint
 from dicom_node.revisions import StudyState
 from dicom_node.store import Event, Instance, Series, Store, Study, find_study, insert_if_absent, now
 
@@ -33,10 +36,10 @@ _CHUNK_BYTES = 1 << 20
 class Recorded:
     """What intake made of one object.
 
-    ``new``: a row was committed. ``corrected``: the film is there with another header, this one counts now and waits to
-    be read. ``restored``: its file was gone from the spool, this one stands for it. ``duplicate``: the same bytes are
-    there already, nothing changed. ``clash``: the SOP Instance UID is there with other bytes, nothing changed. The file
-    of a duplicate or clash belongs to nobody: the receiver removes it.
+    ``new``: a row was committed. ``corrected``: the film is known with another header, this one counts now and waits to
+    be read. ``restored``: its file was gone from the spool, this one stands for it and is not read by itself.
+    ``duplicate``: the same bytes are there already, nothing changed. ``clash``: the UID is known with other bytes,
+    nothing changed. The file of a duplicate or clash belongs to nobody: the receiver removes it.
     """
 
     kind: Literal["new", "corrected", "restored", "duplicate", "clash"]
@@ -80,7 +83,8 @@ class Intake:
         StoreError
             The database failed; nothing was kept.
         SpoolFileMissing
-            The object's row is there, its file is gone, and it was of another size: it cannot be told if it was this.
+            The object's row is there, its file is gone, no hash of it was ever taken, and it was of another size: it
+            cannot be told if it was this.
         """
         with self.store.session() as session:
             study = self._touch_study(session, received)
@@ -168,23 +172,52 @@ class Intake:
 
     def _compare(self, received: Received) -> Recorded:
         # Outside any transaction: comparing reads two whole files, and no writer should wait for that.
+        instance = self._known(received)
+        if instance.purged_at is None:
+            try:
+                return self._compare_with_file(received, instance)
+            except FileNotFoundError:  # lost, or purged just now
+                instance = self._known(received)
+        return self._compare_with_hashes(received, instance)
+
+    def _known(self, received: Received) -> Instance:
         with self.store.reading() as session:
             found = sa.select(Instance).where(Instance.sop_instance_uid == received.sop_instance_uid)
-            instance = session.scalars(found).one()
-            study = session.get_one(Study, instance.study_id)
+            return session.scalars(found).one()
+
+    def _compare_with_file(self, received: Received, instance: Instance) -> Recorded:
+        """Judge an object whose file is there; FileNotFoundError where it is not."""
         kept = self.spool_dir / instance.path
         same_syntax = instance.transfer_syntax_uid == received.transfer_syntax_uid
+        if same_syntax and same_data_set(kept, received.path):
+            return self._leave("duplicate", received, instance)
+        if is_correction(kept, received.path) and not self._is_outdated(received):
+            return self._replace(received, instance, CORRECTED_EVENT, take_fingerprint(received.path), digest(kept))
         if not kept.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return self._leave("clash", received, instance)
+
+    def _compare_with_hashes(self, received: Received, instance: Instance) -> Recorded:
+        """Judge an object whose file is gone: by its hashes, by its size where none were ever taken."""
+        known = fingerprint_of(instance)
+        if known is None:
+            same_syntax = instance.transfer_syntax_uid == received.transfer_syntax_uid
             if not same_syntax or instance.size_bytes != received.size_bytes:
                 raise SpoolFileMissing(f"The spool has no file for the recorded object {received.sop_instance_uid}.")
-            return self._replace(received, instance, "restored")
-        same = same_syntax and same_data_set(kept, received.path)
-        if not same and is_correction(kept, received.path) and not self._is_outdated(received):
-            return self._replace(received, instance, CORRECTED_EVENT, digest(kept))
-        kind: Literal["duplicate", "clash"] = "duplicate" if same else "clash"
+            return self._replace(received, instance, "restored", take_fingerprint(received.path))
+        came = take_fingerprint(received.path)
+        if came.sha256 != known.sha256 and (not came.has_picture_of(known) or self._is_outdated(received)):
+            return self._leave("clash", received, instance)
+        if came.sha256 == known.sha256 or came.header_sha256 == known.header_sha256:
+            return self._replace(received, instance, "restored", came)
+        return self._replace(received, instance, CORRECTED_EVENT, came, known.sha256)
+
+    def _leave(self, kind: Literal["duplicate", "clash"], received: Received, instance: Instance) -> Recorded:
+        """Note what came of an object that changes nothing."""
         with self.store.session() as session:
+            study = session.get_one(Study, instance.study_id)
             self._event(session, kind, study, received)
-        return Recorded(kind, study.study_instance_uid)
+            return Recorded(kind, study.study_instance_uid)
 
     def _is_outdated(self, received: Received) -> bool:
         """Tell whether an object is one that was corrected since: it must not undo its correction."""
@@ -197,7 +230,12 @@ class Intake:
             return session.scalars(before.limit(1)).first() is not None
 
     def _replace(
-        self, received: Received, known: Instance, kind: Literal["corrected", "restored"], detail: str | None = None
+        self,
+        received: Received,
+        known: Instance,
+        kind: Literal["corrected", "restored"],
+        came: Fingerprint,
+        detail: str | None = None,
     ) -> Recorded:
         """Have a file stand for a known object. The old one belongs to nobody then; the next sweep removes it."""
         with self.store.session() as session:
@@ -206,7 +244,7 @@ class Intake:
             instance = session.get_one(Instance, known.id)
             if instance.path != known.path:
                 raise StoreError("Another association replaced the object just now.")
-            for column, value in self._file_columns(received).items():
+            for column, value in {**self._file_columns(received), **columns_of(came), "purged_at": None}.items():
                 setattr(instance, column, value)
             if kind == CORRECTED_EVENT:
                 instance.revision = None

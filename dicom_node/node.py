@@ -14,6 +14,7 @@ from dicom_node.commitment import Commitments
 from dicom_node.compose import Composer
 from dicom_node.deliver import Courier
 from dicom_node.dispatch import Dispatcher
+from dicom_node.fingerprints import keep_fingerprint
 from dicom_node.intake import Intake, Recorded
 from dicom_node.interpret import Interpreter, Reader
 from dicom_node.priors import Seeker
@@ -125,6 +126,7 @@ class Node:
             shadows=_shadows(self.store, settings),
             seeker=_seeker(self.store, settings, asked, reader),
             scales=_scales(self.store, settings),
+            keep_fingerprint=partial(keep_fingerprint, self.store, settings.spool_dir),
         )
         self._workflows = Workflows(
             system_database_url=system_database_url(settings),
@@ -215,7 +217,7 @@ class Node:
     def _is_known(self, path: Path) -> bool:
         relative = (self._spool.folder / path).relative_to(self.settings.spool_dir)
         with self.store.reading() as session:
-            found = select(Instance.id).where(Instance.path == relative.as_posix())
+            found = select(Instance.id).where(Instance.path == relative.as_posix(), Instance.purged_at.is_(None))
             return session.scalars(found).first() is not None
 
     def _wake(self) -> None:

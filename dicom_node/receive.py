@@ -152,7 +152,7 @@ class Receiver:
     A701  the disk failed otherwise (SpoolFailed)
     A702  the object is larger than the settings allow (ObjectTooLarge)
     A703  the SQL store failed (StoreError)
-    A704  the object is known, but its file is gone, and was of another size (SpoolFileMissing)
+    A704  the object is known, its file is gone, no hash was taken, and its size was another (SpoolFileMissing)
     A900  data set and command name different objects (IdentifierMismatch)
     C000  the data set does not parse, or does not say what it is (BrokenDataSet)
     ====  ===========================================================================================

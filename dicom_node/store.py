@@ -110,12 +110,16 @@ class Instance(Base):
     sop_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH), unique=True)
     sop_class_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
     transfer_syntax_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
-    path: Mapped[str] = mapped_column(String(255))  # relative to the spool
+    path: Mapped[str] = mapped_column(String(255))  # relative to the spool; empty once a purge has removed the file
     size_bytes: Mapped[int] = mapped_column(sa.BigInteger)
     received_at: Mapped[datetime]
     calling_ae: Mapped[str] = mapped_column(String(16))
     association_id: Mapped[str] = mapped_column(String(64), index=True)
     revision: Mapped[int | None]  # the revision it was assembled into; None: it waits
+    sha256: Mapped[str | None] = mapped_column(String(64))  # of the data set; see dicom_node.fingerprints
+    picture_sha256: Mapped[str | None] = mapped_column(String(64))  # of its pixels and what they belong to
+    header_sha256: Mapped[str | None] = mapped_column(String(64))  # of what it is read by, and whose it is
+    purged_at: Mapped[datetime | None]  # when its file was given up on purpose; None: it is kept
 
     __table_args__ = (sa.Index("ix_instances_study_id_revision", "study_id", "revision"),)
 
@@ -277,9 +281,10 @@ class Document(Base):
     sop_class_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
     sop_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH), unique=True)
     series_instance_uid: Mapped[str] = mapped_column(String(UID_LENGTH))
-    path: Mapped[str] = mapped_column(String(255))  # relative to the documents directory
+    path: Mapped[str] = mapped_column(String(255))  # relative to the documents directory; empty once it is removed
     created_at: Mapped[datetime]  # written into the document; fixed by the first composition
     verified_at: Mapped[datetime | None]  # read back and found right; only then may it leave
+    purged_at: Mapped[datetime | None]  # when its file was given up on purpose; None: it is kept
 
     __table_args__ = (UniqueConstraint("finding_id", "kind"),)
 

@@ -60,6 +60,8 @@ class Street:
         What asks an archive for earlier results before documents are composed.
     scales
         What asks a worklist for heights before documents are composed.
+    keep_fingerprint
+        Writes down what a film is known again by, given its instance; after its documents were handed over.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Street:
         shadows: Shadows | None = None,
         seeker: Seeker | None = None,
         scales: Scales | None = None,
+        keep_fingerprint: Callable[[int], None] | None = None,
     ) -> None:
         self._store = store
         self._reader = reader
@@ -85,6 +88,7 @@ class Street:
         self._shadows = shadows
         self._seeker = seeker
         self._scales = scales
+        self._keep_fingerprint = keep_fingerprint
 
     def walk(self, revision_id: int, step: Steps) -> None:
         """Take one revision from assembled to composed. What fails for good is written down; the rest goes on.
@@ -114,8 +118,14 @@ class Street:
             self._on_composed()
             return
         self._on_composed()
-        if self._shadows is not None:
-            for instance_id in step("list-instances-again", self._list_instances, revision_id):
+        self._look_again(revision_id, step)
+
+    def _look_again(self, revision_id: int, step: Steps) -> None:
+        """Do with each film what no result waits for."""
+        for instance_id in step("list-instances-again", self._list_instances, revision_id):
+            if self._keep_fingerprint is not None:
+                step("keep-fingerprint", self._keep_fingerprint, instance_id)
+            if self._shadows is not None:
                 step("shadow", self._shadows.read, revision_id, instance_id)
 
     def interpret(self, revision_id: int, instance_id: int) -> list[Problem]:

@@ -10,10 +10,20 @@ from typing import Any
 
 import pytest
 from pydicom import FileDataset
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
-from conformance.films import draw_pattern, make_film
+from conformance.films import draw_pattern, encode, make_film
 from dicom_node.corrections import digest, is_correction
+from dicom_node.fingerprints import take_fingerprint
+
+KEPT = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 
 
 def save(folder: Path, name: str, film: FileDataset) -> Path:
@@ -28,7 +38,7 @@ def film() -> FileDataset:
 
 
 def changed(film: FileDataset, **elements: Any) -> FileDataset:
-    kept = {keyword: film[keyword].value for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")}
+    kept = {keyword: film[keyword].value for keyword in KEPT}
     return make_film(**{**kept, "PatientSex": None, **elements})
 
 
@@ -57,6 +67,49 @@ def test_a_correction_may_come_in_the_other_native_syntax(film: FileDataset, tmp
     assert is_correction(save(tmp_path, "a", film), path)
 
 
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless, JPEG2000Lossless, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize("bits", [12, 8])
+def test_a_correction_may_come_in_another_lossless_syntax(tmp_path: Path, syntax: str, bits: int) -> None:
+    """Given a film of an odd number of pixels, when its correction comes compressed, or came so, it is one."""
+    film = make_film(draw_pattern(rows=61, columns=43, bits=bits), bits, PatientSex=None)
+    other = make_film(film.pixel_array[::-1], bits, PatientSex="F", **{key: film[key].value for key in KEPT})
+    first = save(tmp_path, "a", film)
+    film.PatientSex = "F"
+    (tmp_path / "b").write_bytes(encode(film, syntax))
+    (tmp_path / "c").write_bytes(encode(other, syntax))
+    assert is_correction(first, tmp_path / "b")
+    assert is_correction(tmp_path / "b", first)
+    assert not is_correction(first, tmp_path / "c")
+
+
+def test_what_lost_detail_is_no_correction_of_what_did_not(tmp_path: Path) -> None:
+    film = make_film(PatientSex=None)
+    first = save(tmp_path, "a", film)
+    film.PatientSex = "F"
+    (tmp_path / "b").write_bytes(encode(film, JPEGLSNearLossless, near=0))
+    assert not is_correction(first, tmp_path / "b")
+
+
+def test_a_picture_is_known_again_in_any_lossless_syntax(film: FileDataset, tmp_path: Path) -> None:
+    first = take_fingerprint(save(tmp_path, "a", film))
+    (tmp_path / "b").write_bytes(encode(film, JPEGLSLossless))
+    again = take_fingerprint(tmp_path / "b")
+    assert again.has_picture_of(first)
+    assert (again.sha256 == first.sha256, again.header_sha256 == first.header_sha256) == (False, True)
+    sexed = take_fingerprint(save(tmp_path, "c", changed(film, PatientSex="F")))
+    assert (sexed.has_picture_of(first), sexed.header_sha256 == first.header_sha256) == (True, False)
+    other = take_fingerprint(save(tmp_path, "d", changed(film, StudyInstanceUID="1.2.3")))
+    assert not other.has_picture_of(first)
+
+
+def test_what_has_no_picture_is_no_picture_of_another(film: FileDataset, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"no DICOM")
+    (tmp_path / "b").write_bytes(b"no DICOM")
+    one, other = take_fingerprint(tmp_path / "a"), take_fingerprint(save(tmp_path, "c", changed(film, PixelData=None)))
+    assert not one.has_picture_of(take_fingerprint(tmp_path / "b"))
+    assert not other.has_picture_of(other)
+
+
 @pytest.mark.parametrize(
     "elements",
     [
@@ -72,7 +125,7 @@ def test_what_is_no_correction(film: FileDataset, tmp_path: Path, elements: dict
 
 
 def test_another_picture_is_no_correction(film: FileDataset, tmp_path: Path) -> None:
-    kept = {keyword: film[keyword].value for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")}
+    kept = {keyword: film[keyword].value for keyword in KEPT}
     other = make_film(draw_pattern(bits=12)[::-1], PatientSex="F", **kept)
     assert not is_correction(save(tmp_path, "a", film), save(tmp_path, "b", other))
 

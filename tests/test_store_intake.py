@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from pydicom import FileDataset
+from pydicom.uid import JPEGLSLossless, RLELossless
 
-from conformance.films import make_film
+from conformance.films import draw_pattern, encode, make_film
 from dicom_node.assemble import assemble_ready
+from dicom_node.corrections import digest
 from dicom_node.errors import SpoolFileMissing, StoreError
+from dicom_node.fingerprints import keep_fingerprint
 from dicom_node.intake import Intake, same_data_set
 from dicom_node.spool import Received, Spool
 from dicom_node.store import Event, Instance, Series, Store, Study, now, open_store
@@ -125,7 +128,7 @@ def test_an_object_whose_file_is_gone_cannot_be_compared(store: Store, spool: Sp
         intake.record(receive("1.2.1.1", b"another size"))
 
 
-def test_an_object_whose_file_is_gone_is_restored_by_one_of_its_size(
+def test_an_object_of_which_no_hash_was_taken_is_restored_by_one_of_its_size(
     store: Store, spool: Spool, receive: Receive
 ) -> None:
     intake = make_intake(store, spool)
@@ -162,6 +165,119 @@ def test_a_corrected_film_waits_to_be_read_and_is_not_undone(store: Store, spool
     kinds = [intake.record(receive(uid, data)).kind for data in (right, wrong, right)]
     assert kinds == ["duplicate", "clash", "duplicate"]
     assert count(store, Instance) == 1
+
+
+FILE_LOST, PURGED = "lost", "purged"
+
+
+@pytest.fixture(params=[FILE_LOST, PURGED])
+def lose(store: Store, spool: Spool, request: pytest.FixtureRequest) -> Callable[[Received], None]:
+    """Take a film's fingerprint as its walk does, then its file: by an accident, or as a purge does."""
+
+    def lose(received: Received) -> None:
+        keep_fingerprint(store, spool.folder, 1)
+        received.path.unlink()
+        if request.param == PURGED:
+            with store.session() as session:
+                session.execute(sa.update(Instance).values(path="", purged_at=now()))
+
+    return lose
+
+
+def test_a_lost_file_whose_hash_is_known_is_restored_by_the_same_bytes_alone(
+    store: Store, spool: Spool, receive: Receive, lose: Callable[[Received], None]
+) -> None:
+    intake = make_intake(store, spool)
+    first = receive("1.2.1.1")
+    intake.record(first)
+    assemble_ready(store, "node-1", now() + timedelta(minutes=1))
+    lose(first)
+    assert intake.record(receive("1.2.1.1", b"atad")).kind == "clash"
+    again = receive("1.2.1.1")
+    assert intake.record(again).kind == "restored"
+    with store.reading() as session:
+        instance, study = session.scalars(sa.select(Instance)).one(), session.scalars(sa.select(Study)).one()
+    assert (spool.folder / instance.path, instance.purged_at) == (again.path, None)
+    assert (instance.revision, study.ready_at) == (1, None)  # it is not read again by itself
+
+
+def test_a_corrected_film_whose_file_is_gone_is_read_again(
+    store: Store, spool: Spool, receive: Receive, lose: Callable[[Received], None]
+) -> None:
+    """Given a film without its file, when it comes with its sex, then it waits again; the old one is refused."""
+    intake, film = make_intake(store, spool), make_film(PatientSex=None)
+    wrong = data_set_of(film)
+    film.PatientSex = "F"
+    right = data_set_of(film)
+    uid = str(film.SOPInstanceUID)
+    first = receive(uid, wrong)
+    intake.record(first)
+    assemble_ready(store, "node-1", now() + timedelta(minutes=1))
+    lose(first)
+    assert intake.record(receive(uid, right)).kind == "corrected"
+    with store.reading() as session:
+        assert session.scalars(sa.select(Instance.revision)).one() is None
+    (walk,) = assemble_ready(store, "node-1", now() + timedelta(minutes=1))
+    assert walk.number == 2
+    kinds = [intake.record(receive(uid, data)).kind for data in (right, wrong)]
+    assert kinds == ["duplicate", "clash"]
+
+
+def test_a_film_whose_file_is_gone_may_come_back_compressed(
+    store: Store, spool: Spool, receive: Receive, lose: Callable[[Received], None]
+) -> None:
+    intake, film = make_intake(store, spool), make_film()
+    uid = str(film.SOPInstanceUID)
+    first = receive(uid, data_set_of(film))
+    intake.record(first)
+    lose(first)
+    film.PatientID = "MERGED"
+    other = make_film(draw_pattern(bits=12)[::-1], SOPInstanceUID=uid)
+    came = [data_set_in(ds, JPEGLSLossless) for ds in (other, film)]
+    kinds = [intake.record(receive(uid, data, syntax=JPEGLSLossless)).kind for data in came]
+    assert kinds == ["clash", "corrected"]
+
+
+def test_the_same_film_in_another_lossless_syntax_is_restored_and_not_read_again(
+    store: Store, spool: Spool, receive: Receive, lose: Callable[[Received], None]
+) -> None:
+    intake, film = make_intake(store, spool), make_film()
+    uid = str(film.SOPInstanceUID)
+    first = receive(uid, data_set_of(film))
+    intake.record(first)
+    lose(first)
+    came = receive(uid, data_set_in(film, RLELossless), syntax=RLELossless)
+    assert intake.record(came).kind == "restored"
+    with store.reading() as session:
+        instance = session.scalars(sa.select(Instance)).one()
+    assert (instance.transfer_syntax_uid, instance.sha256) == (RLELossless, digest(came.path))
+
+
+def test_a_purge_while_an_object_is_compared_makes_no_clash(
+    store: Store, spool: Spool, receive: Receive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a film that is purged after its row was read, when it is compared, then it is judged by its hash."""
+    intake = make_intake(store, spool)
+    first = receive("1.2.1.1")
+    intake.record(first)
+    known = Intake._known
+
+    def purge_after(self: Intake, received: Received) -> Instance:
+        found = known(self, received)
+        if first.path.exists():
+            keep_fingerprint(store, spool.folder, found.id)
+            with store.session() as session:
+                session.execute(sa.update(Instance).values(path="", purged_at=now()))
+            first.path.unlink()
+        return found
+
+    monkeypatch.setattr(Intake, "_known", purge_after)
+    assert intake.record(receive("1.2.1.1")).kind == "restored"
+
+
+def data_set_in(film: FileDataset, syntax: str) -> bytes:
+    data = encode(film, syntax)
+    return data[144 + int.from_bytes(data[140:144], "little") :]
 
 
 def data_set_of(film: FileDataset) -> bytes:
