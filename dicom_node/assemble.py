@@ -12,9 +12,10 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from dicom_node.errors import UnknownStudy
+from dicom_node.errors import FilmPurged, UnknownStudy
 from dicom_node.events import record
 from dicom_node.revisions import WALKING, RevisionState, Scope, refresh_study
+from dicom_node.sources import SEND_AGAIN
 from dicom_node.store import Instance, Revision, Store, Study, find_study, now
 
 
@@ -62,12 +63,24 @@ def reprocess(store: Store, study_instance_uid: str, node_id: str) -> Walk:
     ------
     UnknownStudy
         The store has no such study.
+    FilmPurged
+        Films of it are not here any more.
     """
     with store.session() as session:
         study = find_study(session, study_instance_uid, lock=True)
         if study is None:
             raise UnknownStudy(f"The store has no study {study_instance_uid}.")
+        _check_films(session, study)
         return _open_revision(session, study, Scope.ALL, node_id)
+
+
+def _check_films(session: Session, study: Study) -> None:
+    """Raise FilmPurged where a film of a study is not here any more."""
+    query = sa.select(sa.func.count(), sa.func.count(Instance.purged_at), sa.func.max(Instance.purged_at))
+    films, purged, purged_at = session.execute(query.where(Instance.study_id == study.id)).one()
+    if purged:
+        what = f"{purged} of {films} films of study {study.study_instance_uid} were removed by a purge"
+        raise FilmPurged(f"{what}, the last on {purged_at:%Y-%m-%d}. {SEND_AGAIN}")
 
 
 def _open_revision(session: Session, study: Study, scope: Scope, node_id: str) -> Walk:

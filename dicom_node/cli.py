@@ -96,7 +96,8 @@ def _add_administration(commands: argparse._SubParsersAction[argparse.ArgumentPa
     show = commands.add_parser("show", help="everything known of one study")
     retry = commands.add_parser("retry", help="try failed work again, now")
     reprocess = commands.add_parser("reprocess", help="read a study again, as a new revision")
-    for command in (status, show, retry, reprocess):
+    purge = commands.add_parser("purge", help="remove the film files of studies that are done, or say which may go")
+    for command in (status, show, retry, reprocess, purge):
         _add_config(command)
     for command in (show, reprocess):
         command.add_argument("study", metavar="STUDY", help="Study Instance UID, or its beginning where that is clear")
@@ -104,6 +105,7 @@ def _add_administration(commands: argparse._SubParsersAction[argparse.ArgumentPa
     chosen.add_argument("study", nargs="?", metavar="STUDY", help="Study Instance UID, or its beginning")
     chosen.add_argument("--all", action="store_true", help="everything that failed")
     retry.add_argument("--peer", help="only deliveries to this peer")
+    _add_purge_options(purge)
     echo = commands.add_parser("echo", help="C-ECHO a peer and ask what it would accept")
     selftest = commands.add_parser("selftest", help="send a marked test study to a peer and say what it took")
     for command in (echo, selftest):
@@ -122,6 +124,7 @@ def _add_administration(commands: argparse._SubParsersAction[argparse.ArgumentPa
         (show, "dicom_node.show:run"),
         (retry, "dicom_node.again:retry"),
         (reprocess, "dicom_node.again:reprocess"),
+        (purge, "dicom_node.purge:run"),
         (echo, "dicom_node.echo:run"),
         (shadow, "dicom_node.shadow:run"),
         (selftest, "dicom_node.selftest:run"),
@@ -131,6 +134,22 @@ def _add_administration(commands: argparse._SubParsersAction[argparse.ArgumentPa
         command.set_defaults(does=does)
     for command in (check, shown):
         _add_config(command)
+
+
+def _add_purge_options(purge: argparse.ArgumentParser) -> None:
+    purge.add_argument(
+        "--older-than", type=_days, metavar="DAYS", help="done for so long; 0: at all (default: [retention])"
+    )
+    purge.add_argument("--documents", action="store_true", help="with --older-than: the documents archives have, too")
+    purge.add_argument("--dry-run", action="store_true", help="only say what may go")
+
+
+def _days(text: str) -> float:
+    """Return a number of days; argparse says what is wrong with another text."""
+    days = float(text)
+    if not 0 <= days <= 36_500:
+        raise argparse.ArgumentTypeError("give a number of days, 0 or more")
+    return days
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:

@@ -106,7 +106,7 @@ class Composer:
         task = self._enter(finding_id, kind)
         document = task.document
         path = self._documents_dir / document.path
-        if document.verified_at is not None and path.is_file():
+        if document.verified_at is not None and (document.purged_at is not None or path.is_file()):
             return
         finding = finding_from_json(task.finding.body)
         source = read_source(self._spool_dir, task.instance)

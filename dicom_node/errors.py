@@ -18,6 +18,7 @@
     │   └── UnknownStudy               unknown-study       no such study in the store
     ├── StreetError                    street-failed       a study cannot walk on
     │   ├── SpoolFileMissing           spool-file-missing  a row without its file
+    │   ├── FilmPurged                 film-purged         its file was given up on purpose
     │   ├── SourceCutOff               source-cut-off      a received object ends before its data does
     │   ├── InterpretationFailed       interpretation-failed  the interpreter raised; it must refuse instead
     │   ├── CompositionFailed          composition-failed  a document could not be written from its source
@@ -149,6 +150,12 @@ class SpoolFileMissing(StreetError):
     code = "spool-file-missing"
 
 
+class FilmPurged(StreetError):
+    """The file of a received object was removed by a purge."""
+
+    code = "film-purged"
+
+
 class SourceCutOff(StreetError):
     """A received object ends before its data does, so early that nothing can be written of it."""
 
@@ -276,6 +283,7 @@ DISPOSITIONS: dict[type[NodeError], Disposition] = {
     UnknownStudy: Disposition.QUARANTINE,
     StreetError: Disposition.QUARANTINE,
     SpoolFileMissing: Disposition.QUARANTINE,
+    FilmPurged: Disposition.QUARANTINE,
     SourceCutOff: Disposition.QUARANTINE,
     InterpretationFailed: Disposition.QUARANTINE,
     CompositionFailed: Disposition.QUARANTINE,
@@ -312,6 +320,7 @@ DIMSE_STATUSES: dict[type[NodeError], int] = {
     UnknownStudy: 0x0112,  # No such SOP Instance (PS3.7 C.5.12)
     StreetError: 0x0110,
     SpoolFileMissing: 0xA704,  # Refused: Out of resources; the last digits are ours
+    FilmPurged: 0x0110,
     SourceCutOff: 0x0110,
     InterpretationFailed: 0x0110,
     CompositionFailed: 0x0110,

@@ -20,6 +20,7 @@ from dicom_node.interpret import Interpreter, Reader
 from dicom_node.priors import Seeker
 from dicom_node.query import Asking
 from dicom_node.receive import AssociationEnd, Receiver
+from dicom_node.retention import Keeper, Purger
 from dicom_node.settings import ArchivePeer, Settings
 from dicom_node.shadow import Shadows
 from dicom_node.spool import Received, Spool
@@ -136,6 +137,7 @@ class Node:
             deliver=self._courier.run,
         )
         self._dispatcher = Dispatcher(self.store, self._workflows, self._street, node.id)
+        self._keeper = Keeper(Purger(self.store, settings), settings.retention)
         self._intake = Intake(
             store=self.store,
             spool_dir=settings.spool_dir,
@@ -188,6 +190,7 @@ class Node:
             self._dispatcher.start()
             self._membership.watch(self._workflows)
             self._receiver.start()
+            self._keeper.start()
         except BaseException:
             self._close()
             raise
@@ -198,6 +201,7 @@ class Node:
         self._close()
 
     def _close(self) -> None:
+        self._keeper.stop()
         self._dispatcher.stop()
         self._workflows.stop(STOP_WITHIN_S)
         self._membership.leave()

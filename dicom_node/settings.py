@@ -209,6 +209,16 @@ class DeliverSettings(_Section):
         return self
 
 
+Days = Annotated[float, Field(gt=0, le=36_500)]
+
+
+class RetentionSettings(_Section):
+    """How long files of studies that are done are kept here; rows are kept for ever. Neither key: for ever, too."""
+
+    films_days: Days | None = None  # of the films as received, in the spool
+    documents_days: Days | None = None  # of the documents, once an archive has them
+
+
 class ClusterSettings(_Section):
     """Several nodes on one PostgreSQL: when a node counts as dead."""
 
@@ -296,6 +306,7 @@ class Settings(_Section):
     interpret: InterpretSettings = InterpretSettings()
     compose: ComposeSettings = ComposeSettings()
     deliver: DeliverSettings = DeliverSettings()
+    retention: RetentionSettings = RetentionSettings()
     cluster: ClusterSettings = ClusterSettings()
     log: LogSettings = LogSettings()
     peers: tuple[Peer, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from datetime import datetime
+from pathlib import Path
 
 import sqlalchemy as sa
 from rich.console import Console
@@ -81,13 +82,19 @@ def _instances(session: Session, study: Study, settings: Settings) -> _Section:
             Instance.size_bytes,
             Instance.revision,
             Instance.path,
+            Instance.purged_at,
         )
         .join(Series, Series.id == Instance.series_id)
         .where(Instance.study_id == study.id)
         .order_by(Instance.id)
     )
-    rows = [(*row[:-1], settings.spool_dir / row[-1]) for row in session.execute(query)]
+    rows = [(*row[:-2], _place(settings.spool_dir, *row[-2:])) for row in session.execute(query)]
     return "Received", ("object", "modality", "from", "at", "bytes", "revision", "file"), rows
+
+
+def _place(folder: Path, path: str, purged_at: datetime | None) -> str:
+    """Say where a file lies, or since when it does not."""
+    return str(folder / path) if purged_at is None else f"purged {_time(purged_at)}"
 
 
 def _revisions(session: Session, study: Study) -> _Section:
@@ -123,13 +130,14 @@ def _why_refused(body: str) -> str:
 
 
 def _documents(session: Session, study: Study, settings: Settings) -> _Section:
+    of_document = (Document.kind, Document.sop_instance_uid, Document.verified_at, Document.path, Document.purged_at)
     query = (
-        sa.select(Revision.number, Document.kind, Document.sop_instance_uid, Document.verified_at, Document.path)
+        sa.select(Revision.number, *of_document)
         .join(Revision, Revision.id == Document.revision_id)
         .where(Revision.study_id == study.id)
         .order_by(Document.id)
     )
-    rows = [(*row[:-1], settings.documents_dir / row[-1]) for row in session.execute(query)]
+    rows = [(*row[:-2], _place(settings.documents_dir, *row[-2:])) for row in session.execute(query)]
     return "Documents", ("revision", "kind", "object", "verified", "file"), rows
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
-from dicom_node.errors import SourceCutOff, SpoolFileMissing
+from dicom_node.errors import FilmPurged, SourceCutOff, SpoolFileMissing
 from dicom_node.store import Instance
 from inference.errors import CutOff
+
+SEND_AGAIN = "Have the archive or the modality send it again, under its UIDs, then do this once more."
 
 
 def read_source(spool_dir: Path, instance: Instance) -> Dataset:
@@ -19,12 +21,16 @@ def read_source(spool_dir: Path, instance: Instance) -> Dataset:
 
     Raises
     ------
+    FilmPurged
+        The file was removed by a purge.
     SpoolFileMissing
         The file is not there, or is no DICOM file any more.
     SourceCutOff
         It is cut off: a deflated data set, of which only the beginning is checked when it comes, or the file itself.
     """
     uid = instance.sop_instance_uid
+    if instance.purged_at is not None:
+        raise FilmPurged(f"The file of {uid} was removed by a purge on {instance.purged_at:%Y-%m-%d}. {SEND_AGAIN}")
     try:
         return dcmread(spool_dir / instance.path)
     except (OSError, InvalidDicomError) as error:

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.cli import DONE
 from dicom_node.errors import StoreError
+from dicom_node.retention import held
 from dicom_node.revisions import CommitmentState, DeliveryState, RevisionState, is_replaced
 from dicom_node.settings import MEBIBYTE, Settings, load_settings
 from dicom_node.store import Delivery, Document, NodeRow, Revision, Store, Study, make_engine, now
@@ -48,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
         lives = _print_nodes(console, session, settings)
         _print_studies(console, session)
         _print_deliveries(console, session)
+        _print_spool(console, session, settings)
         if not lives:
             console.print("NO NODE RUNS: nothing is received and nothing goes on until `boneage-node serve` does.")
         shortage = find_shortage(settings)
@@ -140,7 +142,7 @@ def find_shortage(settings: Settings) -> str | None:
         return None
     return (
         f"LITTLE ROOM: {free // MEBIBYTE} MiB are left for {data_dir}. Without room films are refused (A700) and no "
-        "report is written; make room or give it a larger disk."
+        "report is written; boneage-node purge makes room, or give it a larger disk."
     )
 
 
@@ -180,6 +182,15 @@ def _print_deliveries(console: Console, session: Session) -> None:
     for peer, what, number, due_at in counts:
         table.add_row(peer, what, str(number), _time(due_at))
     console.print(table)
+
+
+def _print_spool(console: Console, session: Session, settings: Settings) -> None:
+    """Say how much the spool holds, and how much of that nothing here needs any more."""
+    days = settings.retention.films_days
+    (films, size), (done, done_size) = held(session), held(session, now())
+    rule = "films are kept until boneage-node purge" if days is None else f"films go {days:g} days after that"
+    parts = f"{films} films, {size / MEBIBYTE:.1f} MiB; {done} of them, {done_size / MEBIBYTE:.1f} MiB, of studies"
+    console.print(f"Spool: {parts} that are done ({rule}).", soft_wrap=True)
 
 
 def _print_troubles(console: Console, troubles: list[Trouble], *, calm: bool) -> None:
