@@ -376,7 +376,7 @@ def _assessed_numbers(assessment: Assessment | None, language: Language) -> list
             _by(codes.METHOD, wording.method(prediction.method, language)),
             _by(codes.AUTHORITY, prediction.citation),
         ]
-        around = _height_range(prediction)
+        around = _height_range(prediction, language)
         items.append(content.number(codes.ADULT_HEIGHT, prediction.centimetres, codes.CENTIMETRE, *around, *named))
     return [*items, *_course_numbers(assessment, language)]
 
@@ -386,11 +386,14 @@ def _score_range(score: SdScore) -> list[Item]:
     return [] if score.interval is None else _uncertainty(score.value, *score.interval, codes.NO_UNITS)
 
 
-def _height_range(prediction: HeightPrediction) -> list[Item]:
-    """Return the uncertainty of an adult height; nothing where its publication states none at this age."""
-    if prediction.low is None or prediction.high is None:
-        return []
-    return _uncertainty(prediction.centimetres, prediction.low, prediction.high, codes.CENTIMETRE)
+def _height_range(prediction: HeightPrediction, language: Language) -> list[Item]:
+    """Return the uncertainty of an adult height by the method's error and the bone age's, and both in words.
+
+    No number where the publication states no error at this age.
+    """
+    ranges, total = wording.height_ranges(prediction, language), prediction.total
+    said = [_by(codes.INTERVAL, ranges)] if ranges else []
+    return said if total is None else [*_uncertainty(prediction.centimetres, *total, codes.CENTIMETRE), *said]
 
 
 def _course_numbers(assessment: Assessment, language: Language) -> list[Item]:

@@ -370,17 +370,43 @@ def _of_model(model: ModelIdentity | None, language: Language) -> str:
 
 
 def height(prediction: HeightPrediction, language: Language = "en") -> str:
-    """Return an adult height with the range its publication states, and the height it was predicted from."""
+    """Return an adult height with its ranges, and the height it was predicted from."""
     value, now = f"{one_decimal(prediction.centimetres)} cm", f"{one_decimal(prediction.from_cm)} cm"
     by = method(prediction.method, language)
     by_order = prediction.height is Height.ORDER
-    if prediction.low is not None and prediction.high is not None:
-        value += f" (90 % {one_decimal(prediction.low)}-{one_decimal(prediction.high)} cm)"
+    ranges = height_ranges(prediction, language)
+    value += f" ({ranges})" if ranges else ""
     return _either(
         language,
         f"Adult height by {by}: {value}, from {now} now" + (" (worklist)" if by_order else ""),
         f"成年身高 ({by})：{value}，按现身高 {now} 预测" + (" (来自工作列表)" if by_order else ""),
     )
+
+
+def height_ranges(prediction: HeightPrediction, language: Language = "en") -> str:
+    """Return the 90 % range of an adult height, and what of it is the method's and what the bone age's interval's."""
+    own = None if prediction.low is None or prediction.high is None else (prediction.low, prediction.high)
+    total, by_bone_age, stop = prediction.total, prediction.by_bone_age, _either(language, "; ", "；")
+    if by_bone_age is None:
+        return "" if own is None else f"90 % {_centimetres(own)} cm"
+    from_bone_age = _centimetres(by_bone_age) + (
+        "" if prediction.is_whole else _either(language, " where the method reaches", " (限于方法可用范围)")
+    )
+    if own is None or total is None:
+        return _either(
+            language,
+            f"90 % by the bone age alone {from_bone_age} cm{stop}the method's own error is not known",
+            f"仅骨龄误差 90 % {from_bone_age} cm{stop}方法误差不明",
+        )
+    return f"90 % {_centimetres(total)} cm{stop}" + _either(
+        language,
+        f"method alone {_centimetres(own)}, bone age alone {from_bone_age}",
+        f"仅方法误差 {_centimetres(own)}，仅骨龄误差 {from_bone_age}",
+    )
+
+
+def _centimetres(ends: tuple[float, float]) -> str:
+    return "-".join(map(one_decimal, ends))
 
 
 def course(change: Course, language: Language = "en") -> str:

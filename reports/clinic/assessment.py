@@ -9,7 +9,15 @@ from typing import NamedTuple
 
 from inference.finding import Estimate, Sex
 from reports.clinic.course import course
-from reports.clinic.heights import PLAUSIBLE_ADULT_CM, PLAUSIBLE_CM, Body, over_ages, predictors
+from reports.clinic.heights import (
+    PLAUSIBLE_ADULT_CM,
+    PLAUSIBLE_CM,
+    Body,
+    Outcome,
+    over_ages,
+    over_bone_ages,
+    predictors,
+)
 from reports.clinic.model import (
     Assessment,
     ClinicSettings,
@@ -138,10 +146,13 @@ def _heights(
 ) -> tuple[tuple[HeightPrediction, ...], list[str]]:
     if not PLAUSIBLE_CM[0] <= body.height_cm <= PLAUSIBLE_CM[1]:
         return (), [IMPLAUSIBLE_HEIGHT]
-    outcomes = [
-        over_ages(name, predict, estimate.age_months, ages)
-        for name, predict in predictors(sex, body.plausible()).items()
-    ]
+    interval = estimate.interval_low_months, estimate.interval_high_months
+    outcomes: list[Outcome] = []
+    for name, predict in predictors(sex, body.plausible()).items():
+        outcome = over_ages(name, predict, estimate.age_months, ages)
+        if isinstance(outcome, HeightPrediction):
+            outcome = over_bone_ages(outcome, predict, interval, ages)
+        outcomes.append(outcome)
     predictions = tuple(one for one in outcomes if isinstance(one, HeightPrediction))
     if any(not PLAUSIBLE_ADULT_CM[0] <= one.centimetres <= PLAUSIBLE_ADULT_CM[1] for one in predictions):
         return (), [IMPLAUSIBLE_HEIGHT]

@@ -21,6 +21,7 @@ PLAUSIBLE_ADULT_CM = (100.0, 230.0)
 PLAUSIBLE_KG = (2.0, 200.0)
 CATEGORY_MONTHS = 12.0
 """Bayley and Pinneau: from a year ahead of or behind chronological age on, a table of its own."""
+_NUDGE_MONTHS = 1e-6
 CENTIMETRES_PER_INCH = 2.54
 NORMAL_90 = 1.645
 """Standard deviations on either side that hold 90 % of a normal distribution."""
@@ -169,3 +170,30 @@ def over_ages(name: str, predict: Predictor, bone_age_months: float, ages_months
     is_whole = len(lows) == len(highs) == len(found)
     low, high = (min(lows), max(highs)) if is_whole else (None, None)
     return replace(found[len(found) // 2], low=low, high=high)
+
+
+def over_bone_ages(
+    prediction: HeightPrediction,
+    predict: Predictor,
+    interval_months: tuple[float, float],
+    ages_months: tuple[float, float],
+) -> HeightPrediction:
+    """Return a prediction with the heights at all bone ages of the bone age's interval: its lowest and its highest one.
+
+    They need not be those at its ends: Bayley and Pinneau take another table from a year ahead or behind on.
+    """
+    outcomes = [
+        predict(bone_age, age)
+        for age in steps_between(ages_months)
+        for bone_age in _bone_ages_between(interval_months, age)
+    ]
+    found = [one.centimetres for one in outcomes if isinstance(one, HeightPrediction)]
+    heights = [prediction.centimetres, *found]
+    return replace(prediction, by_bone_age=(min(heights), max(heights)), is_whole=len(found) == len(outcomes))
+
+
+def _bone_ages_between(interval_months: tuple[float, float], age_months: float) -> list[float]:
+    """Return the bone ages at which an interval is looked at: in steps, and on both sides of where tables change."""
+    low, high = interval_months
+    corners = (age_months + side * (CATEGORY_MONTHS + nudge) for side in (-1, 1) for nudge in (-_NUDGE_MONTHS, 0.0))
+    return [*steps_between(interval_months), *(corner for corner in corners if low <= corner <= high)]

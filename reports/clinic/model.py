@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
+from math import hypot
 from typing import Literal
 
 from inference.finding import ModelIdentity
@@ -56,7 +57,12 @@ class Height(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HeightPrediction:
-    """An adult height. ``low`` and ``high`` are the 90 % range where the publication states its error."""
+    """An adult height. ``low`` and ``high`` are the 90 % range where the publication states its error.
+
+    That is the method's own, for a bone age without error. ``by_bone_age`` is how far the bone age's 90 % interval
+    moves the height; where the method gives none at some bone ages of it, ``is_whole`` is False, and it is what the
+    method gives at the others. ``total`` combines both.
+    """
 
     method: str
     centimetres: float
@@ -65,6 +71,21 @@ class HeightPrediction:
     citation: str
     from_cm: float  # the height it was predicted from
     height: Height = Height.HEADER
+    by_bone_age: tuple[float, float] | None = None
+    is_whole: bool = True
+
+    @property
+    def total(self) -> tuple[float, float] | None:
+        """The 90 % range by both errors, each the root of the sum of squares; None where one of them is not known.
+
+        They are taken to be independent. The published one holds its own readers' error of bone age, too: an upper
+        bound. Nobody becomes shorter.
+        """
+        if self.high is None or self.by_bone_age is None:
+            return None
+        reach, (low, high) = self.high - self.centimetres, self.by_bone_age
+        below, above = hypot(reach, self.centimetres - low), hypot(reach, high - self.centimetres)
+        return max(self.centimetres - below, self.from_cm), self.centimetres + above
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,6 +229,25 @@ def test_the_score_of_the_report_has_its_uncertainty(dx, full, identify):
     assert above.MeasurementUnitsCodeSequence[0].CodeValue == "1"
 
 
+def test_an_adult_height_has_both_errors_as_uncertainty(dx, full, identify):
+    """Given heights, then uncertainties are of method and bone age, and a text says which is whose."""
+    finding, assessment = full
+    document = compose_sr(dx, finding, identify(dx, "sr"), assessment=assessment)
+    items = list(named(next(measurement_groups(document)), codes.ADULT_HEIGHT))
+    assert len(items) == len(assessment.heights) == 2
+    for item, height in zip(items, assessment.heights, strict=True):
+        (low, high), value = height.total, height.centimetres
+        assert spans(item) == [
+            ("above", pytest.approx(high - value), "cm"),
+            ("below", pytest.approx(value - low), "cm"),
+        ]
+        assert high - value > height.high - value
+        (text,) = named(item, codes.INTERVAL)
+        assert text.TextValue == wording.height_ranges(height)
+        assert "bone age alone" in text.TextValue
+        assert wording.height(height) in texts(document)
+
+
 def test_an_age_in_whole_years_is_no_exact_number(dx, estimate, identify):
     """Given "010Y", then programs read 10 years, open above by twelve months, and neither difference nor score."""
     finding = replace(estimate, subject=replace(estimate.subject, age_months=120.0, age_span_months=12.0))

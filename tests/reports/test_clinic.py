@@ -399,6 +399,65 @@ def test_a_prediction_says_its_range_and_what_it_was_made_from():
     assert "按现身高 140.0 cm 预测" in wording.height(predicted, "zh")
 
 
+def test_a_height_says_what_the_bone_age_leaves_open(estimate):
+    """Given a boy of bone age 10 to 12 and 148 cm, then both errors stand beside the range they make together."""
+    (height,) = assess(aged(estimate, bone=132, age=132), height_cm=148.0).heights
+    ends = [
+        bayley_pinneau(148.0, bone, 132, Sex.MALE).centimetres for bone in (120.0 + 1e-6, 120.0, 144.0 - 1e-6, 144.0)
+    ]
+    assert height.by_bone_age == pytest.approx((min(ends), max(ends)), abs=1e-3)
+    reach = height.high - height.centimetres
+    low, high = height.by_bone_age
+    assert height.total == pytest.approx(
+        (
+            height.centimetres - np.hypot(reach, height.centimetres - low),
+            height.centimetres + np.hypot(reach, high - height.centimetres),
+        )
+    )
+    assert height.total[0] < min(low, height.low) < max(high, height.high) < height.total[1]
+    said = wording.height(height)
+    assert f"(90 % {height.total[0]:.1f}-{height.total[1]:.1f} cm; method alone {height.low:.1f}-" in said
+    assert f"bone age alone {low:.1f}-{high:.1f})" in said
+    assert f"仅骨龄误差 {low:.1f}-{high:.1f}" in wording.height(height, "zh")
+
+
+@given(st.floats(90, 190), st.floats(1, 30), st.floats(96, 200), st.floats(0, 1), st.sampled_from(Sex))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # nothing changes the frozen estimate
+def test_no_bone_age_of_the_interval_leads_out_of_what_is_told(estimate, bone, half, age, share, sex):
+    film = replace(
+        aged(estimate, bone=bone, age=age, sex=sex), interval_low_months=bone - half, interval_high_months=bone + half
+    )
+    truth = bayley_pinneau(140.0, bone + half * (2 * share - 1), age, sex)
+    for height in assess(film, height_cm=140.0).heights:
+        low, high = height.by_bone_age
+        assert low <= height.centimetres <= high
+        assert height.total is None or 140.0 <= height.total[0] <= low + 1e-9 <= high + 1e-9 <= height.total[1] + 2e-9
+        if isinstance(truth, HeightPrediction):
+            assert low * 0.995 <= truth.centimetres <= high * 1.005  # tables have corners between the steps
+        else:
+            assert not height.is_whole
+
+
+def test_a_method_that_reaches_part_of_the_interval_says_so(estimate):
+    """Given a boy whose bone age may lie beyond the end of the table, then that is said."""
+    (height,) = assess(aged(estimate, bone=215, age=204), height_cm=176.0).heights
+    assert not height.is_whole
+    assert height.total[0] == 176.0
+    assert "where the method reaches" in wording.height(height)
+    assert "限于方法可用范围" in wording.height(height, "zh")
+
+
+def test_without_the_methods_error_the_bone_ages_stands_alone(estimate):
+    film, settings = aged(estimate, bone=120, age=118), ClinicSettings(midparent_cm=168.25)
+    (assumed,) = assess(film, settings=settings, height_cm=140.0, weight_kg=32.0).heights[1:]
+    assert assumed.total is None
+    low, high = assumed.by_bone_age
+    slope = 12 * interpolated([row[:1] + row[4:5] for row in table("rwt_1975")["rows"]["male"]], 118)[0] / 12
+    assert high - low == pytest.approx(abs(2 * slope))
+    said = wording.height(assumed)
+    assert f"(90 % by the bone age alone {low:.1f}-{high:.1f} cm; the method's own error is not known)" in said
+
+
 # Stages.
 
 
