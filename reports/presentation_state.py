@@ -5,6 +5,7 @@ the identity; here the first window is used, and INVERSE where the film is MONOC
 
 A state replaces all transformations of its image: one that it lacks is the identity (PS3.4 N.2). So it has the film's
 own modality and VOI LUT, as ``inference.greyscale`` reads them; a window would be applied to values of another scale.
+Likewise its display shutter: without one, a viewer shows what the modality had covered.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pydicom.uid import ExplicitVRBigEndian, GrayscaleSoftcopyPresentationStateS
 from inference.anatomy import CARPAL_NAMES, ROI_NAMES
 from inference.finding import Box, Estimate, Finding, Laterality
 from inference.header import UNPARSABLE, integers, items
+from inference.shutter import EDGES, read_shutter
 from reports import wording
 from reports.document import begin, created_at, image_reference, sealed, written_date, written_time
 from reports.errors import UnplaceableFinding
@@ -85,6 +87,7 @@ def compose_gsps(
     document.GraphicAnnotationSequence = Sequence(_annotations(report, area, language))
     _put_modality_lut(document, source)
     _put_voi_lut(document, source)
+    _put_shutter(document, source)
     inverse = text_of(source, "PhotometricInterpretation") == "MONOCHROME1"
     document.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
     return sealed(document, identity)
@@ -200,6 +203,22 @@ def _put_voi_lut(document: Dataset, source: Dataset) -> None:
     if item is not None:
         item.ReferencedImageSequence = Sequence([image_reference(source)])
         document.SoftcopyVOILUTSequence = Sequence([item])
+
+
+def _put_shutter(document: Dataset, source: Dataset) -> None:
+    """Write the source's display shutter, where it has a usable one (PS3.3 C.7.6.11), and its grey (C.11.12)."""
+    shutter = read_shutter(source)
+    if shutter is None:
+        return
+    document.ShutterShape = list(shutter.shapes)
+    for keyword, edge in zip(EDGES, shutter.rectangle or (), strict=False):  # all edges or none
+        setattr(document, keyword, edge)
+    if shutter.circle is not None:
+        document.CenterOfCircularShutter = list(shutter.circle[:2])
+        document.RadiusOfCircularShutter = shutter.circle[2]
+    if shutter.polygon:
+        document.VerticesOfThePolygonalShutter = [place for vertex in shutter.polygon for place in vertex]
+    document.ShutterPresentationValue = shutter.presentation_value
 
 
 def _window(source: Dataset) -> Dataset | None:

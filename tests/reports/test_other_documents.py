@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
+from conformance.judges import JUDGES, unexplained
 from inference.finding import Box, Flag
+from inference.shutter import read_shutter
 from reports import wording
 from reports.document import encoded
 from reports.errors import UnplaceableFinding, VerificationError
@@ -245,3 +248,67 @@ def test_without_a_capture_the_film_alone(dx, estimate, identify):
     document = compose_kos(dx, estimate, identify(dx, "kos"))
     verify(document, dx, estimate)
     assert len(document.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence) == 1
+
+
+SHUTTERS = {
+    "RECTANGULAR": {
+        "ShutterLeftVerticalEdge": 21,
+        "ShutterRightVerticalEdge": 480,
+        "ShutterUpperHorizontalEdge": 11,
+        "ShutterLowerHorizontalEdge": 590,
+    },
+    "CIRCULAR": {"CenterOfCircularShutter": [300, 250], "RadiusOfCircularShutter": 310},
+    "POLYGONAL": {"VerticesOfThePolygonalShutter": [1, 1, 1, 500, 600, 480, 590, 20]},
+}
+ALL_SHAPES = tuple(SHUTTERS)
+
+
+def shuttered(source: Dataset, shapes: tuple[str, ...]) -> dict[str, object]:
+    """Give a source a shutter of these shapes; return what a state must have of it."""
+    attributes = {keyword: value for shape in shapes for keyword, value in SHUTTERS[shape].items()}
+    source.ShutterShape = list(shapes)
+    for keyword, value in attributes.items():
+        setattr(source, keyword, value)
+    return attributes
+
+
+@pytest.mark.parametrize("shapes", [*((shape,) for shape in ALL_SHAPES), ALL_SHAPES[:2], ALL_SHAPES])
+@pytest.mark.parametrize("grey", [None, 0, 0x4000, 0xFFFF])
+def test_the_states_shutter_is_the_films(dx, estimate, identify, shapes, grey):
+    """Given a film that its modality has shuttered, then a viewer that applies the state shows it so, too."""
+    attributes = shuttered(dx, shapes)
+    if grey is not None:
+        dx.ShutterPresentationValue = grey
+    document = compose_gsps(dx, estimate, identify(dx, "gsps"))
+    verify(document, dx, estimate)
+    assert read_shutter(with_size(document, dx)).shapes == shapes
+    assert read_shutter(dx) == read_shutter(with_size(document, dx))
+    for keyword, value in attributes.items():
+        assert document[keyword].value == value
+    assert document.ShutterPresentationValue == (grey or 0)  # PS3.3 C.11.12: required beside a shutter
+
+
+def with_size(document: Dataset, source: Dataset) -> Dataset:
+    copy = Dataset()
+    copy.update(document)
+    copy.Rows, copy.Columns = source.Rows, source.Columns
+    return copy
+
+
+@pytest.mark.parametrize("shape", ["RECTANGULAR", "BITMAP", ""])
+def test_a_shutter_that_cannot_be_used_is_not_copied(dx, estimate, identify, shape):
+    dx.ShutterShape = shape
+    document = compose_gsps(dx, estimate, identify(dx, "gsps"))
+    assert not [one.keyword for one in document if "Shutter" in one.keyword]
+
+
+def test_judges_have_nothing_against_shutters(dx, estimate, identify, require_peer, tmp_path):
+    """Given a state with each shape and with all of them, then dciodvfy and dcmpschk say nothing."""
+    dicom3tools, dcmtk = require_peer("dicom3tools"), require_peer("dcmtk")
+    path = tmp_path / "state.dcm"
+    for shapes in (*((shape,) for shape in ALL_SHAPES), ALL_SHAPES):
+        shuttered(dx, shapes)
+        path.write_bytes(encoded(compose_gsps(dx, estimate, identify(dx, "gsps"))))
+        for name, programs in (("dciodvfy", dicom3tools), ("dcmpschk", dcmtk)):
+            assert unexplained(name, JUDGES[name].complaints(programs, path)) == [], shapes
+    assert "RadiusOfCircularShutter" in dcmread(path)
