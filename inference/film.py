@@ -1,7 +1,8 @@
 """One film, as the interpretation sees it: rendered, bones bright, with its side and spacing.
 
-Rendering follows PS3.3 C.11 and PS3.4 N.2: modality LUT, VOI LUT or first window, exactly one inversion. Pixels keep
-the rows and columns of the stored image, so a box found in a film is a box in the DICOM image.
+Rendering follows PS3.3 C.11 and PS3.4 N.2: modality LUT, VOI LUT or first window, exactly one inversion, and then the
+display shutter: what it hides is neither read nor shown, and sets no window. Pixels keep the rows and columns of the
+stored image, so a box found in a film is a box in the DICOM image.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from inference.finding import Flag, Laterality
 from inference.greyscale import render_table
 from inference.header import ends_within, items, numbers, reaches, texts
 from inference.pixels import DECODERS, LOSSY, Layout, decode, read_layout
+from inference.shutter import WHITE, Shutter, read_shutter, states_shutter
 
 CR_IMAGE = str(uid.ComputedRadiographyImageStorage)
 DX_FOR_PRESENTATION = str(uid.DigitalXRayImageStorageForPresentation)
@@ -31,6 +33,13 @@ SUPPORTED_TRANSFER_SYNTAXES: tuple[str, ...] = tuple(map(str, DECODERS))
 
 GREY_TOLERANCE = 16 / 255
 """Difference between the colours of a pixel, of full range, that still counts as grey: JPEG leaves some."""
+
+LEAST_SHOWN = 0.25
+"""A shutter that shows a smaller share of its film than this is flagged: it may be of an image of another size."""
+_MOSTLY_HIDDEN = Flag("shutter-hides-most", "The display shutter hides most of the film; only what it shows was read.")
+_UNUSABLE_SHUTTER = Flag(
+    "shutter-unusable", "The film's display shutter cannot be used as the header gives it; all of the film was read."
+)
 
 _LATERALITY_CODES = {
     ("7771000", "SCT"): "L",
@@ -75,11 +84,17 @@ def read_film(ds: Dataset) -> Film:
     _check_whole(ds)
     layout = read_layout(ds)
     cells, colour_flags = _to_grey(decode(ds, layout), layout)
-    table, flags = render_table(ds, layout, cells)
+    shutter, shutter_flags = _find_shutter(ds)
+    shown = None if shutter is None else shutter.shown(*cells.shape)
+    table, flags = render_table(ds, layout, cells if shown is None else cells[shown][None])
+    pixels, flags = table[cells], (*flags, *shutter_flags)
+    if shutter is not None and shown is not None:
+        pixels[~shown] = shutter.presentation_value / WHITE
+        flags += () if shown.mean() >= LEAST_SHOWN else (_MOSTLY_HIDDEN,)
     side, source, side_flags = read_laterality(ds)
     spacing, spacing_flags = read_spacing(ds)
     flags = (*colour_flags, *flags, *_loss_flags(ds, layout), *side_flags, *spacing_flags)
-    return Film(table[cells], side, source, spacing, flags)
+    return Film(pixels, side, source, spacing, flags)
 
 
 def display_bytes(film: Film) -> npt.NDArray[np.uint8]:
@@ -176,6 +191,12 @@ def _to_grey(
         raise UnsupportedObject("The image is in colour; a radiograph is grey.")
     flag = Flag("colour-converted", "The film came as a colour image and was converted to grey.")
     return np.ascontiguousarray(pixels[:, :, 1]), (flag,)
+
+
+def _find_shutter(ds: Dataset) -> tuple[Shutter | None, tuple[Flag, ...]]:
+    """Return the film's shutter, and a flag for one that cannot be used."""
+    shutter = read_shutter(ds)
+    return shutter, (_UNUSABLE_SHUTTER,) if shutter is None and states_shutter(ds) else ()
 
 
 def _loss_flags(ds: Dataset, layout: Layout) -> tuple[Flag, ...]:

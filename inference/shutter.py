@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from inference.header import integers, numbers, texts
+from inference.pixels import MAX_PIXELS
 
 Mask = npt.NDArray[np.bool_]
 
@@ -58,8 +59,9 @@ class Shutter:
             mask[:, : max(0, left - 1)] = mask[:, max(0, right) :] = False
         if self.circle is not None:
             row, column, radius = self.circle
-            y, x = np.ogrid[1 : rows + 1, 1 : columns + 1]
-            mask &= (y - row) ** 2 + (x - column) ** 2 <= radius**2
+            away = np.arange(1, rows + 1)[:, None] - row
+            reach = np.where(abs(away) <= radius, np.sqrt(np.maximum(radius**2 - away**2, 0)), -1.0)
+            mask &= abs(np.arange(1, columns + 1) - column) <= reach
         if self.polygon:
             corners = np.array([(column - 1, row - 1) for row, column in self.polygon], dtype=np.int32)
             mask &= cv2.fillPoly(np.zeros((rows, columns), dtype=np.uint8), [corners], 1).astype(np.bool_)
@@ -83,7 +85,7 @@ def read_shutter(ds: Dataset) -> Shutter | None:
         _presentation_value(ds),
     )
     rows, columns = integers(ds, "Rows"), integers(ds, "Columns")
-    if set(shutter.shapes) != stated or len(rows) != 1 or len(columns) != 1:
+    if set(shutter.shapes) != stated or len(rows) != 1 or len(columns) != 1 or rows[0] * columns[0] > MAX_PIXELS:
         return None
     return shutter if shutter.shown(rows[0], columns[0]).any() else None
 

@@ -121,6 +121,12 @@ CHINESE: dict[str, str] = {
         "图像自带窗设置不显示内容；已由像素确定窗。"
     ),
     "The film's VOI LUT or window cannot be used as the header gives it.": "头信息中的 VOI LUT 或窗设置无法使用。",
+    "The display shutter hides most of the film; only what it shows was read.": (
+        "显示快门遮住图像的大部分；仅判读其显示的部分。"
+    ),
+    "The film's display shutter cannot be used as the header gives it; all of the film was read.": (
+        "头信息中的显示快门无法使用；判读了整幅图像。"
+    ),
     "The header contradicts itself about polarity; PhotometricInterpretation was followed.": (
         "头信息对极性的说明自相矛盾；按 PhotometricInterpretation 处理。"
     ),

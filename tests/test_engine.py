@@ -130,6 +130,23 @@ def test_a_wide_film_of_one_hand_shows_one_hand(engine, hand):
     assert finding.hands_found == 1
 
 
+@pytest.mark.parametrize("grey", [0, 0xFFFF])
+def test_what_lies_outside_a_shutter_does_not_matter(engine, hand, grey):
+    """Given a second hand and bright ends beside a round shutter, then the hand in it is read as it is alone."""
+    beside = np.hstack([hand, hand])
+    beside[:, hand.shape[1] + 600 :] = 255
+    ds = as_object(beside)
+    rows, columns = hand.shape
+    ds.ShutterShape, ds.ShutterPresentationValue = ["RECTANGULAR", "CIRCULAR"], grey
+    ds.ShutterLeftVerticalEdge, ds.ShutterRightVerticalEdge = 1, columns
+    ds.ShutterUpperHorizontalEdge, ds.ShutterLowerHorizontalEdge = 1, rows
+    ds.CenterOfCircularShutter, ds.RadiusOfCircularShutter = [rows // 2, columns // 2], rows // 2 + 20
+    finding, alone = engine.interpret(ds), engine.interpret(as_object(hand))
+    assert finding.hands_found == 1
+    assert finding.age_months == pytest.approx(alone.age_months, abs=1.5)
+    assert finding.hand.centre == pytest.approx(alone.hand.centre, abs=6)
+
+
 @pytest.mark.parametrize(
     ("rows", "columns"),
     [(slice(0, 420), slice(None)), (slice(620, None), slice(None)), (slice(None), slice(0, 330))],

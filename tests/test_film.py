@@ -496,17 +496,68 @@ def test_display_bytes_span_the_film():
     np.testing.assert_allclose(shown / 255, film.pixels, atol=0.5 / 255 + 1e-6)
 
 
+# -- display shutter -------------------------------------------------------------------------------------------------
+
+EDGES = {
+    "ShutterLeftVerticalEdge": 11,
+    "ShutterRightVerticalEdge": 34,
+    "ShutterUpperHorizontalEdge": 6,
+    "ShutterLowerHorizontalEdge": 55,
+}
+WINDOW = {"WindowCenter": "2048", "WindowWidth": "4096"}
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(("value", "grey"), [(None, 0.0), (0, 0.0), (0x8000, 0x8000 / 0xFFFF), (0xFFFF, 1.0)])
+def test_what_a_shutter_hides_has_its_grey(photometric, value, grey):
+    """Given a shutter, then its part of the film is as without one, the rest as a viewer shows it: in P-Values."""
+    header = {"PhotometricInterpretation": photometric, **WINDOW}
+    whole = read_film(make_film(**header)).pixels
+    film = read_film(make_film(**header, ShutterShape="RECTANGULAR", ShutterPresentationValue=value, **EDGES))
+    inside = np.zeros(whole.shape, dtype=bool)
+    inside[5:55, 10:34] = True
+    assert np.array_equal(film.pixels[inside], whole[inside])
+    assert film.pixels[~inside] == pytest.approx(grey, abs=1e-6)
+    assert not [code for code in codes(film) if "shutter" in code]
+
+
+def test_what_a_shutter_hides_sets_no_window():
+    """Given a white field around a hand and no window, then the hand has all the greys where a shutter hides it."""
+    pixels = np.full((60, 44), 4095, dtype=np.uint16)
+    pixels[5:55, 10:34] = np.linspace(200, 1200, 50 * 24).reshape(50, 24)
+    bare = {"WindowCenter": None, "WindowWidth": None}
+    open_, shut = (
+        read_film(make_film(pixels, **bare, **more)) for more in ({}, {"ShutterShape": "RECTANGULAR", **EDGES})
+    )
+    assert open_.pixels[5:55, 10:34].max() < 0.3
+    assert np.ptp(shut.pixels[5:55, 10:34]) == pytest.approx(1.0)
+
+
+def test_a_shutter_that_cannot_be_used_is_said():
+    film = read_film(make_film(ShutterShape="CIRCULAR", **WINDOW))
+    assert codes(film) == ["shutter-unusable"]
+    assert np.array_equal(film.pixels, read_film(make_film(**WINDOW)).pixels)
+
+
+def test_a_shutter_that_hides_most_of_a_film_is_said():
+    small = EDGES | {"ShutterLowerHorizontalEdge": 20}
+    assert codes(read_film(make_film(ShutterShape="RECTANGULAR", **small, **WINDOW))) == ["shutter-hides-most"]
+
+
 # -- made-up headers -------------------------------------------------------------------------------------------------
 
 KEYWORDS = (
     "WindowCenter", "WindowWidth", "VOILUTFunction", "RescaleSlope", "RescaleIntercept", "ImageLaterality",
     "Laterality", "ImagerPixelSpacing", "PixelSpacing", "NumberOfFrames", "PhotometricInterpretation",
     "PresentationLUTShape", "LossyImageCompression", "SOPClassUID", "LUTData", "ModalityLUTSequence", "VOILUTSequence",
-    "AnatomicRegionSequence",
+    "AnatomicRegionSequence", "ShutterShape", "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge",
+    "ShutterUpperHorizontalEdge", "ShutterLowerHorizontalEdge", "CenterOfCircularShutter", "RadiusOfCircularShutter",
+    "VerticesOfThePolygonalShutter",
 )  # fmt: skip
 BINARY_KEYWORDS = (
     "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelIntensityRelationshipSign", "PlanarConfiguration",
+    "ShutterPresentationValue",
 )  # fmt: skip
 VRS = {
     "WindowCenter": "DS",

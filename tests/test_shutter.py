@@ -99,6 +99,12 @@ def test_a_shutter_that_cannot_be_used_is_none(shape, values):
     assert states_shutter(ds)
 
 
+def test_a_header_of_absurd_size_makes_no_mask():
+    ds = header("CIRCULAR", **CIRCLE)
+    ds.Rows = ds.Columns = 0xFFFF
+    assert read_shutter(ds) is None
+
+
 def test_no_shape_is_no_shutter():
     ds = header("", **ALL)
     assert (read_shutter(ds), states_shutter(ds)) == (None, False)
