@@ -95,9 +95,10 @@ def _add_administration(commands: argparse._SubParsersAction[argparse.ArgumentPa
     status = commands.add_parser("status", help="what waits, what failed, which nodes live")
     show = commands.add_parser("show", help="everything known of one study")
     retry = commands.add_parser("retry", help="try failed work again, now")
+    dismiss = commands.add_parser("dismiss", help="give up what a peer that is gone will never take or vouch for")
     reprocess = commands.add_parser("reprocess", help="read a study again, as a new revision")
     purge = commands.add_parser("purge", help="remove the film files of studies that are done, or say which may go")
-    for command in (status, show, retry, reprocess, purge):
+    for command in (status, show, retry, dismiss, reprocess, purge):
         _add_config(command)
     for command in (show, reprocess):
         command.add_argument("study", metavar="STUDY", help="Study Instance UID, or its beginning where that is clear")
@@ -105,6 +106,8 @@ def _add_administration(commands: argparse._SubParsersAction[argparse.ArgumentPa
     chosen.add_argument("study", nargs="?", metavar="STUDY", help="Study Instance UID, or its beginning")
     chosen.add_argument("--all", action="store_true", help="everything that failed")
     retry.add_argument("--peer", help="only deliveries to this peer")
+    dismiss.add_argument("study", nargs="?", metavar="STUDY", help="only of this study: its UID, or its beginning")
+    dismiss.add_argument("--peer", required=True, help="the peer's name, also one that the settings have no more")
     _add_purge_options(purge)
     echo = commands.add_parser("echo", help="C-ECHO a peer and ask what it would accept")
     selftest = commands.add_parser("selftest", help="send a marked test study to a peer and say what it took")
@@ -123,6 +126,7 @@ def _add_administration(commands: argparse._SubParsersAction[argparse.ArgumentPa
         (status, "dicom_node.status:run"),
         (show, "dicom_node.show:run"),
         (retry, "dicom_node.again:retry"),
+        (dismiss, "dicom_node.again:dismiss"),
         (reprocess, "dicom_node.again:reprocess"),
         (purge, "dicom_node.purge:run"),
         (echo, "dicom_node.echo:run"),

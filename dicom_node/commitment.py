@@ -118,6 +118,8 @@ class Commitments:
         with self._store.session() as session:
             asked = now()
             for delivery in _deliveries(session, delivery_ids):
+                if delivery.state == DeliveryState.DISMISSED:  # by a person, just now
+                    continue
                 key = CommitmentRequest(transaction_uid=transaction_uid, delivery_id=delivery.id, requested_at=asked)
                 session.add(key)
                 delivery.commitment = CommitmentState.REQUESTED
@@ -193,7 +195,7 @@ def _enter_answer(delivery: Delivery, reason: int | None, settings: DeliverSetti
     if reason is None:
         _commit(delivery)
         return "committed", None
-    if delivery.state == DeliveryState.FAILED:
+    if delivery.state in {DeliveryState.FAILED, DeliveryState.DISMISSED}:
         return "not-committed-again", f"0x{reason:04X}"
     _fail(delivery, reason, settings)
     return "not-committed", f"0x{reason:04X}"

@@ -126,7 +126,7 @@ class Courier:
     def _work(self, turn: Turn, jobs: Sequence[Job]) -> None:
         archive = self._archives.get(turn.peer)
         if archive is None:
-            remedy = "Configure it again, or leave this as it is."
+            remedy = f"Configure it again, or give it up: boneage-node dismiss --peer {turn.peer}"
             self._fail(jobs, PeerUnknown(f"The configuration has no archive {turn.peer}. {remedy}"))
             return
         unsent = [job for job in jobs if not job.is_sent]

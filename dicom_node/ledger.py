@@ -169,16 +169,22 @@ def mark_sent(store: Store, job: Job, status: int, node_id: str) -> None:
     """
     with store.session() as session:
         study, revision, delivery = _lock(session, job.delivery_id)
-        sent = now()
-        delivery.state, delivery.status, delivery.sent_at, delivery.updated_at = DeliveryState.SENT, status, sent, sent
-        delivery.attempts, delivery.failing_since, delivery.error_code, delivery.error = 0, None, None, None
-        waits = delivery.commitment != CommitmentState.NONE
-        delivery.due_at = sent if waits else None  # due at once, if the process dies before it asks for commitment
+        _write_sent(delivery, status, now())
         number, uid, peer = revision.number, job.sop_instance_uid, delivery.peer
         record(
             session, node_id, "sent", study, revision=number, sop_instance_uid=uid, peer=peer, detail=f"0x{status:04X}"
         )
         settle(session, study, revision)
+
+
+def _write_sent(delivery: Delivery, status: int, sent: datetime) -> None:
+    delivery.status, delivery.sent_at, delivery.updated_at = status, sent, sent
+    delivery.attempts, delivery.failing_since, delivery.error_code, delivery.error = 0, None, None, None
+    if delivery.state == DeliveryState.DISMISSED:
+        return  # by a person, while it was on its way
+    delivery.state = DeliveryState.SENT
+    waits = delivery.commitment != CommitmentState.NONE
+    delivery.due_at = sent if waits else None  # due at once, if the process dies before it asks for commitment
 
 
 def mark_failed(store: Store, job: Job, error: NodeError, settings: DeliverSettings, node_id: str) -> None:
@@ -192,8 +198,8 @@ def mark_failed(store: Store, job: Job, error: NodeError, settings: DeliverSetti
     with store.session() as session:
         study, revision, delivery = _lock(session, job.delivery_id)
         without_commitment = delivery.state == DeliveryState.SENT and delivery.commitment == CommitmentState.NONE
-        if delivery.state == DeliveryState.COMMITTED or without_commitment:
-            return  # it got there; the error is about others of its turn
+        if delivery.state in {DeliveryState.COMMITTED, DeliveryState.DISMISSED} or without_commitment:
+            return  # it got there, or was given up meanwhile; the error is about others of its turn
         failed = now()
         delivery.attempts += 1
         delivery.failing_since = delivery.failing_since or failed
@@ -273,12 +279,18 @@ def put_to_work(deliveries: Sequence[Delivery]) -> None:
     for delivery in deliveries:
         if delivery.state == DeliveryState.COMMITTED:
             continue
-        if delivery.state == DeliveryState.FAILED:
+        if delivery.state in {DeliveryState.FAILED, DeliveryState.DISMISSED}:
             delivery.state = DeliveryState.COMPOSED  # sent again, whatever it was that failed
         delivery.attempts = delivery.commitment_failures = 0
         delivery.failing_since = delivery.error_code = delivery.error = None
         is_done = delivery.state == DeliveryState.SENT and delivery.commitment == CommitmentState.NONE
         delivery.due_at, delivery.updated_at = (None if is_done else at), at
+
+
+def dismiss(deliveries: Sequence[Delivery]) -> None:
+    """Have nothing more done about deliveries that a person gives up; what is known of them stays."""
+    for delivery in deliveries:
+        delivery.state, delivery.due_at, delivery.updated_at = DeliveryState.DISMISSED, None, now()
 
 
 def _lock(session: Session, delivery_id: int) -> tuple[Study, Revision, Delivery]:

@@ -243,7 +243,8 @@ def _may_go(what: What, before: datetime) -> tuple[sa.ColumnElement[bool], ...]:
         ~sa.exists().where(revision.study_id == Study.id, is_walking),
         ~delivered.where(is_open),
     )
-    return done if what == "films" else (*done, delivered)
+    given_up = delivered.where(delivery.state == DeliveryState.DISMISSED)
+    return done if what == "films" else (*done, delivered, ~given_up)
 
 
 def _unlink(path: Path) -> None:
@@ -286,7 +287,8 @@ class Keeper:
         while not self._stop.is_set():
             try:
                 gone = self._purger.purge(limits_of(self._settings, now()), self._stop.is_set)
-                log.info("retention.purged", studies=len({portion.study_id for portion in gone}))
+                if gone:
+                    log.info("retention.purged", studies=len({portion.study_id for portion in gone}))
             except NodeError as error:
                 log.warning("retention.failed", code=error.code, reason=str(error))
             except Exception:  # the boundary of the thread: without it nothing would go any more, and nobody know

@@ -27,8 +27,8 @@ class RevisionState(StrEnum):
     COMPOSED = "composed"  # its documents are written and verified; some are still to be sent
     SENT = "sent"  # every archive took every document; not all have committed
     COMMITTED = "committed"  # every archive vouches for every document
-    DELIVERED = "delivered"  # sent to all, committed where there is commitment; at least one archive has none
-    KEPT = "kept"  # composed, and no archive is configured that takes the documents
+    DELIVERED = "delivered"  # sent to all, committed where there is commitment; at least one has none, or was given up
+    KEPT = "kept"  # composed, and there is no archive for the documents, or only ones that were given up
     FAILED = "failed"  # something was set aside for a person; the rest was delivered
 
 
@@ -53,6 +53,7 @@ class DeliveryState(StrEnum):
     SENT = "sent"
     COMMITTED = "committed"
     FAILED = "failed"  # permanently: nothing happens until a person retries
+    DISMISSED = "dismissed"  # given up by the administrator; nothing happens unless that is taken back
 
 
 class CommitmentState(StrEnum):
@@ -94,14 +95,15 @@ def judge(ledger: Iterable[tuple[str, str]]) -> RevisionState:
     ledger
         Delivery state and commitment state of each document at each peer.
     """
-    entries = list(ledger)
+    listed = list(ledger)
+    entries = [(state, commitment) for state, commitment in listed if state != DeliveryState.DISMISSED]
     states = {state for state, _ in entries}
     if not entries:
         return RevisionState.KEPT
     for state in (RevisionState.FAILED, RevisionState.COMPOSED):
         if state in states:
             return state
-    if states == {DeliveryState.COMMITTED}:
+    if states == {DeliveryState.COMMITTED} and len(entries) == len(listed):
         return RevisionState.COMMITTED
     waits = any(state == DeliveryState.SENT and commitment != CommitmentState.NONE for state, commitment in entries)
     return RevisionState.SENT if waits else RevisionState.DELIVERED

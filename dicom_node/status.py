@@ -96,7 +96,7 @@ def find_troubles(session: Session) -> list[Trouble]:
         )
         .where(
             Delivery.error_code.is_not(None),
-            Delivery.state != DeliveryState.COMMITTED,
+            Delivery.state.not_in([DeliveryState.COMMITTED, DeliveryState.DISMISSED]),
             sa.or_(Delivery.state != DeliveryState.FAILED, ~is_replaced()),
             Document.id == Delivery.document_id,
             Revision.id == Delivery.revision_id,

@@ -290,6 +290,69 @@ def test_retry_of_nothing_is_1(ward: Ward) -> None:
     assert "Nothing there has failed" in out
 
 
+@pytest.mark.parametrize(
+    ("state", "error", "due_at"),
+    [
+        (DeliveryState.FAILED, "peer-unknown", None),
+        (DeliveryState.COMPOSED, "peer-unreachable", now() + timedelta(days=1)),
+        (DeliveryState.SENT, None, now() + timedelta(days=1)),
+    ],
+)
+def test_what_a_peer_that_is_gone_will_never_take_can_be_dismissed(
+    ward: Ward, state: DeliveryState, error: str | None, due_at: datetime | None
+) -> None:
+    """Given an archive that is no more, when it is dismissed, then nobody is troubled, and nothing is committed."""
+    ward.add_study("1.2.3", state=state, delivery_error=error, due_at=due_at)
+    ward.add_archive("elsewhere")
+    code, out = ward.run("dismiss", "--peer", "pacs")
+    assert (code, "retry --all --peer pacs" in out, "Note:" in out) == (0, True, False), out
+    (delivery,) = ward.rows(Delivery)
+    assert (delivery.state, delivery.due_at, delivery.error_code) == (DeliveryState.DISMISSED, None, error)
+    assert [row.state for row in (*ward.rows(Revision), *ward.rows(Study))] == ["kept", "kept"]
+    out = ward.run("status")[1]
+    assert ("retry 1.2.3" in out, "dismissed" in out) == (False, True), out
+    assert [(event.kind, event.peer) for event in ward.rows(Event)][-1] == ("dismissed", "pacs")
+    assert ward.run("dismiss", "--peer", "pacs")[0] == 1
+
+
+def test_dismissing_one_study_or_peer_leaves_the_others(ward: Ward) -> None:
+    for uid in ("1.2.3", "1.2.4"):
+        ward.add_study(uid, state=DeliveryState.FAILED, delivery_error="peer-refused")
+    ward.add_archive("elsewhere")
+    assert ward.run("dismiss", "--peer", "elsewhere")[0] == 1
+    assert ward.run("dismiss", "1.2.3", "--peer", "pacs")[0] == 0
+    assert [row.state for row in ward.rows(Delivery)] == ["dismissed", "failed"]
+    code, out = ward.run("dismiss", "--peer", "pasc")
+    assert (code, "No archive has the name pasc." in out) == (2, True), out
+
+
+def test_dismissing_a_peer_that_is_still_configured_says_so(ward: Ward) -> None:
+    ward.add_study("1.2.3", state=DeliveryState.FAILED, delivery_error="peer-refused")
+    ward.add_archive("pacs")
+    assert "Note: pacs is in the settings" in ward.run("dismiss", "--peer", "pacs")[1]
+
+
+def test_what_is_committed_or_done_without_commitment_is_not_dismissed(ward: Ward) -> None:
+    ward.add_study("1.2.3", state=DeliveryState.COMMITTED)
+    ward.add_study("1.2.4")
+    with ward.store.session() as session:
+        session.execute(sa.update(Delivery).where(Delivery.id == 2).values(commitment=CommitmentState.NONE))
+    assert ward.run("dismiss", "--peer", "pacs")[0] == 1
+    assert [row.state for row in ward.rows(Delivery)] == ["committed", "sent"]
+
+
+@pytest.mark.parametrize("words", [("1.2.3",), ("--all", "--peer", "pacs")])
+def test_retry_takes_a_dismissal_back_where_study_or_peer_is_named(ward: Ward, words: tuple[str, ...]) -> None:
+    ward.add_study("1.2.3", state=DeliveryState.FAILED, delivery_error="peer-refused")
+    assert ward.run("dismiss", "--peer", "pacs")[0] == 0
+    assert ward.run("retry", "--all")[0] == 1
+    assert ward.rows(Delivery)[0].state == DeliveryState.DISMISSED
+    assert ward.run("retry", *words)[0] == 0
+    (delivery,) = ward.rows(Delivery)
+    assert (delivery.state, delivery.error_code, delivery.due_at is None) == (DeliveryState.COMPOSED, None, False)
+    assert [row.state for row in (*ward.rows(Revision), *ward.rows(Study))] == ["composed", "composed"]
+
+
 def test_reprocess_makes_a_revision(ward: Ward) -> None:
     ward.add_study("1.2.3")
     code, out = ward.run("reprocess", "1.2.3")

@@ -66,7 +66,7 @@ def test_every_command_has_its_function() -> None:
     lines = [
         ["serve", "--config", "x"], ["demo"], ["status", "--config", "x"], ["show", "1.2", "--config", "x"],
         ["retry", "--all", "--config", "x"], ["reprocess", "1.2", "--config", "x"], ["echo", "p", "--config", "x"],
-        ["purge", "--config", "x"],
+        ["purge", "--config", "x"], ["dismiss", "--peer", "p", "--config", "x"],
         ["settings", "check", "--config", "x"], ["settings", "show", "--config", "x"],
     ]  # fmt: skip
     for line in lines:

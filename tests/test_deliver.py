@@ -33,7 +33,7 @@ from conformance.nodes import ledger as ledger_of
 from conformance.nodes import make_settings, states
 from dicom_node import ledger
 from dicom_node.archive import Archive
-from dicom_node.commitment import Commitments
+from dicom_node.commitment import CommitmentReport, Commitments
 from dicom_node.deliver import Courier, judge_status
 from dicom_node.errors import PeerBusy, PeerRefused
 from dicom_node.ledger import due_turns
@@ -253,6 +253,42 @@ def test_a_peer_that_is_down_holds_up_no_other(
     entries = {(entry.peer, entry.state) for entry in ledger_of(round_.store, uid)}
     assert entries == {("down", "composed"), ("pacs", "committed")}
     assert states(round_.store)[uid] == "composed"
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+def test_what_is_dismissed_on_its_way_stays_so(
+    make_round: Callable[..., Round], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_up: bool, unused_port: int
+) -> None:
+    """Given a turn that is worked on, when a person gives it up meanwhile, then nothing brings it back."""
+    work = Courier._work
+
+    def give_up_first(courier: Courier, *arguments: Any) -> None:
+        with courier._store.session() as session:
+            ledger.dismiss(session.scalars(sa.select(Delivery)).all())
+        work(courier, *arguments)
+
+    monkeypatch.setattr(Courier, "_work", give_up_first)
+    with Archive(tmp_path / "archive") as archive:
+        round_ = make_round({"pacs": archive.address if is_up else ("127.0.0.1", unused_port)})
+        uid = round_.enter()
+        assert (round_.go(), round_.go()) == (1, 0)
+        assert len(archive.objects(uid)) == 2 * is_up
+    entries = ledger_of(round_.store, uid)
+    assert {(entry.state, entry.due_at, entry.sent_at is not None) for entry in entries} == {("dismissed", None, is_up)}
+
+
+def test_an_archive_that_vouches_for_what_was_dismissed_is_believed(make_round: Callable[..., Round]) -> None:
+    round_ = make_round({"pacs": ("127.0.0.1", 1)})
+    uid = round_.enter()
+    first, second = ledger_of(round_.store, uid)
+    round_.commitments.request("1.2.3", [first.id, second.id])
+    with round_.store.session() as session:
+        ledger.dismiss(session.scalars(sa.select(Delivery)).all())
+        uids = [session.get_one(Document, entry.document_id).sop_instance_uid for entry in (first, second)]
+    report = CommitmentReport("1.2.3", committed=((STORAGE[0], uids[0]),), failed=((STORAGE[1], uids[1], 0x0112),))
+    assert round_.commitments.take(report) == 0x0000
+    assert [entry.state for entry in ledger_of(round_.store, uid)] == ["committed", "dismissed"]
+    assert round_.go() == 0
 
 
 @pytest.mark.parametrize(("status", "code"), [(0xC000, "peer-refused"), (0x0124, "peer-refused")])

@@ -207,6 +207,14 @@ def test_documents_go_only_where_an_archive_has_them(shelf: Shelf) -> None:
     assert [(row.path == "", row.purged_at is None) for row in shelf.rows(Document)] == [(True, False), (False, True)]
 
 
+def test_what_was_dismissed_holds_no_film_and_keeps_its_documents(shelf: Shelf) -> None:
+    """Given a delivery that was given up, then its document is all there is of it: retry may still send it."""
+    shelf.add_study()
+    shelf.change(Delivery, state="dismissed", commitment="due")
+    shelf.change(Study, state="kept")
+    assert [one.what for one in shelf.purger.purge(ALL)] == ["films"]
+
+
 @pytest.mark.parametrize("dies_at", [1, 2])
 def test_a_purge_that_is_killed_leaves_the_truth_and_is_ended_by_the_next(
     shelf: Shelf, dies_at: int, monkeypatch: pytest.MonkeyPatch

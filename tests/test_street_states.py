@@ -291,6 +291,10 @@ def test_a_study_never_loses_an_image_nor_lies_about_its_state() -> None:
         ([("sent", "none"), ("committed", "committed")], "delivered"),
         ([("committed", "committed")], "committed"),
         ([("failed", "due"), ("composed", "due")], "failed"),
+        ([("dismissed", "due"), ("committed", "committed")], "delivered"),
+        ([("dismissed", "requested"), ("sent", "requested")], "sent"),
+        ([("dismissed", "due"), ("failed", "due")], "failed"),
+        ([("dismissed", "due")], "kept"),
     ],
 )
 def test_what_a_ledger_amounts_to(ledger: list[tuple[str, str]], state: str) -> None:
