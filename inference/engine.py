@@ -13,7 +13,7 @@ from pydicom import Dataset
 
 from inference.bundle import DETECTOR, Bundle, canonical_name, open_bundle
 from inference.errors import BundleError, FilmError
-from inference.film import Film, display_bytes, read_film, without_border
+from inference.film import Film, bytes_to_read, read_film, without_border
 from inference.finding import (
     AssumedReading,
     BoneProfile,
@@ -272,7 +272,7 @@ class Engine:
         """Find the hand to read, or why there is none."""
         from inference import eligibility
 
-        image, corner = without_border(display_bytes(film))
+        image, corner = without_border(bytes_to_read(film))
         doubt = eligibility.doubt_image(image)
         if doubt is not None:
             return self._refuse_doubt(doubt, subject, film.flags)

@@ -64,6 +64,7 @@ class Film:
     laterality_source: str  # the element that said so, or why there is none
     spacing_mm: tuple[float, float] | None  # (between rows, between columns), at the detector
     flags: tuple[Flag, ...]
+    hidden: npt.NDArray[np.bool_] | None = None  # (rows, columns), what a display shutter hides
 
 
 def read_film(ds: Dataset) -> Film:
@@ -87,19 +88,28 @@ def read_film(ds: Dataset) -> Film:
     shutter, shutter_flags = _find_shutter(ds)
     shown = None if shutter is None else shutter.shown(*cells.shape)
     table, flags = render_table(ds, layout, cells if shown is None else cells[shown][None])
-    pixels, flags = table[cells], (*flags, *shutter_flags)
+    pixels, hidden, flags = table[cells], None, (*flags, *shutter_flags)
     if shutter is not None and shown is not None:
-        pixels[~shown] = shutter.presentation_value / WHITE
+        hidden = ~shown
+        pixels[hidden] = shutter.presentation_value / WHITE
         flags += () if shown.mean() >= LEAST_SHOWN else (_MOSTLY_HIDDEN,)
     side, source, side_flags = read_laterality(ds)
     spacing, spacing_flags = read_spacing(ds)
     flags = (*colour_flags, *flags, *_loss_flags(ds, layout), *side_flags, *spacing_flags)
-    return Film(pixels, side, source, spacing, flags)
+    return Film(pixels, side, source, spacing, flags, hidden)
 
 
 def display_bytes(film: Film) -> npt.NDArray[np.uint8]:
     """Return the film as it is shown to people, shape (rows, columns), 0..255."""
     return np.rint(film.pixels * 255).astype(np.uint8)
+
+
+def bytes_to_read(film: Film) -> npt.NDArray[np.uint8]:
+    """Return the same for networks: what a shutter hides is dark, as padding is, whatever grey a viewer gives it."""
+    shown = display_bytes(film)
+    if film.hidden is not None:
+        shown[film.hidden] = 0
+    return shown
 
 
 def without_border(image: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
