@@ -6,6 +6,7 @@ Not covered: the figures themselves (test_evaluate.py), the same table as traini
 from __future__ import annotations
 
 import json
+import unicodedata
 import weakref
 from importlib import resources
 from pathlib import Path
@@ -129,6 +130,22 @@ def test_the_acceptance_test_takes_a_spreadsheets_table(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("file;sex;bone_age_months\n.\\a.png ;Girl;100,5\n")
     (film,) = read_table(tmp_path, tmp_path / "r.csv")
     assert (film.reading.sex.value, film.reading.age_months) == ("F", 100.5)
+
+
+@pytest.mark.parametrize(("stored", "written"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_an_umlaut_of_another_system_names_the_same_file(tmp_path: Path, stored: str, written: str) -> None:
+    cv2.imwrite(
+        str(tmp_path / unicodedata.normalize(stored, "M\N{LATIN SMALL LETTER A WITH DIAERESIS}.png")), picture(1)
+    )
+    name = unicodedata.normalize(written, "M\N{LATIN SMALL LETTER A WITH DIAERESIS}.png")
+    (tmp_path / "r.csv").write_text(f"file,sex,bone_age_months\n{name},F,100\n", "utf-8")
+    assert len(read_table(tmp_path, tmp_path / "r.csv")) == 1
+
+
+def test_a_cell_that_is_no_path_at_all_names_no_file(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text(f"file,sex,bone_age_months\n{'words ' * 100},F,100\n")
+    with pytest.raises(DataError, match="Line 2: the folder has no such file"):
+        read_table(tmp_path, tmp_path / "r.csv")
 
 
 # Options and kept figures.

@@ -117,6 +117,40 @@ def test_every_loader_takes_the_layout(official: Path) -> None:
     assert load_small(official, ["pretrain"]) == []
 
 
+def test_official_images_may_lie_behind_a_link(official: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Given images on another disk and a link that leads in a circle, then each image is there once."""
+    elsewhere = tmp_path_factory.mktemp("disk") / "images"
+    (official / "boneage-training-dataset").rename(elsewhere)
+    (official / "boneage-training-dataset").symlink_to(elsewhere)
+    (elsewhere / "circle").symlink_to(official)
+    assert open_source(official).problems == []
+    assert len(load_half(official, ["train", "validation", "test"])) == 6
+
+
+def test_official_tables_may_have_their_names_in_capitals(official: Path) -> None:
+    (official / "boneage-training-dataset.csv").rename(official / "TRAINING.CSV")
+    assert len(open_source(official).entries) == 6
+
+
+def test_a_sites_table_may_have_its_name_in_capitals(site: Path) -> None:
+    (site / "readings.csv").rename(site / "Readings.CSV")
+    assert len(open_source(site).entries) == 6
+
+
+def test_a_folder_named_like_a_table_is_none(official: Path) -> None:
+    (official / "old.csv").mkdir()
+    assert open_source(official).problems == []
+
+
+def test_a_table_that_may_not_be_read_is_named(official: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match=r"\.csv cannot be read: Permission denied\."):
+        open_source(official)
+
+
 def test_parts_drawn_by_hash_are_in_proportion() -> None:
     parts = [part_by_hash(str(film)) for film in range(4000)]
     shares = {part: parts.count(part) / len(parts) for part in set(parts)}
@@ -485,6 +519,16 @@ def test_films_of_one_child_stand_on_one_side(site: Path) -> None:
     assert all(parts[2 + 2 * pair] == parts[3 + 2 * pair] for pair in range(3))
 
 
+def test_films_that_share_a_name_in_folders_of_their_own_are_drawn_apart(tmp_path: Path) -> None:
+    """Given a folder for each child, each with a ``hand.png``, then not all of them stand on one side."""
+    names = [f"child{place}/hand.png" for place in range(30)]
+    for place, name in enumerate(names):
+        (tmp_path / name).parent.mkdir()
+        cv2.imwrite(str(tmp_path / name), picture(place))
+    write_csv(tmp_path / "readings.csv", ["file", "sex", "bone_age_months"], [[name, "F", 100] for name in names])
+    assert {entry.reading.part for entry in open_source(tmp_path).entries} == {"train", "validation", "test"}
+
+
 def test_a_child_on_both_sides_is_refused_and_not_named(site: Path) -> None:
     write_csv(
         site / "readings.csv",
@@ -656,6 +700,19 @@ def test_boxes_of_other_tools_become_named_points(tmp_path: Path, form: str) -> 
     assert annotation.sizes["ulna"] == pytest.approx((0.05, 0.05))
     assert annotation.points["PP1"][0] > annotation.points["MC2"][0] > annotation.points["MC5"][0]
     assert annotation.points["MC3"] == pytest.approx((0.5, 0.36))
+
+
+@pytest.mark.parametrize(("form", "ending"), [("voc", ".xml"), ("coco", ".json"), ("yolo", ".txt")])
+def test_boxes_may_lie_behind_a_link_and_have_their_ending_in_capitals(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, form: str, ending: str
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("disk")
+    WRITERS[form](elsewhere, 1377, hand_boxes())
+    for path in elsewhere.glob(f"*{ending}"):
+        if path.name != "classes.txt":
+            path.rename(path.with_suffix(ending.upper()))
+    (tmp_path / "labels").symlink_to(elsewhere)
+    assert set(read_boxes(tmp_path)) == {1377}
 
 
 def test_the_three_forms_agree(tmp_path: Path) -> None:

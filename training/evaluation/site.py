@@ -9,6 +9,7 @@ lines is refused. The sex is the table's; a header that says otherwise is counte
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
@@ -24,7 +25,7 @@ from inference.subject import read_subject
 from training.errors import DataError
 from training.evaluation.reading import Case, read_case
 from training.radiographs import Radiograph, Reading
-from training.sources.files import IMAGES, read_image, read_object
+from training.sources.files import IMAGES, is_there, read_image, read_object
 from training.sources.source import fingerprint
 from training.sources.tables import AGES, BEYOND, COLUMNS, SEXES, Row, Table, kind_of, number_of, read_lines, sex_of
 from training.sources.units import years_for_months
@@ -116,7 +117,7 @@ def read_line(folder: Path, row: Row, table: Table, line: int) -> SiteFilm:
             f"Line {line}: it has more cells than the header; put what holds a {_SEPARATOR_NAMES[table.separator]} in "
             "quotation marks, and write decimals with a point."
         )
-    if not path.is_file():
+    if not is_there(path):
         raise DataError(f"Line {line}: the folder has no such file; correct the path or take the line out.")
     if sex is None:
         raise DataError(f"Line {line}: the sex must be one of {', '.join(SEXES)}; it is {kind_of(row['sex'])}.")
@@ -132,9 +133,14 @@ def read_line(folder: Path, row: Row, table: Table, line: int) -> SiteFilm:
 
 
 def _path_of(folder: Path, cell: str) -> Path:
-    """Return the file that a cell names, with blanks around it and backslashes in it as a spreadsheet may have them."""
-    paths = (folder / cell, folder / cell.strip(), folder / PureWindowsPath(cell.strip()).as_posix())
-    return next((path for path in paths if path.is_file()), paths[-1])
+    """Return the file that a cell names, with blanks around it and backslashes in it as a spreadsheet may have them.
+
+    One system writes an umlaut as one letter, another as two: either is found.
+    """
+    plain = PureWindowsPath(cell.strip()).as_posix()
+    forms = (unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))
+    paths = [folder / name for name in (cell, cell.strip(), *forms, plain)]
+    return next((path for path in paths if is_there(path)), paths[-1])
 
 
 def _filled(row: Row, column: str) -> bool:

@@ -27,7 +27,7 @@ from inference.anatomy import BOX_NAMES
 from inference.errors import FilmError
 from training.annotations import RUS_CLASSES, Annotation, Box, add_rus_boxes, is_complete
 from training.errors import DataError
-from training.sources.files import plain_name
+from training.sources.files import files_below, plain_name
 from training.sources.site import open_film
 from training.sources.source import Entry, Source, log_notices, open_image
 from training.sources.ultralytics import DATA_FILE, read_data_file
@@ -128,8 +128,8 @@ def check_boxes(folder: Path, source: Source | None = None) -> Boxes:
 def _sheets(folder: Path, films: Films | None, problems: list[str]) -> Iterator[Sheet]:
     """Read the files one after the other; one that is broken is a problem. Films without a box are left out."""
     readers: tuple[tuple[Callable[[Path], list[Sheet]], list[Path]], ...] = (
-        (_read_voc, sorted(folder.rglob("*.xml"))),
-        (_read_coco, sorted(folder.rglob("*.json"))),
+        (_read_voc, _files(folder, ".xml")),
+        (_read_coco, _files(folder, ".json")),
         (partial(_read_yolo, folder=folder, films=films, names_in=cache(_names_in)), _yolo_files(folder)),
     )
     for reader, files in readers:
@@ -296,11 +296,16 @@ def _read_coco(file: Path) -> list[Sheet]:
 def _yolo_files(folder: Path) -> list[Path]:
     """Return the texts that hold boxes: neither names of classes nor the lists of images that a ``data.yaml`` names."""
     lists: set[Path] = set()
-    for path in folder.rglob(DATA_FILE):
+    for path in (path for path in files_below(folder) if path.name == DATA_FILE):
         with suppress(DataError):  # said of every text whose classes it has
             lists |= read_data_file(path).lists
-    texts = (path for path in folder.rglob("*.txt") if path.name not in CLASS_FILES)
-    return sorted(path for path in texts if path.resolve() not in lists)
+    texts = (path for path in _files(folder, ".txt") if path.name not in CLASS_FILES)
+    return [path for path in texts if path.resolve() not in lists]
+
+
+def _files(folder: Path, ending: str) -> list[Path]:
+    """Return the files below a folder that have an ending, in capitals or not."""
+    return sorted(path for path in files_below(folder) if path.suffix.lower() == ending)
 
 
 def _read_yolo(file: Path, folder: Path, films: Films | None, names_in: Callable[[Path], list[str]]) -> list[Sheet]:

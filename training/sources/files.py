@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path, PureWindowsPath
 
@@ -92,6 +94,33 @@ def is_film_file(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether a file is there; no path is too long to ask."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def files_below(folder: Path, without: str = "") -> Iterator[Path]:
+    """Return all files anywhere below a folder, its own first, in the order of their names.
+
+    What links lead to counts as well, for films often lie on another disk; each folder once, for links may go in a
+    circle. ``without`` names a folder in the first one that is passed over.
+    """
+    seen = {folder.resolve()}
+    for at, folders, files in os.walk(folder, followlinks=True):
+        here = Path(at)
+        wanted = [name for name in sorted(folders) if name != without or here != folder]
+        folders.clear()
+        for name in wanted:
+            place = (here / name).resolve()
+            if place not in seen:
+                seen.add(place)
+                folders.append(name)
+        yield from (here / name for name in sorted(files))
 
 
 def plain_name(path: str) -> str:

@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 
 from inference.finding import Sex
+from training.errors import DataError
 from training.radiographs import Reading, read_split
-from training.sources.files import IMAGES
+from training.sources.files import IMAGES, files_below
 from training.sources.source import ANNOTATIONS, Entry, Source, open_image, part_by_hash
 from training.sources.tables import columns_of, is_filled, number_of, repeated, separator_of
 from training.sources.units import years_for_months
@@ -28,8 +29,15 @@ _MALE = {"true": Sex.MALE, "1": Sex.MALE, "false": Sex.FEMALE, "0": Sex.FEMALE}
 
 
 def read(folder: Path) -> Source | None:
-    """Read all tables of a folder; None where it holds none."""
-    tables = [(path, *found) for path in sorted(folder.glob("*.csv")) if (found := _names(path)) is not None]
+    """Read all tables of a folder; None where it holds none.
+
+    Raises
+    ------
+    DataError
+        If a table cannot be read.
+    """
+    files = (path for path in sorted(folder.glob("*")) if path.suffix.lower() == ".csv" and path.is_file())
+    tables = [(path, *found) for path in files if (found := _names(path)) is not None]
     if not tables:
         return None
     images, split, source = _images(folder), read_split(), Source("RSNA's official layout", [])
@@ -55,8 +63,8 @@ def read(folder: Path) -> Source | None:
 def _images(folder: Path) -> dict[str, list[Path]]:
     """Return the images below a folder by the film's number; copies beside annotations are none."""
     found: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGES and folder / ANNOTATIONS not in path.parents:
+    for path in files_below(folder, without=ANNOTATIONS):
+        if path.suffix.lower() in IMAGES:
             found[_number(path.stem)].append(path)
     return found
 
@@ -77,8 +85,17 @@ def _name_unlisted(source: Source, images: dict[str, list[Path]]) -> None:
 
 
 def _names(path: Path) -> tuple[tuple[str, str, str], str] | None:
-    """Return the names of a table's columns, and what separates its cells; None of a table that has others."""
-    header = _header(path)
+    """Return the names of a table's columns, and what separates its cells; None of a table that has others.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read.
+    """
+    try:
+        header = _header(path)
+    except OSError as error:
+        raise DataError(f"The table {path} cannot be read: {error.strerror}.") from error
     separator = separator_of(header, {name for names in COLUMNS for name in names})
     columns = columns_of(header, separator)
     return next(((names, separator) for names in COLUMNS if set(names) <= set(columns)), None)

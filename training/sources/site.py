@@ -13,15 +13,19 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inference.film import display_bytes, read_film
 from training.errors import DataError
 from training.radiographs import Reading
-from training.sources.files import IMAGES, is_film_file, plain_name, read_object
+from training.sources.files import IMAGES, files_below, is_film_file, plain_name, read_object
 from training.sources.headers import Header, read_header
 from training.sources.source import ANNOTATIONS, Entry, Grey, Source, open_image, part_by_hash
 from training.sources.tables import COLUMNS, PARTS, Row, kind_of, part_of
 from training.sources.units import may_be_years
+
+if TYPE_CHECKING:
+    from training.evaluation.site import SiteFilm
 
 TABLE = "readings.csv"
 FAR_MONTHS = 120.0
@@ -38,8 +42,8 @@ def read(folder: Path) -> Source | None:
     """
     from training.evaluation.site import read_line, read_rows, wrong_unit  # evaluation imports this package's users
 
-    table = folder / TABLE
-    if not table.is_file():
+    table = _table(folder)
+    if table is None:
         return None
     source = Source("a site's films", [])
     lines: dict[Path, int] = {}
@@ -56,7 +60,7 @@ def read(folder: Path) -> Source | None:
             continue
         films.append((row, film))
         headers.append(read_header(film.path))
-        _enter(source, film.path, film.reading, row, headers[-1])
+        _enter(source, folder, film, row, headers[-1])
     if wrong := wrong_unit(films):
         source.problems.append(wrong)
     for (_, film), header in zip(films, headers, strict=True):
@@ -72,10 +76,16 @@ def read(folder: Path) -> Source | None:
     return Source(source.layout, source.entries, source.problems, source.notices, source.unlisted)
 
 
+def _table(folder: Path) -> Path | None:
+    """Return the table's file, in capitals if need be."""
+    found = [path for path in folder.glob("*") if path.name.lower() == TABLE and path.is_file()]
+    return min(found, key=lambda path: (path.name != TABLE, path.name), default=None)
+
+
 def unlisted(folder: Path, listed: Iterable[Path]) -> list[Path]:
     """Return the films' files anywhere below a folder, but for its annotations, that no resolved path names."""
-    known, boxes = set(listed), folder / ANNOTATIONS
-    files = (path for path in sorted(folder.rglob("*")) if boxes not in path.parents and is_film_file(path))
+    known = set(listed)
+    files = (path for path in files_below(folder, without=ANNOTATIONS) if is_film_file(path))
     return [path for path in files if path.resolve() not in known]
 
 
@@ -100,16 +110,22 @@ def _doubts(reading: Reading, header: Header, *, ages: bool) -> Iterator[str]:
         yield f"Line {line}: its bone age is more than 10 years from the age in the header; check both."
 
 
-def _enter(source: Source, path: Path, reading: Reading, row: Row, header: Header) -> None:
+def _enter(source: Source, folder: Path, film: SiteFilm, row: Row, header: Header) -> None:
+    path, reading = film.path, film.reading
     line, stated = reading.rsna_id, part_of(row.get("part"))
     patient = (row.get("patient") or "").strip() or header.patient
     if stated is None:
         words, kind = ", ".join(PARTS), kind_of(row.get("part"))
         source.problems.append(f"Line {line}: the part must be one of {words}, or empty; it is {kind}.")
         return
-    part = stated or part_by_hash(patient or str(path.name))
+    part = stated or part_by_hash(patient or _inside(folder, path))
     placed = Reading(line, reading.age_months, reading.sex, part)
     source.entries.append(Entry(placed, f"Line {line}", partial(open_film, path), patient, plain_name(path.name)))
+
+
+def _inside(folder: Path, path: Path) -> str:
+    """Return a film's path in the folder: its name alone may be that of all films, "child12/hand.png" and so on."""
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
 
 
 def open_film(path: Path) -> Grey:
