@@ -33,7 +33,7 @@ from training.fit import Drops, Schedule, duration, fit, rate_of, read_curve
 from training.machine import ALONE, Machine, join
 from training.prefetch import Steps, prefetched, seed_of
 from training.recipe import DetectorRecipe, Phase, Stretch, open_recipe, read_recipe
-from training.run import begin_run, data_sha256, finish_run, read_about, read_run
+from training.run import begin_run, check_run, data_sha256, finish_run, read_about, read_run
 from training.summary import write_summary
 
 SCHEDULE = Schedule(epochs=4, steps_per_epoch=3, peak_learning_rate=0.05)
@@ -649,6 +649,40 @@ def test_a_kill_while_run_json_is_written_leaves_the_one_before(tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         begin_run(tmp_path, ABOUT | {"recipe": {}})
     assert len(read_about(tmp_path)["starts"]) == 1
+
+
+def test_a_full_disk_ends_a_run_in_words_and_keeps_the_checkpoint(tmp_path, one_epoch, monkeypatch):
+    """Given a disk that fills up in the second epoch, then that is said, no part stays, and the run goes on later."""
+    with pytest.raises(TimeUp):
+        run_tiny(tmp_path, deadline=one_epoch)
+
+    def full(_, path: Path) -> None:
+        path.write_bytes(b"as far as it went")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    with monkeypatch.context() as filled:
+        filled.setattr("training.storage.torch.save", full)
+        with pytest.raises(RunError, match=r"checkpoint\.pt cannot be written \(is its disk full\?\); make room"):
+            run_tiny(tmp_path)
+    assert not list(tmp_path.glob("*.part"))
+    run_tiny(tmp_path)
+    assert [row["epoch"] for row in read_curve(tmp_path)] == [0, 1, 2, 3]
+
+
+def test_a_curve_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / events.NAME).mkdir()
+    with pytest.raises(RunError, match=r"cannot be written \(Is a directory\)"):
+        run_tiny(tmp_path)
+
+
+def test_a_run_where_no_folder_can_be_is_refused_before_it_begins(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for run in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(RunError, match="file is a file; name a folder"):
+            check_run(run, ABOUT)
+    monkeypatch.setattr("training.storage.os.access", lambda *_: False)
+    with pytest.raises(RunError, match="may not be written to; name another place"):
+        check_run(tmp_path / "new" / "run", ABOUT)
 
 
 def test_the_run_of_an_older_version_is_resumed(tmp_path):

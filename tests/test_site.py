@@ -23,6 +23,7 @@ from training.errors import DataError
 from training.evaluation import site
 from training.evaluation.acceptance import read_thresholds
 from training.evaluation.figures import KEYS, assemble, clean
+from training.evaluation.output import check_outputs
 from training.evaluation.reading import Row
 from training.evaluation.site import SiteCase, read_site, read_table
 
@@ -149,6 +150,32 @@ def test_a_cell_that_is_no_path_at_all_names_no_file(tmp_path: Path) -> None:
 
 
 # Options and kept figures.
+
+
+def test_nothing_is_written_over_what_is_read_or_written_there_too(tmp_path: Path) -> None:
+    readings, other = tmp_path / "readings.csv", tmp_path / "other.json"
+    readings.write_text("file,sex,bone_age_months\n")
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(DataError, match=r"readings\.csv would be written over what is read"):
+        check_outputs(tmp_path / "sub" / ".." / "readings.csv", inputs=[readings])
+    with pytest.raises(DataError, match=r"other\.json would be written over"):
+        check_outputs(other, None, other)
+    check_outputs(readings, other, Path("/dev/null"), Path("/dev/null"), inputs=[None])
+
+
+def test_a_site_that_names_its_table_as_output_keeps_it(tmp_path: Path) -> None:
+    table = tmp_path / "r.csv"
+    table.write_text("file,sex,bone_age_months\n")
+    assert evaluate.main(["--films", str(tmp_path), "--readings", str(table), "--json", str(table)]) == 2
+    assert table.read_text() == "file,sex,bone_age_months\n"
+
+
+def test_a_folder_that_may_not_be_written_to_is_said_before_films_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.evaluation.output.os.access", lambda *_: False)
+    with pytest.raises(DataError, match="may not be; name another place"):
+        check_outputs(tmp_path / "figures.json")
 
 
 @pytest.mark.parametrize(

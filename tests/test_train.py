@@ -359,7 +359,8 @@ def test_a_finished_run_stays_what_it_is_under_other_options(tmp_path, other, wo
     "wrong",
     [
         ("--epochs", "0"), ("--epochs", "-1"), ("--epochs", "two"), ("--learning-rate", "0"),
-        ("--learning-rate", "nan"), ("--averaging", "1"), ("--threads", "0"), ("--workers", "-1"), ("--minutes", "0"),
+        ("--learning-rate", "nan"), ("--averaging", "1"), ("--seed", "-1"), ("--seed", "4294967296"),
+        ("--threads", "0"), ("--workers", "-1"), ("--minutes", "0"),
     ],
 )  # fmt: skip
 def test_a_number_that_means_nothing_is_refused_and_not_passed_over(tmp_path, wrong, capsys):

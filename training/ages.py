@@ -23,6 +23,7 @@ from inference.torch_backend import as_batch
 from training.augmentation import Augmentation
 from training.errors import DataError
 from training.radiographs import Radiograph, Reading
+from training.storage import make_folder, writing
 
 Float = npt.NDArray[np.float64]
 
@@ -86,11 +87,17 @@ def _locate_batch(
 
 
 def write_located(file: Path, located: list[LocatedFilm], films: list[Radiograph]) -> None:
-    """Keep what was found in films, without their pixels; a kill while it is written leaves no file."""
+    """Keep what was found in films, without their pixels; a kill while it is written leaves no file.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written.
+    """
     pixels = {film.reading.rsna_id: film.pixels for film in films}
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     part = file.with_suffix(".part")
-    with part.open("wb") as content:
+    with writing(file), part.open("wb") as content:
         np.savez(
             content,
             rsna_id=np.array([film.reading.rsna_id for film in located]),
@@ -98,7 +105,8 @@ def write_located(file: Path, located: list[LocatedFilm], films: list[Radiograph
             centres=np.array([film.centres for film in located]),
             inverted=np.array([film.pixels is not pixels[film.reading.rsna_id] for film in located]),
         )
-    part.replace(file)
+    with writing(file):
+        part.replace(file)
 
 
 def read_located(file: Path, films: list[Radiograph]) -> list[LocatedFilm]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 
+MOST_SEED = 1 << 32
+"""Seeds are below this."""
+
 
 def positive_int(text: str) -> int:
     """Read a whole number above 0.
@@ -29,6 +32,19 @@ def count(text: str) -> int:
     """
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
+
+
+def seed_number(text: str) -> int:
+    """Read what draws begin with: a whole number that numpy and torch both take.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If it is none.
+    """
+    if not text.isdecimal() or int(text) >= MOST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on and below 2^32")
     return int(text)
 
 

@@ -34,7 +34,7 @@ from inference.precise_baa import FILM_SIDE
 from inference.preparation import equalisation_table
 from inference.warp import warp_onto
 from training.annotations import read_annotations
-from training.arguments import positive, positive_int
+from training.arguments import positive, positive_int, seed_number
 from training.cascade import detector_loss, palm_loss
 from training.detector import AnnotatedFilm, demand
 from training.errors import TimeUp, TrainingError
@@ -248,7 +248,7 @@ def make_parser() -> argparse.ArgumentParser:
         one.add_argument("--epochs", type=positive_int, help=f"epochs instead of {stretch.epochs}")
         one.add_argument("--learning-rate", type=positive, help=f"peak instead of {stretch.peak_learning_rate:g}")
         one.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
-        one.add_argument("--seed", type=int, default=SEED)
+        one.add_argument("--seed", type=seed_number, default=SEED)
         add_machine_options(one)
     return parser
 

@@ -57,7 +57,7 @@ from training.evaluation.ages import AGE_GROUPS_YEARS, in_group
 from training.evaluation.output import check_outputs
 from training.evaluation.reading import Row, read_films, read_json, rows_of
 from training.radiographs import is_project_folder, load_half, load_small
-from training.storage import write_text
+from training.storage import check_writable, make_folder, write_text
 from training.terms import part_of_films
 
 _log = logging.getLogger(__name__)
@@ -245,7 +245,7 @@ def print_calibration(table: dict[str, Any]) -> None:
 def write_calibration(path: Path, table: dict[str, Any]) -> None:
     """Write the intervals; what else a ``calibration.json`` found there holds, such as the sex alarm, stays."""
     before = _read_usable(path) or {}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_text(path, json.dumps({k: v for k, v in before.items() if k not in _OWN} | table, indent=2) + "\n")
 
 
@@ -348,12 +348,14 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     path = calibration_path(arguments.method)
     try:
-        check_outputs(arguments.out)
+        check_outputs(arguments.out, inputs=arguments.rows or ())
+        if arguments.out is None:
+            check_writable(path.parent)
         rows, films, shape = _read_rows(arguments, path)
         table = calibrate(rows, films, shape=shape)
+        write_calibration(arguments.out or path, table)
     except (TrainingError, InferenceError) as error:
         return exit_code(error)
-    write_calibration(arguments.out or path, table)
     print_calibration(table)
     return 0
 

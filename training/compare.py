@@ -382,7 +382,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        check_outputs(arguments.json, arguments.report)
+        check_outputs(arguments.json, arguments.report, inputs=map(Path, arguments.what))
         comparison = compare(*_gather(arguments), films_of=_films_of(arguments))
         _print(comparison)
         write_output(arguments.json, lambda: json.dumps(comparison, indent=1, allow_nan=False) + "\n")

@@ -306,7 +306,8 @@ def _run(arguments: argparse.Namespace) -> bool:
     failed counts before the recalibration that could not be.
     """
     thresholds = read_thresholds(arguments.accept) if arguments.accept is not None else []
-    check_outputs(arguments.json, arguments.report, arguments.recalibrate)
+    inputs = (arguments.readings, arguments.recalibration)
+    check_outputs(arguments.json, arguments.report, arguments.recalibrate, inputs=inputs)
     figures, pictures = _measure(arguments)
     print_figures(figures)
     accepted = judge(figures, thresholds) if thresholds else True

@@ -26,7 +26,7 @@ from safetensors.torch import load
 from inference.method import open_method
 from inference.torch_backend import OnDevice
 from training.ages import estimate
-from training.arguments import positive_int
+from training.arguments import positive_int, seed_number
 from training.errors import RecipeError, RunError, TimeUp, TrainingError
 from training.export import save_weights
 from training.films import AgeFilms
@@ -250,7 +250,7 @@ def write_results(run_folder: Path, out: Path, readings: list[dict[str, float]] 
     save_weights(read_run(run_folder), out / _WEIGHTS)
     parts = split_file(out / _WEIGHTS, RESULT_BYTES)
     (out / _FIGURES).write_text(json.dumps(figures) + "\n")
-    (out / SUMMARY).write_text((run_folder / SUMMARY).read_text())
+    (out / SUMMARY).write_bytes((run_folder / SUMMARY).read_bytes())
     return [*parts, out / _FIGURES, out / SUMMARY]
 
 
@@ -300,7 +300,7 @@ def make_parser() -> argparse.ArgumentParser:
     running.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     running.add_argument("--fit", action="store_true", help="scale the recipe's steps so that it ends in --minutes")
     running.add_argument("--epochs", type=positive_int, help="epochs instead of the recipe's (of each of its phases)")
-    running.add_argument("--seed", type=int, default=SEED)
+    running.add_argument("--seed", type=seed_number, default=SEED)
     add_machine_options(running)
     taking = actions.add_parser("take", help="make a run's folder of results that were brought home")
     taking.add_argument("results", metavar="RESULTS", type=Path)

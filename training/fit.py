@@ -26,7 +26,7 @@ from training import events
 from training.errors import RunError, TimeUp
 from training.machine import ALONE, Machine
 from training.prefetch import Batch, Draw, Steps, prefetched, seed_of
-from training.storage import load_state, save_state, write_text
+from training.storage import load_state, make_folder, save_state, write_text, writing
 
 _log = logging.getLogger(__name__)
 
@@ -345,13 +345,15 @@ def _begin_curve(folder: Path, first: int) -> None:
     """Take out what a killed run wrote of an epoch whose checkpoint was not kept, and give TensorBoard the rest."""
     kept = [row for row in read_curve(folder) if row["epoch"] < first]
     write_text(folder / CURVE, "".join(json.dumps(row) + "\n" for row in kept))
-    events.begin(folder, kept)
+    with writing(folder / events.NAME):
+        events.begin(folder, kept)
 
 
 def _extend_curve(folder: Path, done: Progress) -> None:
-    with (folder / CURVE).open("a") as curve:
-        curve.write(json.dumps(asdict(done)) + "\n")
-    events.extend(folder, asdict(done))
+    with writing(folder / CURVE):
+        with (folder / CURVE).open("a") as curve:
+            curve.write(json.dumps(asdict(done)) + "\n")
+        events.extend(folder, asdict(done))
 
 
 def _run_epoch(training: _Training, source: Iterator[Batch], epoch: int, seed: int) -> float:
@@ -430,11 +432,12 @@ def fit(
     Raises
     ------
     RunError
-        If the folder's checkpoint was made with another schedule, or the loss is no number any more.
+        If the folder's checkpoint was made with another schedule, the loss is no number any more, or the folder cannot
+        be written to: the checkpoint of the epoch before is kept.
     TimeUp
         If the deadline came before the last epoch.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     training = _Training(net, loss_of, schedule, machine)
     first = training.restore(folder)
     if machine.leads and first < schedule.epochs:

@@ -27,7 +27,7 @@ from torch import nn
 from training.errors import RunError
 from training.fit import BEFORE, CHECKPOINT, load_checkpoint, read_curve
 from training.recipe import complete
-from training.storage import load_state, save_state, write_text
+from training.storage import check_writable, load_state, make_folder, save_state, write_text
 
 _log = logging.getLogger(__name__)
 
@@ -89,10 +89,11 @@ def begin_run(run: Path, about: dict[str, Any]) -> None:
     ------
     RunError
         If the run found there is another (its recipe, target, seed, precision, starting weights or data); nothing is
-        written then. What a recipe of an earlier version does not say has the value it had then.
+        written then. What a recipe of an earlier version does not say has the value it had then. If the folder cannot
+        be written to.
     """
     before = check_run(run, about)
-    run.mkdir(parents=True, exist_ok=True)
+    make_folder(run)
     start = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "revision": git_revision()}
     if start["revision"] == "unknown":
         _log.warning("The revision of these sources is not known: name it in %s.", REVISION)
@@ -109,6 +110,7 @@ def check_run(run: Path, about: dict[str, Any]) -> dict[str, Any]:
     RunError
         As :func:`begin_run`.
     """
+    check_writable(run)
     before = read_about(run) if (run / _ABOUT).exists() else {}
     for key in _SAME:
         if key in before and key in about and before[key] != about[key]:
@@ -148,7 +150,7 @@ def read_about(run: Path) -> dict[str, Any]:
         If the folder has none, or it is torn.
     """
     try:
-        about: dict[str, Any] = json.loads((run / _ABOUT).read_text())
+        about: dict[str, Any] = json.loads((run / _ABOUT).read_text("utf-8"))
     except OSError as error:
         raise RunError(f"{run} is no run's folder; it has no {_ABOUT}.") from error
     except ValueError as error:

@@ -1,9 +1,14 @@
-"""Files that a kill or a power cut leaves whole: written beside the old one, flushed, then put in its place."""
+"""Files that a kill or a power cut leaves whole: written beside the old one, flushed, then put in its place.
+
+What a disk refuses, full or not to be written to, is a RunError.
+"""
 
 from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +22,66 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in words that a file cannot be written; what there is of it beside the old one goes, to make room.
+
+    Raises
+    ------
+    RunError
+        If the disk is full or broken, or what is written to may not be.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch's own word for a full disk is a RuntimeError
+        with suppress(OSError):
+            path.with_suffix(".part").unlink(missing_ok=True)
+        why = error.strerror if isinstance(error, OSError) else "is its disk full?"
+        raise RunError(
+            f"{path} cannot be written ({why}); make room, or name a folder that may be written to."
+        ) from error
+
+
+def check_writable(path: Path) -> None:
+    """Refuse, before work is begun, a place for files that cannot be written to; it need not be there yet.
+
+    Raises
+    ------
+    RunError
+        If the place, or the nearest folder above it that is there, is no folder or may not be written to.
+    """
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise RunError(f"{path} cannot be written: {nearest} is a file; name a folder.")
+    if not os.access(nearest, os.W_OK):
+        raise RunError(f"{path} cannot be written: {nearest} may not be written to; name another place.")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where it is not there.
+
+    Raises
+    ------
+    RunError
+        As :func:`writing`.
+    """
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file; a kill while it is written leaves the one before."""
+    """Write a text file in UTF-8; a kill while it is written leaves the one before.
+
+    Raises
+    ------
+    RunError
+        As :func:`writing`.
+    """
     part = path.with_suffix(".part")
-    part.write_text(text)
-    _flush(part)
-    part.replace(path)
+    with writing(path):
+        part.write_text(text, "utf-8")
+        _flush(part)
+        part.replace(path)
 
 
 def save_state(state: dict[str, Any], path: Path, *, before: Path | None = None) -> None:
@@ -36,13 +95,19 @@ def save_state(state: dict[str, Any], path: Path, *, before: Path | None = None)
         Where to.
     before
         Where the file found there goes, to be fallen back on; without, it is written over.
+
+    Raises
+    ------
+    RunError
+        As :func:`writing`.
     """
     part = path.with_suffix(".part")
-    torch.save(state, part)
-    _flush(part)
-    if before is not None and path.exists():
-        path.replace(before)
-    part.replace(path)
+    with writing(path):
+        torch.save(state, part)
+        _flush(part)
+        if before is not None and path.exists():
+            path.replace(before)
+        part.replace(path)
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from training.evaluation.drawing import COLOURS, Plot
 from training.evaluation.page import cards, figure, figures, page, section, table
 from training.fit import duration, read_curve
 from training.run import read_about
+from training.storage import write_text
 
 NAME = "summary.html"
 _MADE = ("seed", "data_sha256", "detector_sha256", "init", "imagenet", "device", "processes", "threads", "workers")
@@ -42,9 +43,7 @@ def write_summary(run: Path) -> None:
         section("Phases", _phases(phases)),
         section("How it was made", _made(about), _settings(phases)),
     ]
-    part = (run / NAME).with_suffix(".part")
-    part.write_text(page(f"Training of {about['target']}", _lead(about), sections))
-    part.replace(run / NAME)
+    write_text(run / NAME, page(f"Training of {about['target']}", _lead(about), sections))
 
 
 def _drawn(curve: Curve) -> list[tuple[str, str]]:

@@ -29,7 +29,7 @@ from inference.method import AgeMethod, open_method
 from inference.torch_backend import OnDevice
 from inference.yolo import RegionNet
 from training.ages import Pool, age_batches, estimate
-from training.arguments import count, decay, positive, positive_int
+from training.arguments import count, decay, positive, positive_int, seed_number
 from training.detector import NETS, finder_batches, finder_loss, landmark_batches, landmark_loss
 from training.errors import DataError, RecipeError, RunError, TimeUp, TrainingError
 from training.films import AgeFilms, DetectorFilms
@@ -371,7 +371,7 @@ def make_parser() -> argparse.ArgumentParser:
         default="auto",
         help="precision of the forward pass; auto takes bfloat16 where the machine is faster at it",
     )
-    parser.add_argument("--seed", type=int, default=SEED, help=f"seed of weights and batches (default {SEED})")
+    parser.add_argument("--seed", type=seed_number, default=SEED, help=f"seed of weights and batches (default {SEED})")
     add_machine_options(parser)
     return parser
 

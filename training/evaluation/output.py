@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from training.errors import DataError
 
 
-def check_outputs(*paths: Path | None) -> None:
-    """Refuse paths that cannot be written later; None is none.
+def check_outputs(*paths: Path | None, inputs: Iterable[Path | None] = ()) -> None:
+    """Refuse paths that cannot be written later, and those over which something would be lost; None is none.
+
+    Parameters
+    ----------
+    paths
+        What is written.
+    inputs
+        Files that are read, a site's table of readings say, and must stay.
 
     Raises
     ------
     DataError
-        If a path's folder is not there, or a folder lies at the path itself.
+        If a path's folder is not there or may not be written to, a folder lies at the path itself, two paths are one
+        file, or one of them is an input.
     """
-    for path in paths:
-        if path is not None and not path.parent.is_dir():
+    kept = {path.resolve() for path in inputs if path is not None}
+    for path in (path for path in paths if path is not None):
+        if not path.parent.is_dir():
             raise DataError(f"{path} cannot be written: there is no folder {path.parent}; make it first.")
-        if path is not None and path.is_dir():
+        if path.is_dir():
             raise DataError(f"{path} cannot be written: it is a folder; name a file in it.")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise DataError(f"{path} cannot be written: it, or its folder, may not be; name another place.")
+        if path.resolve() in kept:
+            raise DataError(f"{path} would be written over what is read or written there, too; name another file.")
+        if path.is_file() or not path.exists():  # /dev/stdout may take all of them
+            kept.add(path.resolve())
 
 
 def write_output(path: Path | None, write: Callable[[], str]) -> None:
