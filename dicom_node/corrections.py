@@ -11,16 +11,15 @@ and only for an object whose shape is that of the film that is known.
 from __future__ import annotations
 
 import hashlib
-import struct
 import zlib
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from inference.errors import FilmError
+from inference.header import UNPARSABLE
 from inference.pixels import LOSSY, decode, read_layout
 from reports.header import numbers_of, text_of
 
@@ -64,7 +63,7 @@ def open_object(path: Path) -> Dataset | None:
     """Read a Part 10 file; None for what is none, is cut off, or is not there."""
     try:
         return dcmread(path)
-    except (OSError, InvalidDicomError, EOFError, struct.error, zlib.error):
+    except (*UNPARSABLE, zlib.error):
         return None
 
 

@@ -37,7 +37,7 @@ class Recorded:
     """What intake made of one object.
 
     ``new``: a row was committed. ``corrected``: the film is known with another header, this one counts now and waits to
-    be read. ``restored``: its file was gone from the spool, this one stands for it and is not read by itself.
+    be read. ``restored``: its file was gone or damaged, this one stands for it and is not read by itself.
     ``duplicate``: the same bytes are there already, nothing changed. ``clash``: the UID is known with other bytes,
     nothing changed. The file of a duplicate or clash belongs to nobody: the receiver removes it.
     """
@@ -191,6 +191,8 @@ class Intake:
         same_syntax = instance.transfer_syntax_uid == received.transfer_syntax_uid
         if same_syntax and same_data_set(kept, received.path):
             return self._leave("duplicate", received, instance)
+        if instance.sha256 is not None and instance.sha256 == digest(received.path):  # the file here is damaged
+            return self._replace(received, instance, "restored", take_fingerprint(received.path))
         if is_correction(kept, received.path) and not self._is_outdated(received):
             return self._replace(received, instance, CORRECTED_EVENT, take_fingerprint(received.path), digest(kept))
         if not kept.is_file():

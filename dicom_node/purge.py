@@ -59,10 +59,11 @@ def _print(console: Console, portions: Sequence[Portion], *, is_gone: bool) -> N
     console.print(table)
     if len(portions) > MOST_SHOWN:
         console.print(f"{len(portions) - MOST_SHOWN} more.")
-    studies, objects = len({one.study_id for one in portions}), sum(one.objects for one in portions)
-    size_mib = sum(one.size_bytes for one in portions) / MEBIBYTE
-    end = "were removed; what was found stays known." if is_gone else "may go. Nothing was removed."
-    console.print(f"{objects} files of {studies} studies, {size_mib:.1f} MiB, {end}", soft_wrap=True)
+    studies = len({one.study_id for one in portions})
+    of = "1 study" if studies == 1 else f"{studies} studies"
+    files, size_mib = sum(one.objects for one in portions), sum(one.size_bytes for one in portions) / MEBIBYTE
+    end = "Findings and ledger stay." if is_gone else "Nothing was removed."
+    console.print(f"Files of {of}: {files}, {size_mib:.1f} MiB. {end}", soft_wrap=True)
 
 
 def _day(at: datetime) -> str:

@@ -51,7 +51,12 @@ class Portion:
     size_bytes: int
 
     def __str__(self) -> str:
-        return f"{self.objects} {self.what}, {self.size_bytes / MEBIBYTE:.1f} MiB"
+        return f"{self.objects} {self.noun}, {self.size_bytes / MEBIBYTE:.1f} MiB"
+
+    @property
+    def noun(self) -> str:
+        """What the objects are called, by their number."""
+        return self.what.removesuffix("s") if self.objects == 1 else self.what
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,17 @@ Not covered: the association that brings them, and what is read and sent then (t
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom import FileDataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -24,6 +28,7 @@ from dicom_node.corrections import digest, is_correction
 from dicom_node.fingerprints import take_fingerprint
 
 KEPT = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+DAMAGED = make_film(draw_pattern(rows=9, columns=7))
 
 
 def save(folder: Path, name: str, film: FileDataset) -> Path:
@@ -100,6 +105,21 @@ def test_a_picture_is_known_again_in_any_lossless_syntax(film: FileDataset, tmp_
     assert (sexed.has_picture_of(first), sexed.header_sha256 == first.header_sha256) == (True, False)
     other = take_fingerprint(save(tmp_path, "d", changed(film, StudyInstanceUID="1.2.3")))
     assert not other.has_picture_of(first)
+
+
+@pytest.mark.filterwarnings("ignore")
+@given(data=st.data(), syntax=st.sampled_from([ExplicitVRLittleEndian, JPEGLSLossless, RLELossless]))
+def test_damaged_films_have_fingerprints_too(data: st.DataObject, syntax: str) -> None:
+    """Given a film some bytes of which are others, then its hashes are taken all the same: a purge must not stop."""
+    damaged = bytearray(encode(DAMAGED, syntax))
+    start = 144 + int.from_bytes(damaged[140:144], "little")
+    places = st.integers(start, len(damaged) - 1)
+    for place, value in data.draw(st.dictionaries(places, st.integers(0, 255), min_size=1, max_size=8)).items():
+        damaged[place] = value
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a"
+        path.write_bytes(damaged[: data.draw(st.integers(start, len(damaged)))])
+        assert take_fingerprint(path).sha256 == digest(path)
 
 
 def test_what_has_no_picture_is_no_picture_of_another(film: FileDataset, tmp_path: Path) -> None:

@@ -342,7 +342,12 @@ def test_a_dry_run_says_what_may_go_and_removes_nothing(desk: Desk) -> None:
     desk.shelf.add_study(films=3)
     before = desk.shelf.files()
     code, out = desk.run("purge", "--older-than", "30", "--dry-run")
-    assert (code, "May go" in out, "3 files of 1 studies" in out, "Nothing was removed" in out) == (0, True, True, True)
+    assert (code, "May go" in out, "Files of 1 study: 3, 0.0 MiB" in out, "Nothing was removed" in out) == (
+        0,
+        True,
+        True,
+        True,
+    )
     assert (desk.shelf.files(), desk.shelf.rows(Event)) == (before, [])
 
 
@@ -351,7 +356,7 @@ def test_purge_removes_what_is_older(desk: Desk) -> None:
     code, out = desk.run("purge", "--older-than", "50")
     assert (code, "Nothing may go" in out) == (0, True)
     code, out = desk.run("purge", "--older-than", "30", "--documents")
-    assert (code, "2 files of 1 studies" in out, desk.shelf.files()) == (0, True, set())
+    assert (code, "Files of 1 study: 2" in out, desk.shelf.files()) == (0, True, set())
     code, out = desk.run("show", "1.2")
     assert (code, out.count("purged 20")) == (0, 2), out
     code, out = desk.run("reprocess", "1.2")

@@ -253,6 +253,19 @@ def test_the_same_film_in_another_lossless_syntax_is_restored_and_not_read_again
     assert (instance.transfer_syntax_uid, instance.sha256) == (RLELossless, digest(came.path))
 
 
+def test_a_film_whose_file_was_damaged_here_is_restored(store: Store, spool: Spool, receive: Receive) -> None:
+    intake = make_intake(store, spool)
+    first = receive("1.2.1.1")
+    intake.record(first)
+    keep_fingerprint(store, spool.folder, 1)
+    first.path.write_bytes(first.path.read_bytes().replace(b"data", b"dada"))
+    assert intake.record(receive("1.2.1.1", b"else")).kind == "clash"
+    again = receive("1.2.1.1")
+    assert intake.record(again).kind == "restored"
+    with store.reading() as session:
+        assert spool.folder / session.scalars(sa.select(Instance.path)).one() == again.path
+
+
 def test_a_purge_while_an_object_is_compared_makes_no_clash(
     store: Store, spool: Spool, receive: Receive, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dicom_node.assemble import Walk, assemble_ready, pending_walks, reprocess, walk_again
+from dicom_node.errors import FilmPurged
 from dicom_node.intake import Intake
 from dicom_node.ledger import put_to_work
+from dicom_node.retention import Limits, Purger
 from dicom_node.revisions import (
     CommitmentState,
     DeliveryState,
@@ -33,6 +35,7 @@ from dicom_node.revisions import (
     settle,
     study_state,
 )
+from dicom_node.settings import Settings
 from dicom_node.spool import Received, file_meta
 from dicom_node.store import Base, Delivery, Document, FindingRow, Instance, Revision, Store, Study, make_engine, now
 
@@ -74,10 +77,25 @@ class StudyMachine(RuleBasedStateMachine):
     @rule(data=st.data(), same=st.booleans())
     def receive_again(self, data: Any, same: bool) -> None:
         uid = data.draw(st.sampled_from(sorted(self.objects)))
-        before = self._snapshot()
+        before, was_purged = self._snapshot(), uid in self._purged()
         kind = self._receive(uid, b"bytes" if same else b"other", "SENDER")
-        assert kind == ("duplicate" if same else "clash")
-        assert self._snapshot() == before
+        assert kind == ("clash" if not same else "restored" if was_purged else "duplicate")
+        assert (self._snapshot(), uid in self._purged()) == (before, was_purged and not same)
+
+    @rule()
+    def purge(self) -> None:
+        """Remove what may go: nothing of a study that waits, walks, has something open, or has failed."""
+        study, before = self._study(), self._purged()
+        settings = Settings.model_validate({"node": {"data_dir": self.folder.parent}})
+        later = max(self.clock, now()) + timedelta(days=1)
+        Purger(self.store, settings).purge(Limits(later, later))
+        assert before <= self._purged()
+        if before < self._purged():
+            assert study is not None
+            assert (study.state in {"committed", "delivered", "kept"}, study.ready_at) == (True, None)
+            assert {state for _, state, commitment in self._open_deliveries() if commitment != "none"} == set()
+            assert self._purged() == set(self.objects)
+        assert all((row.path == "") == (row.purged_at is not None) for row in self._instances())
 
     @rule()
     def end_association(self) -> None:
@@ -99,6 +117,10 @@ class StudyMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.objects)
     @rule()
     def read_again(self) -> None:
+        if self._purged():
+            with pytest.raises(FilmPurged):
+                reprocess(self.store, self.uid, "node-1")
+            return
         walk = reprocess(self.store, self.uid, "node-1")
         self.revisions += 1
         assert walk.number == self.revisions
@@ -226,6 +248,15 @@ class StudyMachine(RuleBasedStateMachine):
         assert [revision.number for revision in revisions] == list(range(1, self.revisions + 1))
         assert study.state == study_state(receives=study.ready_at is not None, revisions=pairs)
 
+    def _instances(self) -> list[Instance]:
+        query = sa.select(Instance).join(Study, Study.id == Instance.study_id)
+        with self.store.reading() as session:
+            return list(session.scalars(query.where(Study.study_instance_uid == self.uid)))
+
+    def _purged(self) -> set[str]:
+        """Return the objects whose files are gone."""
+        return {row.sop_instance_uid for row in self._instances() if row.purged_at is not None}
+
     def _is_ours(self, walk: Walk) -> bool:
         return walk.study_instance_uid == self.uid
 
@@ -269,7 +300,8 @@ def test_a_study_never_loses_an_image_nor_lies_about_its_state() -> None:
         class Machine(StudyMachine):
             pass
 
-        Machine.folder, Machine.store = Path(folder), Store(engine)
+        Machine.folder, Machine.store = Path(folder) / "spool", Store(engine)
+        Machine.folder.mkdir()
         from hypothesis.stateful import run_state_machine_as_test
 
         run_state_machine_as_test(
