@@ -729,6 +729,21 @@ def test_the_summary_says_how_far_a_run_is_and_how_it_was_made(tmp_path):
     assert "not finished" not in (tmp_path / "summary.html").read_text()
 
 
+def test_a_curve_that_is_all_but_flat_has_ticks_that_fit_and_whole_epochs(tmp_path):
+    """Given scores thousandths apart, resumed once, then no tick has over five digits and none is half an epoch."""
+    about = {"target": "house", "seed": 7, "recipe": RECIPE}
+    begin_run(tmp_path, about)
+    begin_run(tmp_path, about)
+    scores = iter((54.324, 54.325, 54.326, 54.3265))
+    run_tiny(tmp_path / "one", validate=lambda _: next(scores), after=lambda _: write_summary(tmp_path))
+    text = (tmp_path / "summary.html").read_text()
+    assert ", resumed once." in text
+    curve = text[text.index("<title>one: validation MAE") :]
+    numbers = re.findall(r'text-anchor="(\w+)">([\d.]+)</text>', curve)
+    assert max(len(number) for anchor, number in numbers if anchor == "end") <= 5
+    assert [number for anchor, number in numbers if anchor == "middle"] == ["0", "1", "2", "3", "4"]
+
+
 def test_the_detectors_recipes_are_read_and_are_no_age_methods():
     landmarks = open_recipe("landmarks")
     assert isinstance(landmarks, DetectorRecipe)

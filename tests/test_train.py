@@ -100,7 +100,10 @@ def test_an_age_method_is_trained_phase_by_phase(tmp_path):
     assert [phase["peak_learning_rate"] for phase in about["recipe"]["phases"]] == [1e-4, 1e-4]
     assert len((run / phase_one / "curve.jsonl").read_text().splitlines()) == 1
     assert len((run / "sharp" / "curve.jsonl").read_text().splitlines()) == 2
-    assert "finished" in (run / "summary.html").read_text()
+    page = (run / "summary.html").read_text()
+    assert "finished" in page
+    for setting in ("loss", "augmentation", "label softness months", "data terms"):
+        assert f'<td class="words">{setting}</td>' in page
     assert torch.isfinite(read_run(run)["density.weight"]).all()
     assert run_train(*options, "--seed", "3") == 2
 

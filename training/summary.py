@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.evaluation.drawing import COLOURS, Plot
+from training.evaluation.drawing import COLOURS, Plot, ticks
 from training.evaluation.page import cards, figure, figures, page, section, table
 from training.fit import duration, read_curve
 from training.run import read_about
 from training.storage import write_text
 
 NAME = "summary.html"
-_MADE = ("seed", "data_sha256", "detector_sha256", "init", "imagenet", "device", "processes", "threads", "workers")
+_MADE = (
+    "data_terms", "seed", "data_sha256", "detector_sha256", "init", "imagenet", "device", "processes", "threads",
+    "workers",
+)  # fmt: skip
 
 Curve = list[dict[str, Any]]
 
@@ -54,8 +57,8 @@ def _drawn(curve: Curve) -> list[tuple[str, str]]:
 def _lead(about: dict[str, Any]) -> str:
     starts = about.get("starts", [])
     begun = f" Begun {starts[0]['at']}" if starts else ""
-    again = f", resumed {len(starts) - 1} times." if len(starts) > 1 else "."
-    return "Training, as its last finished epoch left it." + (begun + again if begun else "")
+    often = {1: "", 2: ", resumed once"}.get(len(starts), f", resumed {len(starts) - 1} times")
+    return "Training, as its last finished epoch left it." + (f"{begun}{often}." if begun else "")
 
 
 def _cards(run: Path, phases: Sequence[tuple[str, dict[str, Any], Curve]]) -> list[tuple[str, str]]:
@@ -78,9 +81,13 @@ def _curve(phase: str, key: str, label: str, curve: Curve) -> str:
     points = [(row["epoch"] + 1.0, float(row[key])) for row in curve if row[key] is not None]
     values = sorted(value for _, value in points)
     low, high = values[0], values[min(len(values) - 1, round(0.95 * len(values)))]  # an early peak may leave the frame
-    margin = 0.05 * (high - low) or 0.5
+    # Of a curve that is all but flat the frame shows a twenty-fifth: ticks of more digits would run into its title.
+    margin = max(0.05 * (high - low), (0.04 * max(abs(low), abs(high)) - (high - low)) / 2) or 0.5
     across = (0.0, max(2.0, points[-1][0]))
-    plot = Plot(across, (low - margin, high + margin), x_label="epoch", y_label=label, title=f"{phase}: {label}")
+    plot = Plot(
+        across, (low - margin, high + margin), x_label="epoch", y_label=label, title=f"{phase}: {label}",
+        x_ticks=[place for place in ticks(*across) if place == round(place)],
+    )  # fmt: skip
     plot.line(points, COLOURS[0] if key == "loss" else COLOURS[1])
     best = best_of(curve) if key == "score" else None
     if best is not None:
@@ -109,9 +116,14 @@ def _made(about: dict[str, Any]) -> str:
     rows += [(key.replace("_", " "), str(about[key])) for key in _MADE if about.get(key) is not None]
     rows.append(("precision", "bfloat16 in the forward pass" if about.get("half_precision") else "float32"))
     rows += [(f"version of {name}", version) for name, version in about.get("versions", {}).items()]
-    if "method" in about.get("recipe", {}):
-        rows.append(("method", json.dumps(about["recipe"]["method"])))
+    recipe = about.get("recipe", {})
+    if "phases" in recipe:
+        rows += [(key.replace("_", " "), _written(recipe[key])) for key in recipe if key not in {"phases", "target"}]
     return table("Run", ("setting", "value"), rows, words=2)
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _settings(phases: Sequence[tuple[str, dict[str, Any], Curve]]) -> str:
