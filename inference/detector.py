@@ -168,12 +168,13 @@ def find_hands(net: nn.Module, film: Grey, threshold: float = 0.3, most: int = 3
     return hands
 
 
-WIDE = 1.2
-"""A film so many times as wide as it is high may show two hands side by side, each small in the finder's input."""
+WIDE, TALL = 1.2, 1.9
+"""A film so many times as wide as it is high, or as high as it is wide, may show two hands beside or above each other,
+each small in the finder's input. Of 200 training films of one hand none is so wide or so high."""
 
 
 def find_all_hands(net: nn.Module, film: Grey) -> list[FoundHand]:
-    """Find hands as :func:`find_hands` does; where a wide film seems to show fewer than two, look at its halves too.
+    """Find hands as :func:`find_hands` does; where a long film seems to show fewer than two, look at its halves too.
 
     What is found in a half may be a hand found before, or half of one: the caller compares landmarks.
     """
@@ -183,6 +184,10 @@ def find_all_hands(net: nn.Module, film: Grey) -> list[FoundHand]:
         middle = columns // 2
         for start, part in ((0, film[:, :middle]), (middle, film[:, middle:])):
             hands += _seen_again(find_hands(net, part, most=1), np.array([[1, 0, start], [0, 1, 0]]))
+    elif len(hands) < 2 and rows >= TALL * columns:
+        middle = rows // 2
+        for start, part in ((0, film[:middle]), (middle, film[middle:])):
+            hands += _seen_again(find_hands(net, part, most=1), np.array([[1, 0, 0], [0, 1, start]]))
     return hands
 
 
@@ -213,6 +218,13 @@ def _turned_back(quarters: int, rows: int, columns: int) -> npt.NDArray[np.int_]
         3: [[0, 1, 0], [-1, 0, rows]],
     }
     return np.array(matrices[quarters])
+
+
+def reflected(pose: Pose) -> Pose:
+    """Return the pose of the other side's hand at the same place, pointing the same way."""
+    linear = pose.matrix[:, :2] * np.array([-1.0, 1.0])
+    origin = template_points()[list(CENTRE_POINTS)].mean(0)
+    return Pose(np.column_stack([linear, pose.to_film(origin) - linear @ origin]))
 
 
 def is_same_hand(one: Landmarks, other: Landmarks) -> bool:

@@ -20,8 +20,16 @@ LEAST_HAND_POINTS = 24
 """A hand has 44 points; with fewer found than this nothing says it is one."""
 LEAST_MEAN_SCORE = 0.42
 """Least mean score over all points."""
+SURE_SIDE_SCORE = 0.8
+"""Below this mean score a hand is looked at as one of the other side, too, and taken for one from this on. Of 200
+training films all have 0.84 or more; a hand whose side the finder got wrong has 0.65 to 0.75, and its thumb and little
+finger in each other's place."""
 LEAST_SECOND_LOOK_SCORE = 0.7
 """The same for hands seen at a second look only, which may as well be half a wrist (up to 0.55)."""
+LEAST_DOUBTFUL_SCORES = (0.42, 0.56)
+"""From this mean score on, at the first and at a second look, what is no hand may be one: half of one, or askew."""
+LEAST_DOUBTFUL_FINDER_SCORE = 0.5
+"""The same for the finder's score at the first look, whatever the landmarks say."""
 MOST_SHAPE_ERROR = 0.10
 """Largest root-mean-square distance in template units between the points and the template in its best pose."""
 LEAST_RUS_BONES = 12
@@ -151,6 +159,15 @@ def is_hand(evidence: HandEvidence) -> bool:
         and evidence.mean_score >= (LEAST_SECOND_LOOK_SCORE if evidence.second_look else LEAST_MEAN_SCORE)
         and evidence.shape_error <= MOST_SHAPE_ERROR
     )
+
+
+def may_be_hand(evidence: HandEvidence) -> bool:
+    """Whether something that is no hand by :func:`is_hand` looks so much like one that a reader should be told."""
+    if is_hand(evidence):
+        return False
+    seems_one = evidence.mean_score >= LEAST_DOUBTFUL_SCORES[evidence.second_look]
+    is_seen = evidence.finder_score >= LEAST_DOUBTFUL_FINDER_SCORE and not evidence.second_look
+    return is_seen or (seems_one and evidence.points_found >= LEAST_HAND_POINTS)
 
 
 def doubt_image(image: Grey) -> Doubt | None:

@@ -286,8 +286,9 @@ class Engine:
                 Flag("polarity-corrected", "The film was stored with bones dark; it was inverted for reading.")
             )
         hand = choose_hand(hands, image.shape[1])
-        if len(hands) > 1:
-            flags.append(Flag("two-hands", f"The film shows {len(hands)} hands; the {_SIDES[hand.side]} one was read."))
+        flags += _flags_of_others(hand, hands)
+        if any(eligibility.may_be_hand(one.evidence) for one in located):
+            flags.append(_ANOTHER_HAND)
         box, rois = _places(image, hand, corner)
         doubt = eligibility.doubt_completeness(hand.evidence)
         if doubt is None and box is None:
@@ -432,6 +433,28 @@ def choose_hand(hands: list[LocatedHand], columns: int) -> LocatedHand:
     """
     left = [hand for hand in hands if hand.side is Laterality.LEFT] or hands
     return min(left, key=lambda hand: float(hand.landmarks.points[:, 0].mean()) / columns)
+
+
+_ANOTHER_HAND = Flag(
+    "another-hand",
+    "The film may show another hand, not recognised for sure; check that the framed one is the one to be read.",
+)
+
+
+def _flags_of_others(hand: LocatedHand, hands: list[LocatedHand]) -> list[Flag]:
+    """Say that a film shows several hands, and where only a frame tells which one was read: two of its side."""
+    count, side = len(hands), _SIDES[hand.side]
+    if count == 1:
+        return []
+    if sum(one.side is hand.side for one in hands) == 1:
+        return [Flag("two-hands", f"The film shows {count} hands; the {side} one was read.")]
+    return [
+        Flag(
+            "hands-of-one-side",
+            f"The film shows {count} hands, several of them {side} ones; the framed one was read. "
+            "Check for a mirrored film.",
+        )
+    ]
 
 
 def _laterality(film: Film, hand: LocatedHand, hands_found: int) -> Laterality:

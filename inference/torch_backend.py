@@ -21,8 +21,9 @@ from inference.detector import (
     is_same_hand,
     make_finder,
     make_landmark_net,
+    reflected,
 )
-from inference.eligibility import is_hand, weigh
+from inference.eligibility import SURE_SIDE_SCORE, is_hand, weigh
 from inference.engine import LocatedHand, Reading, SexedHand
 from inference.errors import BundleError
 from inference.finding import Sex
@@ -130,9 +131,18 @@ class TorchLocator:
             image = np.asarray(255 - image, dtype=np.uint8)
         hands: list[LocatedHand] = []
         for hand in found:
-            landmarks = find_landmarks(self._landmarks, image, hand.pose)
-            _keep(hands, LocatedHand(hand, landmarks, weigh(hand, landmarks)))
+            _keep(hands, self._describe_one(hand, image))
         return hands, image, inverted
+
+    def _describe_one(self, hand: FoundHand, image: Grey) -> LocatedHand:
+        """Find a hand's landmarks; where they are not sure, those of the other side's hand if these are."""
+        landmarks = find_landmarks(self._landmarks, image, hand.pose)
+        described = LocatedHand(hand, landmarks, weigh(hand, landmarks))
+        if described.evidence.mean_score >= SURE_SIDE_SCORE:
+            return described
+        landmarks = find_landmarks(self._landmarks, image, reflected(hand.pose))
+        other = LocatedHand(hand, landmarks, weigh(hand, landmarks))
+        return other if other.evidence.mean_score >= SURE_SIDE_SCORE else described
 
 
 def _keep(hands: list[LocatedHand], new: LocatedHand) -> None:

@@ -94,6 +94,12 @@ CHINESE: dict[str, str] = {
     # Flags.
     "The film was stored with bones dark; it was inverted for reading.": "图像以暗骨存储；判读前已反相。",
     "The film shows {hands} hands; the {side} one was read.": "图像显示 {hands} 只手；判读了{side}手。",
+    "The film shows {hands} hands, several of them {side} ones; the framed one was read. Check for a mirrored film.": (
+        "图像显示 {hands} 只手，其中不止一只为{side}手；判读了框出的手。请检查图像是否镜像。"
+    ),
+    "The film may show another hand, not recognised for sure; check that the framed one is the one to be read.": (
+        "图像可能还显示另一只手，但未能确认；请核对框出的手是否为应判读的手。"
+    ),
     "The header names no side; the thumb shows a {side} hand.": "头信息未说明侧别；拇指显示为{side}手。",
     "The header says {stated} hand, the thumb shows a {side} one; check for a mirrored film.": (
         "头信息为{stated}手，而拇指显示为{side}手；请检查图像是否镜像。"

@@ -14,14 +14,16 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from dicom_node.findings import finding_from_json, finding_to_json
+from inference import torch_backend
 from inference.anatomy import ROI_NAMES
-from inference.bundle import bundles_folder, list_methods, open_bundle
-from inference.detector import make_finder, make_landmark_net
+from inference.bundle import DETECTOR, bundles_folder, list_methods, open_bundle
+from inference.detector import make_finder, make_landmark_net, reflected
 from inference.engine import Engine
 from inference.errors import BundleError
 from inference.film import display_bytes, read_film
 from inference.finding import Estimate, Laterality, Refusal, RefusalCode, Sex
 from inference.method import open_method
+from inference.torch_backend import TorchLocator
 from training.detector import NETS
 from training.errors import RunError
 from training.train import SHIPPED, Start
@@ -121,6 +123,45 @@ def test_of_two_hands_the_left_one_is_read(engine, hand):
     assert "two-hands" in {flag.code for flag in finding.flags}
     alone = engine.interpret(as_object(hand))
     assert finding.age_months == pytest.approx(alone.age_months, abs=4)
+
+
+@pytest.mark.parametrize("stack", [np.hstack, np.vstack], ids=["beside", "above"])
+@pytest.mark.parametrize("mirrored", [False, True], ids=["left", "right"])
+def test_two_hands_of_one_side_are_both_found_and_said(engine, hand, stack, mirrored):
+    """Given two left hands, or two right ones, then one is read as it is alone, framed, and the reader is told."""
+    other = display_bytes(read_film(dcmread(SAMPLES / "boy-08.dcm")))
+    first, second = (one[:, ::-1] if mirrored else one for one in (hand, other))
+    finding, alone = engine.interpret(as_object(stack([first, second]))), engine.interpret(as_object(first))
+    assert finding.hands_found == 2
+    assert "hands-of-one-side" in {flag.code for flag in finding.flags}
+    assert finding.laterality is (Laterality.RIGHT if mirrored else Laterality.LEFT)
+    if stack is np.hstack:
+        assert finding.hand.centre[0] < hand.shape[1]
+        assert finding.age_months == pytest.approx(alone.age_months, abs=4)
+
+
+def test_a_hand_whose_side_the_finder_got_wrong_is_put_right(hand, monkeypatch):
+    """Given a finder that takes thumb for little finger, then the points are found as they are where it does not."""
+    locator = TorchLocator(open_bundle(DETECTOR), torch.device("cpu"))
+    (right,), *_ = locator.locate(hand)
+    found = torch_backend.find_all_hands
+    monkeypatch.setattr(
+        torch_backend,
+        "find_all_hands",
+        lambda *given: [replace(one, pose=reflected(one.pose)) for one in found(*given)],
+    )
+    (put_right,), *_ = locator.locate(hand)
+    assert put_right.side is right.side is Laterality.LEFT
+    assert put_right.landmarks.points == pytest.approx(right.landmarks.points, abs=4)
+
+
+@pytest.mark.parametrize(("share", "is_said"), [(0.0, False), (0.6, True)])
+def test_a_part_of_another_hand_is_said(engine, hand, share, is_said):
+    """Given more than half of another hand at the film's edge, then it is not passed over in silence."""
+    part = display_bytes(read_film(dcmread(SAMPLES / "boy-08.dcm")))[:, : round(share * hand.shape[1])]
+    finding = engine.interpret(as_object(np.hstack([hand, part])))
+    assert finding.hands_found == 1
+    assert ("another-hand" in {flag.code for flag in finding.flags}) is is_said
 
 
 def test_a_wide_film_of_one_hand_shows_one_hand(engine, hand):

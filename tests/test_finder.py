@@ -1,15 +1,25 @@
-"""Hands in wide films: which parts are looked at, where what is found there lies, and what counts as one hand.
+"""Hands in long films: which parts are looked at, where what is found there lies, and what counts as one hand.
 
 Not covered: how many hands the shipped finder finds (``boneage-node evaluate --changed`` counts on two hands).
 """
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from inference import detector
 from inference.anatomy import BOX_NAMES
-from inference.detector import FoundHand, Landmarks, find_all_hands, find_turned_hands, is_same_hand
-from inference.eligibility import HandEvidence, is_hand
+from inference.detector import (
+    CENTRE_POINTS,
+    FoundHand,
+    Landmarks,
+    find_all_hands,
+    find_turned_hands,
+    is_same_hand,
+    reflected,
+)
+from inference.eligibility import HandEvidence, is_hand, may_be_hand
 from inference.engine import LocatedHand
 from inference.pose import Pose, template_points
 from inference.torch_backend import _keep
@@ -19,19 +29,19 @@ ROWS = 100
 
 @pytest.fixture
 def looked(monkeypatch):
-    """Replace the finder by one that sees a hand in the middle of halves only; returns the widths it was shown."""
-    widths: list[int] = []
+    """Replace the finder by one that sees a hand in the middle of halves only; returns the long sides it was shown."""
+    sides: list[int] = []
 
     def find(_net, film, threshold=0.3, most=3):
-        widths.append(film.shape[1])
-        return [hand_at(film.shape[1] / 2)] if film.shape[1] <= ROWS else []
+        sides.append(max(film.shape))
+        return [hand_at(film.shape[1] / 2, film.shape[0] / 2)] if max(film.shape) <= ROWS else []
 
     monkeypatch.setattr(detector, "find_hands", find)
-    return widths
+    return sides
 
 
-def hand_at(x: float) -> FoundHand:
-    return FoundHand(Pose(np.array([[50.0, 0, x - 25], [0, 50, 10]])), 0.9, 0.0)
+def hand_at(x: float, y: float = 35.0) -> FoundHand:
+    return FoundHand(Pose(np.array([[50.0, 0, x - 25], [0, 50, y - 25]])), 0.9, 0.0)
 
 
 def landmarks(pose: Pose) -> Landmarks:
@@ -40,14 +50,35 @@ def landmarks(pose: Pose) -> Landmarks:
 
 def test_hands_in_halves_lie_where_they_are_in_the_film(looked):
     hands = find_all_hands(None, np.zeros((ROWS, 181), dtype=np.uint8))
-    assert looked == [181, 90, 91]
+    assert looked == [181, ROWS, ROWS]
     assert [float(hand.pose.to_film([(0.5, 0.5)])[0, 0]) for hand in hands] == pytest.approx([45, 90 + 45.5])
 
 
-@pytest.mark.parametrize("columns", [80, 100])
-def test_a_film_with_a_hand_that_is_not_wide_is_looked_at_once(looked, columns):
+def test_hands_above_each_other_lie_where_they_are_in_the_film(looked):
+    hands = find_all_hands(None, np.zeros((181, 90), dtype=np.uint8))
+    assert looked == [181, 90, 91]
+    assert [float(hand.pose.to_film([(0.5, 0.5)])[0, 1]) for hand in hands] == pytest.approx([45, 90 + 45.5])
+
+
+@pytest.mark.parametrize("columns", [53, 80, 100])
+def test_a_film_with_a_hand_that_is_not_long_is_looked_at_once(looked, columns):
     find_all_hands(None, np.zeros((ROWS, columns), dtype=np.uint8))
-    assert looked == [columns]
+    assert looked == [ROWS]
+
+
+@given(st.floats(-180, 180), st.floats(20, 200), st.booleans())
+def test_the_other_sides_hand_lies_where_this_one_does(turn, scale, mirrored):
+    """Given any pose, then the reflected one has the same palm, direction and size, and the thumb on the other side."""
+    angle = np.radians(turn)
+    linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    pose = Pose(np.column_stack([linear * ((-1.0 if mirrored else 1.0), 1.0), (30.0, 40.0)]))
+    other = reflected(pose)
+    assert other.mirrored is not pose.mirrored
+    assert other.scale == pytest.approx(pose.scale)
+    assert abs((other.rotation_deg - pose.rotation_deg + 180) % 360 - 180) == pytest.approx(0, abs=1e-6)
+    palm = template_points()[list(CENTRE_POINTS)].mean(0)
+    assert other.to_film(palm) == pytest.approx(pose.to_film(palm))
+    assert reflected(other).matrix == pytest.approx(pose.matrix)
 
 
 @pytest.mark.parametrize("turn", [1, 2, 3])
@@ -94,6 +125,24 @@ def test_landmarks_a_palm_apart_are_two_hands():
 def test_half_a_wrist_makes_no_hand(second_look, score, is_one):
     """Given points found by halves, then a hand seen at a second look only needs them surer."""
     assert is_hand(HandEvidence(0.5, 44, score, 0.05, 13, (), second_look)) is is_one
+
+
+@pytest.mark.parametrize(
+    ("finder", "points", "score", "second_look", "may_be"),
+    [
+        (0.9, 44, 0.9, False, False),  # it is one
+        (0.6, 44, 0.5, True, False),  # half a wrist
+        (0.6, 37, 0.67, True, True),  # more than half of a hand
+        (0.31, 25, 0.39, False, False),
+        (0.31, 30, 0.45, False, False),  # it is one, if a poor one
+        (0.7, 10, 0.2, False, True),  # the finder is sure
+        (0.7, 10, 0.2, True, False),
+    ],
+)
+def test_what_may_be_a_hand_is_told(finder, points, score, second_look, may_be):
+    assert may_be_hand(HandEvidence(finder, points, score, 0.05, 8, (), second_look)) is may_be
+    askew = HandEvidence(0.4, 44, 0.6, 0.2, 13, (), second_look)
+    assert may_be_hand(askew)
 
 
 @pytest.mark.parametrize("order", [(0.6, 0.8), (0.8, 0.6)])
