@@ -11,9 +11,10 @@ import pytest
 from inference.finding import Box, Estimate, Flag, Laterality, ModelIdentity, Refusal, RefusalCode, Sex, Subject
 from training import stress as suite
 from training.errors import DataError
+from training.evaluation.report import stress_section
 from training.radiographs import Radiograph
 from training.radiographs import Reading as Reference
-from training.stress import CHANGES, Change, Reading, compare, spread, stress
+from training.stress import CHANGES, Change, Reading, compare, print_outcomes, spread, stress, stress_figures
 
 MODEL = ModelIdentity("house", "House", "0.1.0", "ab" * 32)
 SUBJECT = Subject(Sex.MALE, "table", None, "table")
@@ -118,10 +119,21 @@ def test_a_change_of_the_error_by_more_than_a_month_fails_and_refusing_all_passe
 def test_the_suite_reads_each_film_before_and_after():
     same, black = Change("same", lambda p, _h, _r: p), Change("black", lambda p, _h, _r: p // 20)
     outcomes = stress(GreyEngine(), [film(1), film(2)], (same, black))
-    assert [(o.change, o.read, o.mean_absolute_shift, o.passed) for o in outcomes] == [
-        ("same", 2, 0.0, True),
-        ("black", 0, 0.0, True),
-    ]
+    assert [(o.change, o.read, o.passed) for o in outcomes] == [("same", 2, True), ("black", 0, True)]
+    assert outcomes[0].mean_absolute_shift == 0.0
+
+
+def test_of_films_that_are_all_refused_no_error_is_told(capsys):
+    """Given a change after which no film is read, then its errors are nobody's: null, and a dash on the page."""
+    black = Change("black", lambda p, _h, _r: p // 20)
+    outcomes = stress(GreyEngine(), [film(1), film(2)], (black,))
+    found = stress_figures(outcomes)
+    unread = ("mae_before", "mae_after", "mean_shift", "mean_absolute_shift", "largest_shift", "largest_silent_shift")
+    assert [found["rows"][0][key] for key in (*unread, "flagged_share")] == [None] * 7
+    assert found["rows"][0]["refused_share"] == 1.0
+    assert stress_section(found).count("<td>\N{EN DASH}</td>") == 7
+    print_outcomes(outcomes)
+    assert "nan" not in capsys.readouterr().out
 
 
 def test_films_that_are_refused_as_they_are_play_no_part():

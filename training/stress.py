@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from inference.finding import Box, Estimate, Finding, Subject
 from inference.method import DEFAULT_METHOD
 from training.arguments import positive_int
 from training.errors import DataError, TrainingError, exit_code
+from training.evaluation.figures import clean
 from training.evaluation.output import check_outputs, write_output
 from training.evaluation.page import page
 from training.evaluation.reading import film_of
@@ -65,7 +67,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one change did to the films; months. MAEs and shifts are over the films read before and after it."""
+    """What one change did to the films; months. MAEs and shifts are over the films read before and after it.
+
+    They are NaN where no film was read after it.
+    """
 
     change: str
     films: int
@@ -311,16 +316,16 @@ def compare(name: str, readings: list[Reading], after: list[Finding]) -> Outcome
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float:
-    return float(values.mean()) if len(values) else 0.0
+    return float(values.mean()) if len(values) else math.nan
 
 
 def _largest(shifts: npt.NDArray[np.float64]) -> float:
-    return float(np.abs(shifts).max(initial=0.0))
+    return float(np.abs(shifts).max()) if len(shifts) else math.nan
 
 
 def stress_figures(outcomes: list[Outcome]) -> dict[str, Any]:
-    """Return the suite as the JSON of ``evaluate`` and of ``stress`` has it."""
-    rows = [asdict(outcome) | {"passed": outcome.passed} for outcome in outcomes]
+    """Return the suite as the JSON of ``evaluate`` and of ``stress`` has it; null stands for what nothing was read of."""
+    rows = [clean(asdict(outcome) | {"passed": outcome.passed}) for outcome in outcomes]
     return {"films": outcomes[0].films, "limit_months": LIMIT_MONTHS, "rows": rows}
 
 
@@ -346,11 +351,18 @@ def print_outcomes(outcomes: list[Outcome]) -> None:
     say(f"{'change':34s} " + " ".join(f"{head:>8s}" for head in heads))
     for row in outcomes:
         say(
-            f"{row.change:34s} {row.mae_before:8.2f} {row.mae_after:8.2f} {row.mean_shift:+8.2f} "
-            f"{row.mean_absolute_shift:8.2f} {row.largest_shift:8.1f} {row.largest_silent_shift:8.1f} "
-            f"{row.refused_share:8.0%} {row.flagged_share:8.0%}  {'passed' if row.passed else 'FAILED'}"
+            f"{row.change:34s} {_cell(row.mae_before, '.2f')} {_cell(row.mae_after, '.2f')} "
+            f"{_cell(row.mean_shift, '+.2f')} {_cell(row.mean_absolute_shift, '.2f')} "
+            f"{_cell(row.largest_shift, '.1f')} {_cell(row.largest_silent_shift, '.1f')} "
+            f"{row.refused_share:8.0%} {_cell(row.flagged_share, '.0%')}  {'passed' if row.passed else 'FAILED'}"
         )
     say(f"{sum(row.passed for row in outcomes)} of {len(outcomes)} passed. Research use only, not for diagnosis.")
+
+
+def _cell(value: float, written: str) -> str:
+    """Write a number, or a dash for one that could not be measured."""
+    said = "\N{EN DASH}" if math.isnan(value) else format(value, written)
+    return f"{said:>8s}"
 
 
 def make_parser() -> argparse.ArgumentParser:
