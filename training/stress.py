@@ -324,7 +324,7 @@ def _largest(shifts: npt.NDArray[np.float64]) -> float:
 
 
 def stress_figures(outcomes: list[Outcome]) -> dict[str, Any]:
-    """Return the suite as the JSON of ``evaluate`` and of ``stress`` has it; null stands for what nothing was read of."""
+    """Return the suite as the JSON of ``evaluate`` and of ``stress`` has it; null is what no film was read for."""
     rows = [clean(asdict(outcome) | {"passed": outcome.passed}) for outcome in outcomes]
     return {"films": outcomes[0].films, "limit_months": LIMIT_MONTHS, "rows": rows}
 
