@@ -189,8 +189,8 @@ def _print_spool(console: Console, session: Session, settings: Settings) -> None
     days = settings.retention.films_days
     (films, size), (done, done_size) = held(session), held(session, now())
     rule = "films are kept until boneage-node purge" if days is None else f"films go {days:g} days after that"
-    parts = f"{films} films, {size / MEBIBYTE:.1f} MiB; {done} of them, {done_size / MEBIBYTE:.1f} MiB, of studies"
-    console.print(f"Spool: {parts} that are done ({rule}).", soft_wrap=True)
+    of_done = f"of studies that are done: {done}, {done_size / MEBIBYTE:.1f} MiB"
+    console.print(f"Films in the spool: {films}, {size / MEBIBYTE:.1f} MiB; {of_done} ({rule}).", soft_wrap=True)
 
 
 def _print_troubles(console: Console, troubles: list[Trouble], *, calm: bool) -> None:

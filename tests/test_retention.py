@@ -397,7 +397,7 @@ def test_status_tells_what_the_spool_holds_and_what_could_go(desk: Desk) -> None
     with desk.shelf.store.session() as session:
         session.execute(sa.update(Study).where(Study.id == 2).values(state="failed"))
     out = desk.run("status")[1]
-    assert "Spool: 2 films, 6.0 MiB; 1 of them, 3.0 MiB, of studies that are done" in out, out
+    assert "Films in the spool: 2, 6.0 MiB; of studies that are done: 1, 3.0 MiB" in out, out
 
 
 def test_a_running_node_purges_by_itself_only_where_it_was_told_to(shelf: Shelf) -> None:
