@@ -88,7 +88,7 @@ def compose_case(
 
 def write_case(folder: Path, name: str, film: Dataset, finding: Finding, language: Language) -> None:
     """Write all documents of one finding."""
-    extras = Extras(_assess(finding), language, patient_line(film))
+    extras = Extras(_assess(finding), language, patient_line(film, language))
     display = display_bytes(read_film(film))
     picture = draw_overlay(display, finding, film_size(film), extras)
     Image.fromarray(picture).save(folder / f"{name}-sc.jpg", quality=82)
@@ -113,7 +113,7 @@ def _assess(finding: Finding) -> Assessment | None:
     if not isinstance(finding, Estimate) or finding.subject.age_months is None:
         return None
     age = finding.subject.age_months
-    prior = Prior(date(2023, 6, 1), age - 14.0, finding.age_months - 11.0, 18.0, "made up for this example")
+    prior = Prior(date(2025, 1, 2), age - 14.0, finding.age_months - 11.0, 18.0, "made up for this example")
     return assess(finding, height_cm=140.0, priors=[prior])
 
 

@@ -18,8 +18,8 @@ from reports.palette import AMBER, CYAN, GREY, GRID, PANEL, RANGE, WHITE
 
 SAMPLING = 2
 """Lines are drawn so many times larger and brought down: Pillow's have jagged edges."""
-FONT_SIZE = 16
-EDGES = (46, 30, 14, 34)
+FONT_SIZE = 18
+EDGES = (46, 32, 14, 36)
 """Pixels left of, above, right of and below the field of the chart."""
 YEARS_AROUND = 3
 """Years of chronological and bone age shown beyond this result and the earlier ones."""

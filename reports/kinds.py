@@ -64,7 +64,7 @@ def compose(
     if kind == "kos":
         return compose_kos(source, finding, identity, capture=choices.capture, language=language)
     if kind == "pdf":
-        extras = Extras(assessment, language, patient_line(source) if choices.name_patient else None)
+        extras = Extras(assessment, language, patient_line(source, choices.language) if choices.name_patient else None)
         picture = draw_overlay(display(), finding, film_size(source), extras)
         return compose_pdf(source, finding, picture, identity, language=language)
     if kind == "sc":

@@ -14,6 +14,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
 from inference.finding import Estimate, Finding, Laterality
+from inference.subject import acquisition_date
 from reports import codes, wording
 from reports.clinic import Assessment
 from reports.document import (
@@ -83,7 +84,7 @@ def compose_sc(
             display,
             finding,
             film_size(source),
-            Extras(assessment, language, patient_line(source) if name_patient else None),
+            Extras(assessment, language, patient_line(source, language) if name_patient else None),
         ),
         photometric_interpretation="RGB",
         bits_allocated=8,
@@ -104,12 +105,18 @@ def compose_sc(
     return sealed(document, identity)
 
 
-def patient_line(source: Dataset) -> str | None:
-    """Return the patient's name, in all the forms the header has, and ID; None where it has neither."""
+def patient_line(source: Dataset, language: Language = "en") -> str | None:
+    """Return the patient's name, in all the forms the header has, ID, and the dates of birth and film.
+
+    None where it has neither name nor ID.
+    """
     name = " / ".join(
         dict.fromkeys(form.replace("^", " ").strip() for form in text_of(source, "PatientName").split("="))
     )
-    return ", ".join(part for part in (name.strip(" /"), text_of(source, "PatientID")) if part) or None
+    named = [part for part in (name.strip(" /"), text_of(source, "PatientID")) if part]
+    birth, filmed = text_of(source, "PatientBirthDate"), acquisition_date(source)
+    born = f"{birth[:4]}-{birth[4:6]}-{birth[6:]}" if birth else ""
+    return wording.patient(named, born, "" if filmed is None else filmed.isoformat(), language) if named else None
 
 
 def _put_capture(document: Dataset, identity: DocumentIdentity) -> None:

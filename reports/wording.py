@@ -20,6 +20,7 @@ from inference.finding import (
     Sex,
     Subject,
 )
+from reports import codes
 from reports.clinic import Assessment, Course, Height, HeightPrediction, Prior, ScoreRange, SdScore, StageAge
 from reports.phrases import REGIONS, Language, translated
 
@@ -207,11 +208,16 @@ def hand_read(estimate: Estimate, language: Language = "en") -> str:
 
 
 def model_line(finding: Finding, language: Language = "en") -> str:
-    """Return the model's name and version, and the first digits of its weights' hash."""
+    """Return the model's name and version, the first digits of its weights' hash, and whose standard it follows."""
     if finding.model is None:
         return _either(language, "No model was run", "未运行模型")
     weights = _either(language, "weights", "权重")
-    return f"{finding.model.name} {finding.model.version} ({weights} {finding.model.weights_sha256[:12]})"
+    model = f"{finding.model.name} {finding.model.version} ({weights} {finding.model.weights_sha256[:12]})"
+    standard = codes.reference_method(finding.model.method)
+    if standard != codes.GREULICH_PYLE:
+        return model
+    by = _either(language, "; trained on Greulich-Pyle readings", "；以 Greulich-Pyle 判读训练")
+    return model + by
 
 
 def region(name: str, language: Language = "en") -> str:
@@ -286,14 +292,15 @@ def _warnings(finding: Finding, language: Language) -> list[str]:
 
 
 def sd_score(score: SdScore, language: Language = "en") -> str:
-    """Return "SD score +1.3 (90 % -0.1 to +2.7; Brush Foundation: 10 y 0 mo, SD 9.1 months)"."""
+    """Return "SD score +1.3 (90 % -0.1 to +2.7; Brush Foundation: mean 10 y 0 mo, SD 9.1 months)"."""
     mean, sd = years_and_months(score.mean_months, language), months(score.sd_months, language)
     name = _either(language, "SD score", "标准差分值 (SDS)")
     around = ""
     if score.interval is not None:
         low, high = map(signed, score.interval)
         around = f"90 % {low}{_either(language, ' to ', ' 至 ')}{high}{_either(language, '; ', '；')}"
-    return f"{name} {signed(score.value)} ({around}{score.reference.title}: {mean}, SD {sd})"
+    usual = f"{score.reference.title}: {_either(language, 'mean', '均值')} {mean}, SD {sd}"
+    return f"{name} {signed(score.value)} ({around}{usual})"
 
 
 def score_range(scores: ScoreRange, language: Language = "en") -> str:
@@ -412,14 +419,15 @@ def _centimetres(ends: tuple[float, float]) -> str:
 def course(change: Course, language: Language = "en") -> str:
     """Return the velocity and the change of the SD score since an earlier result, each with its uncertainty."""
     velocity = signed(change.velocity) + _give_or_take(change.velocity_half_width)
+    day, then = change.since.isoformat(), years_and_months(change.bone_age_months, language)
     text = _either(
         language,
-        f"Since {change.since.isoformat()}: {velocity} months of bone age a year",
-        f"自 {change.since.isoformat()} 起：骨龄每年增长 {velocity} 个月",
+        f"Since {day} (bone age then {then}): {velocity} months of bone age a year",
+        f"自 {day} 起 (当时骨龄 {then})：骨龄每年增长 {velocity} 个月",
     )
     if change.sd_change is not None:
         moved = signed(change.sd_change) + _give_or_take(change.sd_change_half_width)
-        text += _either(language, f", SD score {moved}", f"，SDS 变化 {moved}")
+        text += _either(language, f", change of the SD score {moved}", f"，SDS 变化 {moved}")
     if change.velocity_half_width is None:
         why = _either(
             language, "uncertainty not known: the earlier result has no interval", "既往结果无区间，不确定度不明"
@@ -488,10 +496,18 @@ def regions_found(found: int, wanted: int, language: Language = "en") -> str:
 
 
 def read_from(estimate: Estimate, wanted: int, language: Language = "en") -> str:
-    """Return which hand was read, how many of its regions were found, and how far its age is from the child's."""
-    found, apart = regions_found(len(estimate.rois), wanted, language), difference(estimate, language)
-    read = f"{hand_read(estimate, language)}{_either(language, '; ', '；')}{found}"
-    return f"{read}{_either(language, '. ', '。')}{apart}" if apart else read
+    """Return which hand was read, and how many of its regions were found."""
+    found = regions_found(len(estimate.rois), wanted, language)
+    return f"{hand_read(estimate, language)}{_either(language, '; ', '；')}{found}"
+
+
+def patient(named: Sequence[str], born: str, filmed: str, language: Language = "en") -> str:
+    """Return a line that names a patient, with the dates of birth and of the film, "" where they are not known."""
+    dates = [
+        _either(language, f"born {born}", f"出生 {born}") if born else "",
+        _either(language, f"film of {filmed}", f"拍片 {filmed}") if filmed else "",
+    ]
+    return ", ".join(part for part in (*named, *dates) if part)
 
 
 def legend(language: Language = "en", *, staged: bool = False) -> str:

@@ -63,10 +63,10 @@ def _compare(estimate: Estimate, prior: Prior, years: float, scores: tuple[SdSco
     velocity = (estimate.age_months - prior.bone_age_months) / years
     change = None if scores is None else scores[0].value - scores[1].value
     if prior.half_width_months is None:
-        return Course(prior.at, velocity, None, change, None)
+        return Course(prior.at, prior.bone_age_months, velocity, None, change, None)
     apart = hypot(half_width_months, prior.half_width_months) / years
     moved = None
     if scores is not None:
         now, before = scores
         moved = hypot(half_width_months / now.sd_months, prior.half_width_months / before.sd_months)
-    return Course(prior.at, velocity, apart, change, moved)
+    return Course(prior.at, prior.bone_age_months, velocity, apart, change, moved)

@@ -117,6 +117,7 @@ class Course:
     """What changed since an earlier result, each with half of its 90 % interval where both results have one."""
 
     since: date
+    bone_age_months: float  # of that result
     velocity: float  # months of bone age per year
     velocity_half_width: float | None
     sd_change: float | None

@@ -135,8 +135,9 @@ def test_every_document_says_the_course_with_its_uncertainty(dx, full, film, ide
     finding, assessment = full
     course = assessment.course
     sentence = (
-        f"Since 2024-10-01: +{course.velocity:.1f} (+/- {course.velocity_half_width:.1f}) months of bone age a year, "
-        f"SD score +{course.sd_change:.1f} (+/- {course.sd_change_half_width:.1f}) (90 % intervals)"
+        f"Since 2024-10-01 (bone age then 9 y 8 mo): "
+        f"+{course.velocity:.1f} (+/- {course.velocity_half_width:.1f}) months of bone age a year, "
+        f"change of the SD score +{course.sd_change:.1f} (+/- {course.sd_change_half_width:.1f}) (90 % intervals)"
     )
     assert sentence in texts(compose_sr(dx, finding, identify(dx, "sr"), assessment=assessment))
     assert sentence in texts(compose_text_sr(dx, finding, identify(dx, "text"), assessment=assessment))
@@ -316,6 +317,9 @@ def test_the_dot_moves_with_the_bone_age(full, film):
 def test_a_site_may_have_the_patient_named(dx, estimate, film, identify, name, line):
     dx.SpecificCharacterSet = "ISO_IR 192"
     dx.PatientName = name
+    assert patient_line(dx) == f"{line}, PID 0815, born 2015-03-01, film of 2025-11-01"
+    assert patient_line(dx, "zh") == f"{line}, PID 0815, 出生 2015-03-01, 拍片 2025-11-01"
+    dx.PatientBirthDate, dx.StudyDate = "", ""
     assert patient_line(dx) == f"{line}, PID 0815"
     named_, unnamed = (
         compose_sc(dx, estimate, film, identify(dx, "sc"), name_patient=wanted) for wanted in (True, False)

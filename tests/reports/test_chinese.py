@@ -30,7 +30,7 @@ IDENTIFIERS = (
 
 NAMES = (
     wording.DISCLAIMER, "Brush Foundation", "Bayley-Pinneau", "RWT", "RUS-CHN", "TW3-RUS", "TW3-C RUS", "RUS", "SDS",
-    "Global-local fusion network",
+    "Global-local fusion network", "Greulich-Pyle",
 )  # fmt: skip
 
 DESCRIBING = (

@@ -129,7 +129,9 @@ def test_a_score_says_how_far_the_interval_of_its_bone_age_reaches(estimate):
     score = assess(film).sd
     mean, sd = 6.09, 1.13
     assert score.interval == pytest.approx((-mean / sd, (22 - mean) / sd))
-    assert wording.sd_score(score) == ("SD score +3.5 (90 % -5.4 to +14.1; Brush Foundation: 0 y 6 mo, SD 1.1 months)")
+    assert wording.sd_score(score) == (
+        "SD score +3.5 (90 % -5.4 to +14.1; Brush Foundation: mean 0 y 6 mo, SD 1.1 months)"
+    )
     assert "+3.5 (90 % -5.4 至 +14.1；Brush Foundation：" in wording.sd_score(score, "zh").replace(": ", "：")
 
 

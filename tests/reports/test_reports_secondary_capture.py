@@ -160,7 +160,7 @@ def test_any_film_becomes_a_picture_a_screen_shows(estimate, rows, columns, flag
 
     assert picture.dtype == np.uint8
     assert picture.shape[2] == 3
-    assert 256 <= picture.shape[0] <= 1460 + 62 * max(0, flags - 2)
+    assert 256 <= picture.shape[0] <= 1520 + 62 * max(0, flags - 2)
     assert 900 <= picture.shape[1] <= 1600
 
 
