@@ -101,6 +101,31 @@ def test_a_fit_is_written_into_the_bundle_and_goes_with_its_weights(tmp_path):
     torch.testing.assert_close(bundle.read_weights(FILE), dict(module.state_dict()))
 
 
+def test_a_fit_that_is_killed_leaves_a_bundle_that_opens_and_is_written_again(tmp_path, monkeypatch):
+    folder = tmp_path / "house"
+    (folder / "models").mkdir(parents=True)
+    (folder / "configs").mkdir()
+    (folder / "configs" / "metadata.json").write_text(json.dumps({"version": "0.1.0", "weights_sha256": {}}))
+    (folder / "configs" / "inference.json").write_text(json.dumps(CONFIG | {"network_def": {"config": CONFIG}}))
+    familiarity.write(folder, familiarity.describe(ordinary(60, seed=1)))
+    module = familiarity.describe(ordinary(60, seed=2))
+    with monkeypatch.context() as killed:
+        killed.setattr(familiarity, "file_sha256", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            familiarity.write(folder, module)
+    assert open_bundle("house", tmp_path).config["familiarity"] is False
+    familiarity.write(folder, module)
+    torch.testing.assert_close(open_bundle("house", tmp_path).read_weights(FILE), dict(module.state_dict()))
+
+
+@pytest.mark.parametrize(("films", "others"), [(0, 0), (familiarity.LEAST_FILMS - 1, 5), (familiarity.LEAST_FILMS, 0)])
+def test_too_few_films_say_nothing_of_what_is_strange(monkeypatch, tmp_path, caplog, films, others):
+    monkeypatch.setattr(familiarity, "_films", lambda *_: ([None] * films, [None] * others))
+    monkeypatch.setattr(familiarity, "write", lambda *_: pytest.fail("the shipped fit would go"))
+    assert familiarity.main(["--data", str(tmp_path)]) == 2
+    assert f"there are {films} and {others}" in caplog.text
+
+
 @pytest.fixture(scope="module")
 def engine():
     return Engine.load("house", threads=1)

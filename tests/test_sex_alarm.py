@@ -151,6 +151,22 @@ def test_both_sexes_of_a_film_are_asked_in_one_batch():
         sexes.ask(Engine(FakeLocator(), FakeNetwork(None), CALIBRATION, IDENTITY), [film])
 
 
+def test_too_few_films_make_no_alarm(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(sexes.Engine, "load", classmethod(lambda *_, **__: None))
+    monkeypatch.setattr(sexes, "load_half", lambda *_: [])
+    monkeypatch.setattr(sexes, "ask", lambda *_: [Answer(Sex.MALE, 3.0, 100, 80)] * (sexes.LEAST_FILMS - 1))
+    monkeypatch.setattr(sexes, "write_alarm", lambda *_: pytest.fail("the shipped alarm would go"))
+    assert sexes.main(["--data", str(tmp_path), "--write"]) == 2
+    assert "An alarm needs 30 films that are read; there are 29." in caplog.text
+
+
+def test_rates_that_are_none_are_null(tmp_path):
+    path = tmp_path / "calibration.json"
+    path.write_text("{}")
+    sexes.write_alarm(path, rates([Answer(Sex.MALE, 3.0, 100, 100)], 1.5), "validation")
+    assert json.loads(path.read_text())["sex_alarm"]["noticed_rate"] is None
+
+
 def test_the_alarm_is_written_beside_the_intervals(tmp_path):
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps({"level": 0.9}))

@@ -24,12 +24,15 @@ from inference.house import HouseMethod
 from inference.method import DEFAULT_METHOD, open_method
 from training.ages import LocatedFilm, sample, stack_inputs
 from training.arguments import positive_int
-from training.errors import TrainingError, exit_code
+from training.errors import DataError, TrainingError, exit_code
 from training.films import locate_all
 from training.radiographs import load_half, load_small
+from training.storage import write_text
 
 _log = logging.getLogger(__name__)
 
+LEAST_FILMS = 100
+"""Of fewer films the QUANTILE is the farthest one's distance: chance would say what is strange."""
 SEED = 2026
 _SHRINKAGE = 0.05
 """Share of a place's mean variance that is added to every variance there: no direction counts as impossible."""
@@ -83,16 +86,42 @@ def middle_maps(method: HouseMethod, folder: Path, films: list[LocatedFilm]) -> 
 
 
 def write(folder: Path, module: Familiarity) -> None:
-    """Write it into a bundle's folder, with its hash, and have the bundle use it."""
+    """Write it into a bundle's folder, with its hash, and have the bundle use it.
+
+    The old hash goes first: a kill in between leaves a bundle that opens, and the same command goes through.
+    """
     path = folder / "models" / FILE
+    _describe(folder, None)
     save_file({name: buffer.contiguous() for name, buffer in module.state_dict().items()}, path)
     path.chmod(0o644)  # safetensors writes files that only their owner may read
+    _describe(folder, file_sha256(path))
+
+
+def _describe(folder: Path, sha256: str | None) -> None:
+    """Have a bundle's description use a fit of this hash; None has it use none."""
     metadata_path, config_path = folder / "configs" / "metadata.json", folder / "configs" / "inference.json"
     metadata, config = json.loads(metadata_path.read_text()), json.loads(config_path.read_text())
-    metadata["weights_sha256"] |= {FILE: file_sha256(path)}
-    config["familiarity"] = config["network_def"]["config"]["familiarity"] = True
-    metadata_path.write_text(json.dumps(metadata, indent=2) + "\n")
-    config_path.write_text(json.dumps(config, indent=2) + "\n")
+    others = {name: one for name, one in metadata["weights_sha256"].items() if name != FILE}
+    metadata["weights_sha256"] = others if sha256 is None else dict(sorted((others | {FILE: sha256}).items()))
+    config["familiarity"] = config["network_def"]["config"]["familiarity"] = sha256 is not None
+    first, second = (metadata_path, metadata), (config_path, config)
+    for file, table in (second, first) if sha256 is None else (first, second):
+        write_text(file, json.dumps(table, indent=2) + "\n")
+
+
+def check_enough(ordinary: list[LocatedFilm], others: list[LocatedFilm]) -> None:
+    """Refuse too few films to fit to, and none to try the fit on.
+
+    Raises
+    ------
+    DataError
+        If fewer than LEAST_FILMS have a hand, or no validation film has.
+    """
+    if len(ordinary) < LEAST_FILMS or not others:
+        raise DataError(
+            f"What ordinary hands look like takes {LEAST_FILMS} training films with a hand and a validation film; "
+            f"there are {len(ordinary)} and {len(others)}. Without a fit the method reads, and warns of no strange hand."
+        )
 
 
 def _films(data: Path, cache: Path | None) -> tuple[list[LocatedFilm], list[LocatedFilm]]:
@@ -117,6 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         if not isinstance(method, HouseMethod):
             raise BundleError(f"{arguments.method} does not tell how strange a hand looks; house does.")
         ordinary, others = _films(arguments.data, arguments.cache)
+        check_enough(ordinary, others)
         folder = bundles_folder()
         module = describe(middle_maps(method, folder, ordinary))
         beyond = module(middle_maps(method, folder, others)) > 1

@@ -25,12 +25,16 @@ from inference.named_ensemble import calibration_path
 from inference.sex_alarm import LEAST_MONTHS, SexAlarm, against, other
 from training.arguments import positive_int
 from training.errors import DataError, TrainingError, exit_code
+from training.evaluation.figures import clean
 from training.evaluation.output import check_outputs
 from training.evaluation.reading import film_of
 from training.radiographs import Radiograph, load_half
+from training.storage import write_text
 
 FALSE_ALARMS = 0.10
 """Largest share of films with the right sex that may raise the alarm: with half as many, half the wrong ones pass."""
+LEAST_FILMS = 30
+"""So many intervals need as well; of fewer films no threshold keeps what it promises."""
 LEAST_LOGIT = 0.4
 """No alarm under a confidence of 60 %."""
 
@@ -114,8 +118,8 @@ def rates(answers: list[Answer], logit: float) -> Rates:
 def write_alarm(path: Path, found: Rates, part: str) -> None:
     """Put the alarm into a ``calibration.json`` that exists."""
     table: dict[str, Any] = json.loads(path.read_text())
-    table["sex_alarm"] = asdict(found) | {"part": part}
-    path.write_text(json.dumps(table, indent=2) + "\n")
+    table["sex_alarm"] = clean(asdict(found) | {"part": part})
+    write_text(path, json.dumps(table, indent=2) + "\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -145,13 +149,15 @@ def main(argv: list[str] | None = None) -> int:
             raise DataError(f"{arguments.method} has no intervals of its own yet; run boneage-node calibrate first.")
         engine = Engine.load(arguments.method, threads=arguments.threads)
         answers = ask(engine, load_half(arguments.data, [arguments.part]))
+        if arguments.write and len(answers) < LEAST_FILMS:
+            raise DataError(f"An alarm needs {LEAST_FILMS} films that are read; there are {len(answers)}. Add films.")
     except (TrainingError, InferenceError) as error:
         return exit_code(error)
     found = rates(answers, arguments.logit if arguments.logit is not None else choose_logit(answers))
     for key, value in asdict(found).items():
         print(f"{key}: {value:.4g}")  # noqa: T201 - a command's answer
     if arguments.json:
-        arguments.json.write_text(json.dumps(asdict(found) | {"part": arguments.part}, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(clean(asdict(found) | {"part": arguments.part}), indent=1) + "\n", "utf-8")
     if arguments.write:
         write_alarm(path, found, arguments.part)
     return 0
