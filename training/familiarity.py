@@ -120,7 +120,7 @@ def check_enough(ordinary: list[LocatedFilm], others: list[LocatedFilm]) -> None
     if len(ordinary) < LEAST_FILMS or not others:
         raise DataError(
             f"What ordinary hands look like takes {LEAST_FILMS} training films with a hand and a validation film; "
-            f"there are {len(ordinary)} and {len(others)}. Without a fit the method reads, and warns of no strange hand."
+            f"there are {len(ordinary)} and {len(others)}. Without a fit the method warns of no strange hand."
         )
 
 
