@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.film import display_bytes, read_film
+from inference.film import bytes_to_read, read_film
 from training.errors import DataError
 from training.radiographs import Reading
 from training.sources.files import IMAGES, files_below, is_film_file, plain_name, read_object
@@ -138,4 +138,4 @@ def open_film(path: Path) -> Grey:
     """
     if path.suffix.lower() in IMAGES:
         return open_image(path)
-    return display_bytes(read_film(read_object(path)))
+    return bytes_to_read(read_film(read_object(path)))
