@@ -39,6 +39,7 @@ from training.evaluation.report import report
 from training.evaluation.site import read_table
 from training.radiographs import Radiograph, Reading, read_split
 from training.stress import CHANGES as STRESS
+from training.terms import SITE_FILMS
 
 MODEL = ModelIdentity("house", "House", "0.1.0", "ab" * 32)
 
@@ -620,6 +621,13 @@ def test_intervals_after_recalibration_cover_the_site():
     assert fitted["before"]["coverage"] < 0.8
     assert fitted["after_left_out"]["coverage"] == pytest.approx(0.9, abs=0.02)
     assert fitted["interval_factor"] > 1.5
+
+
+def test_a_page_says_what_the_number_of_a_film_is():
+    figures = full_figures()
+    assert "line in the table" not in report(figures)
+    figures["terms"] = {"films": SITE_FILMS, "weights": None}
+    assert '<th class="words">line in the table</th>' in report(figures)
 
 
 def test_the_command_fits_and_writes_a_recalibration(tmp_path, capsys):

@@ -149,6 +149,14 @@ def test_a_cell_that_is_no_path_at_all_names_no_file(tmp_path: Path) -> None:
         read_table(tmp_path, tmp_path / "r.csv")
 
 
+def test_a_picture_of_a_sites_film_is_called_by_its_line(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), picture(1))
+    (tmp_path / "r.csv").write_text("file,sex,bone_age_months\na.png,F,100\n")
+    (film,) = read_table(tmp_path, tmp_path / "r.csv")
+    caption, _ = evaluate.picture(site.read_site_film(FakeEngine(), film).case)
+    assert caption.startswith("Line 2: reference 100 months, ")
+
+
 # Options and kept figures.
 
 

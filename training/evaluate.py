@@ -172,7 +172,7 @@ def picture(case: Case) -> tuple[str, str]:
     row = case.row
     said = row.refusal or f"{row.estimate_months:.0f} months"
     return (
-        f"Film {row.rsna_id}: reference {row.reference_months:.0f} months, {said}",
+        f"{case.film.called.capitalize()}: reference {row.reference_months:.0f} months, {said}",
         f"data:image/jpeg;base64,{encoded}",
     )
 

@@ -18,6 +18,7 @@ from training.evaluation.page import (
     table,
     verdicts,
 )
+from training.terms import SITE_FILMS
 
 Figures = dict[str, Any]
 
@@ -379,6 +380,12 @@ def stress_section(found: Figures) -> str:
     )  # fmt: skip
 
 
+def _called(found: Figures) -> str:
+    """Return what the number of a film is: a site's films have that of their line in the table of readings."""
+    own = (found.get("terms") or {}).get("films") == SITE_FILMS
+    return "line in the table" if own else "film"
+
+
 def _furthest(found: Figures, pictures: list[tuple[str, str]]) -> str:
     read = [row for row in found["rows"] if row["estimate_months"] is not None]
     read.sort(key=lambda row: -abs(row["estimate_months"] - row["reference_months"]))
@@ -397,7 +404,7 @@ def _furthest(found: Figures, pictures: list[tuple[str, str]]) -> str:
         "The furthest off",
         table(
             "Ten films with the largest errors; ages in years, difference in months",
-            ("film", "sex", "reference", "estimate", "difference", "interval"), rows,
+            (_called(found), "sex", "reference", "estimate", "difference", "interval"), rows,
         ),
         f'<div class="films">{films}</div>' if films else "",
     )  # fmt: skip

@@ -195,11 +195,16 @@ def _read(engine: Engine, film: SiteFilm, opened: _Opened | FilmError) -> SiteCa
     subject = Subject(film.reading.sex, "table", None, "table")
     if isinstance(opened, FilmError):
         refusal = Refusal(opened.refusal, str(opened), opened.remedy, subject)
-        case = read_case(Radiograph(film.reading, _NO_PIXELS), lambda: refusal)
+        case = read_case(_line(film, _NO_PIXELS), lambda: refusal)
         return SiteCase(case, sex_differs=False)
-    shown = Radiograph(film.reading, opened.shown)
+    shown = _line(film, opened.shown)
     case = read_case(shown, lambda: engine.interpret_film(opened.film, subject))
     return SiteCase(case, sex_differs=opened.stated not in {None, film.reading.sex})
+
+
+def _line(film: SiteFilm, pixels: npt.NDArray[np.uint8]) -> Radiograph:
+    """Return a film under the name that people find it by in their table."""
+    return Radiograph(film.reading, pixels, f"Line {film.reading.rsna_id}")
 
 
 def read_site_film(engine: Engine, film: SiteFilm) -> SiteCase:
@@ -226,6 +231,6 @@ def read_site(engine: Engine, films: list[SiteFilm]) -> Iterator[SiteCase]:
             repeated.append(f"Line {line} is the same image as line {first}: keep one of them.")
         if not repeated:
             made = _read(engine, film, opened)
-            yield replace(made, case=replace(made.case, film=Radiograph(film.reading, _NO_PIXELS)))
+            yield replace(made, case=replace(made.case, film=_line(film, _NO_PIXELS)))
     if repeated:
         raise DataError(" ".join(repeated))
