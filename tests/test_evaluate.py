@@ -387,6 +387,20 @@ def test_thresholds_decide_the_exit_code(data, fake, capsys, wanted, code):
     assert ("passed: mae" in printed) == (code < 2)
 
 
+def test_a_sites_films_are_shown_to_who_asks_by_whichever_option_they_come(tmp_path, fake):
+    """Given a site's folder as ``--data``, then its page has pictures only with --pictures, by their lines."""
+    folder, page = tmp_path / "site", tmp_path / "f.html"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.png"), np.full((60, 50), 100, dtype=np.uint8))
+    (folder / "readings.csv").write_text("file,sex,bone_age_months,part\na.png,F,100,test\n")
+    arguments = ["--data", str(folder), "--report", str(page)]
+    assert command.main(arguments) == 0
+    assert "data:image" not in page.read_text()
+    assert command.main([*arguments, "--pictures", "1"]) == 0
+    assert page.read_text().count("data:image/jpeg") == 1
+    assert "<figcaption>Line 2: reference 100 months" in page.read_text()
+
+
 @pytest.fixture
 def own_films(tmp_path):
     """A site's folder: a PNG, a sample as DICOM whose header says M, a file that is no DICOM; and its table."""

@@ -186,7 +186,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = argparse.ArgumentParser(prog="boneage-node evaluate", description=(__doc__ or "").splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="the data folder (rsna2017/, annotations/, negatives/)")
+    source.add_argument("--data", type=Path, help="this project's data folder, RSNA's layout or a site's own")
     source.add_argument("--films", type=Path, metavar="DIR", help="a site's own films, DICOM or PNG, with --readings")
     source.add_argument("--from", type=Path, dest="kept", metavar="JSON", help="figures kept by --json: read no film")
     parser.add_argument("--readings", type=Path, metavar="CSV", help="their readings: file, sex, bone_age_months")
@@ -313,7 +313,8 @@ def _run(arguments: argparse.Namespace) -> bool:
     accepted = judge(figures, thresholds) if thresholds else True
     unfitted = _try_to_fit(figures, arguments.recalibrate) if arguments.recalibrate else None
     write_output(arguments.json, lambda: json.dumps(figures, indent=1, allow_nan=False) + "\n")
-    usual = 0 if arguments.films else _PICTURES
+    of_site = (figures.get("terms") or {}).get("films") == SITE_FILMS  # whichever option they came by
+    usual = 0 if of_site else _PICTURES
     shown = usual if arguments.pictures is None else arguments.pictures
     write_output(arguments.report, lambda: report(figures, pictures(shown)))
     if accepted and unfitted is not None:
