@@ -23,7 +23,7 @@ from training.errors import DataError
 from training.evaluation import site
 from training.evaluation.acceptance import read_thresholds
 from training.evaluation.figures import KEYS, assemble, clean
-from training.evaluation.output import check_outputs
+from training.evaluation.output import check_outputs, write_output
 from training.evaluation.reading import Row
 from training.evaluation.site import SiteCase, read_site, read_table
 
@@ -169,6 +169,23 @@ def test_nothing_is_written_over_what_is_read_or_written_there_too(tmp_path: Pat
     with pytest.raises(DataError, match=r"other\.json would be written over"):
         check_outputs(other, None, other)
     check_outputs(readings, other, Path("/dev/null"), Path("/dev/null"), inputs=[None])
+
+
+def test_a_full_disk_leaves_the_figures_that_were_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "figures.json"
+    write_output(kept, lambda: "the first")
+
+    def full(path: Path, text: str, _: str) -> None:
+        path.write_bytes(text[:3].encode())
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as filled:
+        filled.setattr(Path, "write_text", full)
+        with pytest.raises(DataError, match=r"figures\.json cannot be written: No space left on device"):
+            write_output(kept, lambda: "the second")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["the first"]
+    write_output(Path("/dev/null"), lambda: "nothing stays of it")
+    assert not Path("/dev/null").is_file()
 
 
 def test_a_site_that_names_its_table_as_output_keeps_it(tmp_path: Path) -> None:

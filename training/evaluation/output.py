@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from training.errors import DataError
@@ -31,16 +32,21 @@ def check_outputs(*paths: Path | None, inputs: Iterable[Path | None] = ()) -> No
             raise DataError(f"{path} cannot be written: there is no folder {path.parent}; make it first.")
         if path.is_dir():
             raise DataError(f"{path} cannot be written: it is a folder; name a file in it.")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
+        if not os.access(path if _is_device(path) else path.resolve().parent, os.W_OK):
             raise DataError(f"{path} cannot be written: it, or its folder, may not be; name another place.")
         if path.resolve() in kept:
             raise DataError(f"{path} would be written over what is read or written there, too; name another file.")
-        if path.is_file() or not path.exists():  # /dev/stdout may take all of them
+        if not _is_device(path):  # that may take all of them
             kept.add(path.resolve())
 
 
+def _is_device(path: Path) -> bool:
+    """Tell whether a path is no file but what takes any text, such as /dev/stdout."""
+    return path.exists() and not path.is_file()
+
+
 def write_output(path: Path | None, write: Callable[[], str]) -> None:
-    """Write a text if a path is wanted.
+    """Write a text if a path is wanted; a full disk or a kill leaves the file that was there.
 
     Raises
     ------
@@ -49,7 +55,15 @@ def write_output(path: Path | None, write: Callable[[], str]) -> None:
     """
     if path is None:
         return
+    text, place = write(), path.resolve()
+    part = place.with_name(f"{place.name}.part")
     try:
-        path.write_text(write(), "utf-8")
+        if _is_device(place):
+            path.write_text(text, "utf-8")
+            return
+        part.write_text(text, "utf-8")
+        part.replace(place)
     except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise DataError(f"{path} cannot be written: {error.strerror}; name another place.") from error
