@@ -6,6 +6,8 @@ Not covered: the figures themselves (test_evaluate.py), the same table as traini
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import unicodedata
 import weakref
 from importlib import resources
@@ -184,8 +186,19 @@ def test_a_full_disk_leaves_the_figures_that_were_there(tmp_path: Path, monkeypa
         with pytest.raises(DataError, match=r"figures\.json cannot be written: No space left on device"):
             write_output(kept, lambda: "the second")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["the first"]
-    write_output(Path("/dev/null"), lambda: "nothing stays of it")
-    assert not Path("/dev/null").is_file()
+
+
+@pytest.mark.parametrize("to", ["pipe", "file"])
+def test_figures_go_to_standard_output_wherever_that_leads(tmp_path: Path, to: str) -> None:
+    code = (
+        "from pathlib import Path; from training.evaluation.output import *; out = Path('/dev/stdout'); "
+        "check_outputs(out, out); write_output(out, lambda: 'figures')"
+    )
+    with (tmp_path / "out").open("w") as file:
+        run = subprocess.run(
+            [sys.executable, "-c", code], stdout=file if to == "file" else subprocess.PIPE, text=True, check=True
+        )
+    assert (run.stdout if to == "pipe" else (tmp_path / "out").read_text()) == "figures"
 
 
 def test_a_site_that_names_its_table_as_output_keeps_it(tmp_path: Path) -> None:

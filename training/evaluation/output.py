@@ -41,8 +41,8 @@ def check_outputs(*paths: Path | None, inputs: Iterable[Path | None] = ()) -> No
 
 
 def _is_device(path: Path) -> bool:
-    """Tell whether a path is no file but what takes any text, such as /dev/stdout."""
-    return path.exists() and not path.is_file()
+    """Tell whether a path is no file but what takes any text, such as /dev/stdout, wherever that leads."""
+    return path.absolute().is_relative_to("/dev") or (path.exists() and not path.is_file())
 
 
 def write_output(path: Path | None, write: Callable[[], str]) -> None:
@@ -58,7 +58,7 @@ def write_output(path: Path | None, write: Callable[[], str]) -> None:
     text, place = write(), path.resolve()
     part = place.with_name(f"{place.name}.part")
     try:
-        if _is_device(place):
+        if _is_device(path):
             path.write_text(text, "utf-8")
             return
         part.write_text(text, "utf-8")
