@@ -214,7 +214,7 @@ def model_line(finding: Finding, language: Language = "en") -> str:
     weights = _either(language, "weights", "权重")
     model = f"{finding.model.name} {finding.model.version} ({weights} {finding.model.weights_sha256[:12]})"
     standard = codes.reference_method(finding.model.method)
-    if standard != codes.GREULICH_PYLE:
+    if standard is None or standard != codes.GREULICH_PYLE:
         return model
     by = _either(language, "; trained on Greulich-Pyle readings", "；以 Greulich-Pyle 判读训练")
     return model + by

@@ -344,3 +344,14 @@ def test_a_number_that_is_none_is_not_read(value):
 
 def _floating(value):
     return DataElement("FloatingPointValue", "FD", value)
+
+
+@pytest.mark.parametrize(
+    ("method", "named"),
+    [("house", True), ("house+ala-net", True), ("precise-baa", False), ("house+precise-baa", False)],
+)
+def test_the_line_of_the_model_names_the_standard_of_its_training(estimate, method, named):
+    """Given a method whose readings are of no listed standard, then none is named."""
+    finding = replace(estimate, model=replace(estimate.model, method=method))
+    assert ("Greulich-Pyle" in wording.model_line(finding)) is named
+    assert ("Greulich-Pyle" in wording.model_line(finding, "zh")) is named
