@@ -328,6 +328,16 @@ def test_a_table_has_the_separator_of_its_header(site: Path, separator: str) -> 
     assert len(source.entries) == 4
 
 
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;\r"])
+def test_a_word_to_excel_above_the_header_counts_as_a_line_and_is_none(site: Path, first: str) -> None:
+    table = site / "readings.csv"
+    lines = table.read_text().replace(",", ";").splitlines()
+    table.write_text("\N{ZERO WIDTH NO-BREAK SPACE}" + "\n".join([first, *lines]) + "\n", "utf-8")
+    assert [entry.reading.rsna_id for entry in open_source(site).entries] == [3, 4, 5, 6, 7, 8]
+    table.write_text("\n".join([first, *lines, "film0.dcm;X;9"]) + "\n")
+    assert "Line 9: the sex must be one of" in open_source(site).problems[0]
+
+
 def test_an_official_table_that_a_spreadsheet_wrote_is_read(official: Path) -> None:
     table = official / "Validation Dataset.csv"
     table.write_text("Image ID;male;Bone Age (months)\n900002;TRUE;50,5\n900003;False;60\n")

@@ -60,17 +60,26 @@ def read_lines(path: Path, known: Collection[str]) -> Table:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            separator = separator_of(file.readline(), known)
+            header = file.readline()
+            above = int(is_for_excel(header))
+            separator = separator_of(file.readline() if above else header, known)
             file.seek(0)
+            if above:
+                file.readline()
             reader = csv.DictReader(file, delimiter=separator, restkey=BEYOND)
             columns = [name.strip().lower() for name in reader.fieldnames or ()]
             reader.fieldnames = columns
-            lines = [(reader.line_num, _whole(row)) for row in reader]
+            lines = [(above + reader.line_num, _whole(row)) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"The table of readings {path} cannot be read; it must be a CSV in UTF-8.") from error
     if again := repeated(columns, known):
         raise DataError(f"The table of readings {path} has {again}.")
     return Table(separator, tuple(columns), [(line, row) for line, row in lines if is_filled(row.values())])
+
+
+def is_for_excel(line: str) -> bool:
+    """Tell whether a line says ``sep=;`` to Excel, as exports have it above their header."""
+    return line.strip().strip('"').lower() in {f"sep={separator}".strip() for separator in SEPARATORS}
 
 
 def repeated(columns: Sequence[str], known: Collection[str]) -> str:
