@@ -94,7 +94,7 @@ def test_an_earlier_film_becomes_an_earlier_result_and_nothing_else(department: 
     assert earlier_ages(report) == [110.0]
     (item,) = named(next(measurement_groups(report)), codes.EARLIER_RESULT)
     assert [child.TextValue for child in children(item) if child.ValueType == "TEXT"] == [f"2024-01-01, {OLDER_FILM}"]
-    assert "Since 2024-01-01: +15.0 (+/- 17.0)" in said(report)
+    assert "Since 2024-01-01 (bone age then 9 y 2 mo): +15.0 (+/- 17.0)" in said(report)
     assert kinds_read(department) == {"1.2.1.1.1": "estimate"}
     with department.store.reading() as session:
         assert session.scalars(sa.select(Study.study_instance_uid)).all() == ["1.2.2"]
