@@ -5,6 +5,7 @@ Not covered: how well they read films (boneage-node evaluate), one network alone
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from inference import catalogue
+import training.familiarity
+from inference import catalogue, familiarity
 from inference.bundle import bundles_folder, open_bundle
 from inference.house import HouseMeanNet, HouseMethod, Member, open_method
 from inference.method import weight_files_of
@@ -133,3 +135,44 @@ def test_networks_that_cannot_be_read_together_are_refused(runs, tmp_path, monke
 
 def test_a_member_has_its_size_as_columns_and_rows():
     assert Member(96, 64, "lite0").extent == (64, 96)
+
+
+def test_a_full_disk_leaves_the_bundle_that_was_there(runs, bundle, monkeypatch, capsys):
+    """Given a disk that fills up at the second of three networks, then the bundle before opens, and no part stays."""
+    models, written = bundle / "house" / "models", []
+    before = {path.name: path.read_bytes() for path in models.iterdir()}
+    plain = Path.write_bytes
+
+    def fill(path: Path, content: bytes) -> int:
+        written.append(path)
+        if len(written) == 2:
+            plain(path, content[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(path, content)
+
+    others = ["--more", str(runs[0]), "--more", str(runs[1])]
+    with monkeypatch.context() as filled:
+        filled.setattr(Path, "write_bytes", fill)
+        assert export.main(["age", "--run", str(runs[2]), *others]) == 2
+    assert "No space left on device); make room" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in models.iterdir()} == before
+    assert catalogue.verify(["house"], bundle) == 0
+    assert export.main(["age", "--run", str(runs[2]), *others]) == 0
+
+
+def test_an_export_that_was_killed_takes_the_old_fit_of_familiar_hands_away_when_run_again(runs, bundle, monkeypatch):
+    """Given new weights that a killed export put in their place, then the next one knows that the fit is of others."""
+    folder = bundle / "house"
+    fit_module = HouseMethod(**FIRST).make_familiarity()
+    training.familiarity.write(folder, fit_module)
+    with monkeypatch.context() as killed:
+        killed.setattr(export, "_familiarity", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            export.main(["age", "--run", str(runs[1])])
+    assert export.main(["age", "--run", str(runs[1])]) == 0
+    assert not (folder / "models" / familiarity.FILE).exists()
+    assert "familiarity" not in open_bundle("house", bundle).config
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt

@@ -8,6 +8,7 @@ import textwrap
 from datetime import UTC, datetime
 from pathlib import Path
 
+from training.storage import write_text
 from training.terms import RSNA_TERMS
 
 _HASHES = re.compile(r"(<!-- sha256 -->\n).*?(<!-- /sha256 -->)", re.DOTALL)
@@ -41,7 +42,7 @@ def fill_metadata(card: Path) -> None:
     table = "".join(f"| `{name}` | `{sha256}` |\n" for name, sha256 in hashes.items())
     lines = f"| file | SHA-256 |\n|---|---|\n{table}"
     text = _HASHES.sub(lambda found: f"{found[1]}{lines}{found[2]}", card.read_text())
-    card.write_text(_with_terms(text, described.get("data_terms", RSNA_TERMS)))
+    write_text(card, _with_terms(text, described.get("data_terms", RSNA_TERMS)))
 
 
 def _with_terms(text: str, terms: str) -> str:
@@ -68,7 +69,7 @@ def mark_stale(card: Path) -> None:
         "> figures in and takes this mark away.\n"
         "<!-- /stale -->\n\n"
     )
-    card.write_text(f"{title}\n\n{mark}{rest}")
+    write_text(card, f"{title}\n\n{mark}{rest}")
     fill_metadata(card)
 
 

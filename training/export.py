@@ -13,12 +13,13 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from inference import familiarity
 from inference.bundle import DETECTOR, bundles_folder, file_sha256, open_bundle
@@ -34,6 +35,7 @@ from training.bundle_terms import are_own, described, terms_by_file
 from training.errors import RunError, TrainingError
 from training.recipe import Recipe, RegionRecipe
 from training.run import read_about, read_run, unfinished
+from training.storage import check_writable, make_folder, write_bytes, write_text
 from training.terms import RSNA_TERMS
 
 _log = logging.getLogger(__name__)
@@ -44,18 +46,26 @@ _LEAST_IN_FEW_BITS = {EIGHT: 4096, SIX: 512}
 
 
 def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Write weights as safetensors, floating point at half precision except batch-norm statistics and other vectors."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write({key: _at_half_precision(value) for key, value in weights.items()}, path)
+    """Write weights as safetensors, floating point at half precision except batch-norm statistics and other vectors.
+
+    Raises
+    ------
+    RunError
+        As :func:`training.storage.writing`; the file that was there stays.
+    """
+    write_bytes({path: _halved(weights)})
+
+
+def _halved(weights: dict[str, torch.Tensor]) -> bytes:
+    return _content({key: _at_half_precision(value) for key, value in weights.items()})
 
 
 def _at_half_precision(value: torch.Tensor) -> torch.Tensor:
     return value.half() if value.is_floating_point() and value.ndim > 1 else value
 
 
-def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    save_file({key: value.contiguous() for key, value in tensors.items()}, path)
-    path.chmod(0o644)  # safetensors writes files that only their owner may read
+def _content(tensors: dict[str, torch.Tensor]) -> bytes:
+    return bytes(save({key: value.contiguous() for key, value in tensors.items()}))
 
 
 def in_few_bits(weights: dict[str, torch.Tensor], bits: int) -> dict[str, torch.Tensor]:
@@ -75,7 +85,7 @@ def in_few_bits(weights: dict[str, torch.Tensor], bits: int) -> dict[str, torch.
     return tensors
 
 
-_AGE_WEIGHTS = "model.safetensors"
+_AGE_WEIGHTS, _NETWORKS = "model.safetensors", "model*.safetensors"
 _ORIGIN = ("revision", "versions", "seed", "data_sha256", "detector_sha256", "device", "half_precision", "more")
 """What a bundle tells of the run it comes from."""
 
@@ -100,7 +110,7 @@ def write_metadata(
     that ages hardly changed.
     """
     configs = folder / "configs"
-    configs.mkdir(parents=True, exist_ok=True)
+    make_folder(configs)
     hashes = {path.name: file_sha256(path) for path in sorted((folder / "models").glob("*.safetensors"))}
     path = configs / "metadata.json"
     before = json.loads(path.read_text()) if path.exists() else {}
@@ -130,8 +140,8 @@ def write_metadata(
     hashes_before = before.get("weights_sha256", {})
     if not keep_intervals and makes_ages(hashes_before, config_before) != makes_ages(hashes, config):
         drop_intervals(folder)  # before the new hashes are there: a node that reads in between refuses the weights
-    path.write_text(json.dumps(metadata, indent=2) + "\n")
-    inference.write_text(json.dumps(config, indent=2) + "\n")
+    write_text(path, json.dumps(metadata, indent=2) + "\n")
+    write_text(inference, json.dumps(config, indent=2) + "\n")
     if card_of(folder).is_file():
         fill_metadata(card_of(folder))
         if read_with(hashes_before, config_before) != read_with(hashes, config):
@@ -188,14 +198,10 @@ def export_age(run: Path, *, more: Sequence[Path] = (), unconverged: str | None 
     others = [_read_age_run(one) for one in more]
     config = recipe.method | _more_networks(recipe, [other for _, other in others])
     folder = bundles_folder() / recipe.target
-    weights, before = [read_run(one) for one in (run, *more)], _networks(folder)
-    for old in folder.glob("models/model*.safetensors"):
-        old.unlink()
     files = (_AGE_WEIGHTS, *map(more_file, range(len(more))))
-    for file, state in zip(files, weights, strict=True):
-        save_weights(state, folder / "models" / file)
+    _replace_networks(folder / "models", dict(zip(files, (read_run(one) for one in (run, *more)), strict=True)))
     terms = dict(zip(files, (_terms(one) for one in (about, *(other for other, _ in others))), strict=True))
-    config |= _familiarity(folder, same=_networks(folder) == before)
+    config |= _familiarity(folder, same=_networks(folder) == _described_networks(folder))
     mark = unconverged or unfinished(run)
     metadata = folder / "configs" / "metadata.json"
     if mark is None and metadata.is_file() and not json.loads(metadata.read_text()).get("converged", True):
@@ -210,7 +216,22 @@ def export_age(run: Path, *, more: Sequence[Path] = (), unconverged: str | None 
 
 def _networks(folder: Path) -> dict[str, str]:
     """Return the hashes of the age networks that lie in a bundle."""
-    return {path.name: file_sha256(path) for path in folder.glob("models/model*.safetensors")}
+    return {path.name: file_sha256(path) for path in (folder / "models").glob(_NETWORKS)}
+
+
+def _described_networks(folder: Path) -> dict[str, str]:
+    """Return the hashes of the age networks that a bundle's description is of: an export may have been killed since."""
+    metadata = folder / "configs" / "metadata.json"
+    hashes = json.loads(metadata.read_text()).get("weights_sha256", {}) if metadata.is_file() else {}
+    return {name: sha256 for name, sha256 in hashes.items() if fnmatch(name, _NETWORKS)}
+
+
+def _replace_networks(models: Path, networks: dict[str, dict[str, torch.Tensor]]) -> None:
+    """Write a bundle's age networks and take away the others; a disk that is full leaves those that are there."""
+    write_bytes({models / file: _halved(state) for file, state in networks.items()})
+    for old in models.glob(_NETWORKS):
+        if old.name not in networks:
+            old.unlink()
 
 
 def _familiarity(folder: Path, *, same: bool) -> dict[str, Any]:
@@ -383,11 +404,11 @@ def export_compact(name: str, bits: int = EIGHT) -> Path:
     except BundleError as error:
         raise RunError(str(error)) from error
     models = bundle.folder / "models"
-    networks = sorted(models.glob("model*.safetensors"))
+    networks = sorted(models.glob(_NETWORKS))
     if not networks:
         raise RunError(f"{name} has no weights of its own; name one of its members.")
-    for path in (*networks, *filter(Path.is_file, (models / REGIONS_FILE, models / LOCALISER_FILE))):
-        _write(in_few_bits(bundle.read_weights(path.name), bits), path)
+    paths = (*networks, *filter(Path.is_file, (models / REGIONS_FILE, models / LOCALISER_FILE)))
+    write_bytes({path: _content(in_few_bits(bundle.read_weights(path.name), bits)) for path in paths})
     _describe(bundle.folder, _read_method(bundle.folder / "configs" / "inference.json"), None, keep_intervals=True)
     _log.warning(
         "The ages of %s change by tenths of a month, and its intervals are of the weights before: run boneage-node "
@@ -444,9 +465,10 @@ def _carry_out(arguments: argparse.Namespace) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Export; returns 0, or 2 when a run's folder cannot be used."""
+    """Export; returns 0, or 2 when a run's folder cannot be used, or the bundle's cannot be written to."""
     arguments = make_parser().parse_args(argv)
     try:
+        check_writable(bundles_folder())
         folder = _carry_out(arguments)
     except TrainingError as error:
         sys.stderr.write(f"{error.code}: {error}\n")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,30 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, "utf-8")
         _flush(part)
         part.replace(path)
+
+
+def write_bytes(contents: Mapping[Path, bytes]) -> None:
+    """Write files, all or, where the disk refuses one, none; a kill before all are written leaves those before.
+
+    Raises
+    ------
+    RunError
+        As :func:`writing`.
+    """
+    parts = {path: path.with_suffix(".part") for path in contents}
+    try:
+        for path, part in parts.items():
+            make_folder(path.parent)
+            with writing(path):
+                part.write_bytes(contents[path])
+                _flush(part)
+    except RunError:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+        raise
+    for path, part in parts.items():
+        with writing(path):
+            part.replace(path)
 
 
 def save_state(state: dict[str, Any], path: Path, *, before: Path | None = None) -> None:
