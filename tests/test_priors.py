@@ -56,7 +56,9 @@ def test_a_second_film_shows_the_first_and_the_velocity(department: Department) 
     report = department.read(film("1.2.2", "20250101", 125.0))
     assert earlier_ages(report) == [110.0]
     assert velocity(report) == pytest.approx(15.0, abs=0.06)
-    assert "Since 2024-01-01 (bone age then 9 y 2 mo): +15.0 (+/- 17.0) months of bone age a year, change" in said(report)
+    assert "Since 2024-01-01 (bone age then 9 y 2 mo): +15.0 (+/- 17.0) months of bone age a year, change" in said(
+        report
+    )
 
 
 @pytest.mark.parametrize(
