@@ -60,8 +60,9 @@ def make_rois(landmarks: Landmarks) -> tuple[Roi, ...]:
     pose = landmarks.pose
     centres = roi_centres(landmarks.points, pose)
     sizes = np.concatenate([np.clip(landmarks.sizes[_BOX_PLACES], 0.04, 0.35), _CARPAL_SIZES])
-    norm = _support_exponent(pose)
-    extents = (sizes**norm @ (np.abs(pose.matrix[:, :2]) ** norm).T) ** (1 / norm)
+    # A bone's end is neither a rectangle nor an ellipse: this is the upright box of a tilted superellipse
+    # |x|^3 + |y|^3 = 1, whose support function is the norm of exponent 3/2.
+    extents = (sizes**1.5 @ (np.abs(pose.matrix[:, :2]) ** 1.5).T) ** (1 / 1.5)
     scores = np.concatenate(
         [landmarks.scores[_RUS_PLACES], np.full(len(CARPAL_NAMES), landmarks.scores[_CARPUS_PLACE])]
     )
@@ -69,23 +70,6 @@ def make_rois(landmarks: Landmarks) -> tuple[Roi, ...]:
         Roi(name, Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2), float(score))
         for name, (x, y), (w, h), score in zip(ROI_NAMES, centres.tolist(), extents.tolist(), scores, strict=True)
     )
-
-
-_TILTS_DEG = (10.0, 20.0)
-_SQUARENESS = (3.0, 4.0)
-"""Exponents of the superellipse up to the first and from the second tilt on."""
-
-
-def _support_exponent(pose: Pose) -> float:
-    """Return the exponent of the norm that gives the upright box of a bone's end tilted with the hand.
-
-    A bone's end is neither a rectangle nor an ellipse, but about a superellipse ``|x|^e + |y|^e = 1``, whose support
-    function is the norm of exponent e/(e-1). Readers draw tilted bones close (e = 3). Where a film is turned with its
-    boxes, these grow as rectangles do: of hands tilted by more than a few are laid, a squarer e is near enough to both.
-    """
-    tilt = abs((pose.rotation_deg + 45) % 90 - 45)
-    squareness = float(np.interp(tilt, _TILTS_DEG, _SQUARENESS))
-    return squareness / (squareness - 1)
 
 
 def hand_box(landmarks: Landmarks, margin: float = 0.02) -> Box:

@@ -85,13 +85,8 @@ def test_a_window_beyond_a_large_film_shows_its_edge(left):
     assert np.unique(patch).tolist() == [40 if left < 0 else 200]
 
 
-def iou_of(size: tuple[float, float], other: tuple[float, float]) -> float:
-    common = min(size[0], other[0]) * min(size[1], other[1])
-    return common / (size[0] * size[1] + other[0] * other[1] - common)
-
-
 @given(st.floats(15, 30), st.sampled_from((-1, 1)), st.sampled_from((0, 90, 180)), st.booleans())
-def test_a_tilted_bones_box_is_near_both_to_one_drawn_close_and_to_a_turned_one(tilt, side, quarter, mirrored):
+def test_a_tilted_bones_box_is_between_an_ellipses_and_a_turned_rectangles(tilt, side, quarter, mirrored):
     width, height = 0.06, 0.12
     pose = make_pose(quarter + side * tilt, 500, (300, 300), mirrored=mirrored)
     landmarks = Landmarks(
@@ -104,8 +99,6 @@ def test_a_tilted_bones_box_is_near_both_to_one_drawn_close_and_to_a_turned_one(
     found = (box.x1 - box.x0, box.y1 - box.y0)
     assert ellipse[0] < found[0] < turned[0]
     assert ellipse[1] < found[1] < turned[1]
-    assert iou_of(found, turned) > 0.7
-    assert iou_of(found, ellipse) > 0.7
 
 
 def test_an_upright_bones_box_is_its_size():
