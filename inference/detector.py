@@ -179,16 +179,22 @@ def find_all_hands(net: nn.Module, film: Grey) -> list[FoundHand]:
     What is found in a half may be a hand found before, or half of one: the caller compares landmarks.
     """
     hands = find_hands(net, film)
-    rows, columns = film.shape
-    if len(hands) < 2 and columns >= WIDE * rows:
-        middle = columns // 2
-        for start, part in ((0, film[:, :middle]), (middle, film[:, middle:])):
-            hands += _seen_again(find_hands(net, part, most=1), np.array([[1, 0, start], [0, 1, 0]]))
-    elif len(hands) < 2 and rows >= TALL * columns:
-        middle = rows // 2
-        for start, part in ((0, film[:middle]), (middle, film[middle:])):
-            hands += _seen_again(find_hands(net, part, most=1), np.array([[1, 0, 0], [0, 1, start]]))
+    if len(hands) < 2:
+        for (row, column), part in _halves(film):
+            hands += _seen_again(find_hands(net, part, most=1), np.array([[1, 0, column], [0, 1, row]]))
     return hands
+
+
+def _halves(film: Grey) -> list[tuple[tuple[int, int], Grey]]:
+    """Return the halves of a long film with the film's pixel (row, column) that each begins at; none of another."""
+    rows, columns = film.shape
+    if columns >= WIDE * rows:
+        middle = columns // 2
+        return [((0, 0), film[:, :middle]), ((0, middle), film[:, middle:])]
+    if rows >= TALL * columns:
+        middle = rows // 2
+        return [((0, 0), film[:middle]), ((middle, 0), film[middle:])]
+    return []
 
 
 def find_turned_hands(net: nn.Module, film: Grey) -> list[FoundHand]:

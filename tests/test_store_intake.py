@@ -223,14 +223,19 @@ def test_a_corrected_film_whose_file_is_gone_is_read_again(
     assert kinds == ["duplicate", "clash"]
 
 
+def record_and_lose(intake: Intake, film: FileDataset, receive: Receive, lose: Callable[[Received], None]) -> str:
+    """Record a film whose file is lost then; return its SOP Instance UID."""
+    received = receive(str(film.SOPInstanceUID), data_set_of(film))
+    intake.record(received)
+    lose(received)
+    return str(film.SOPInstanceUID)
+
+
 def test_a_film_whose_file_is_gone_may_come_back_compressed(
     store: Store, spool: Spool, receive: Receive, lose: Callable[[Received], None]
 ) -> None:
     intake, film = make_intake(store, spool), make_film()
-    uid = str(film.SOPInstanceUID)
-    first = receive(uid, data_set_of(film))
-    intake.record(first)
-    lose(first)
+    uid = record_and_lose(intake, film, receive, lose)
     film.PatientID = "MERGED"
     other = make_film(draw_pattern(bits=12)[::-1], SOPInstanceUID=uid)
     came = [data_set_in(ds, JPEGLSLossless) for ds in (other, film)]
@@ -242,10 +247,7 @@ def test_the_same_film_in_another_lossless_syntax_is_restored_and_not_read_again
     store: Store, spool: Spool, receive: Receive, lose: Callable[[Received], None]
 ) -> None:
     intake, film = make_intake(store, spool), make_film()
-    uid = str(film.SOPInstanceUID)
-    first = receive(uid, data_set_of(film))
-    intake.record(first)
-    lose(first)
+    uid = record_and_lose(intake, film, receive, lose)
     came = receive(uid, data_set_in(film, RLELossless), syntax=RLELossless)
     assert intake.record(came).kind == "restored"
     with store.reading() as session:

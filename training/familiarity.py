@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from inference.bundle import bundles_folder, file_sha256, open_bundle
@@ -27,7 +27,7 @@ from training.arguments import positive_int
 from training.errors import DataError, TrainingError, exit_code
 from training.films import locate_all
 from training.radiographs import load_half, load_small
-from training.storage import write_text
+from training.storage import write_bytes, write_text
 
 _log = logging.getLogger(__name__)
 
@@ -92,8 +92,7 @@ def write(folder: Path, module: Familiarity) -> None:
     """
     path = folder / "models" / FILE
     _describe(folder, None)
-    save_file({name: buffer.contiguous() for name, buffer in module.state_dict().items()}, path)
-    path.chmod(0o644)  # safetensors writes files that only their owner may read
+    write_bytes({path: save({name: buffer.contiguous() for name, buffer in module.state_dict().items()})})
     _describe(folder, file_sha256(path))
 
 
