@@ -7,6 +7,7 @@ import csv
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
@@ -61,6 +62,16 @@ def test_table_3_groups_by_age_and_sex():
     assert table["(8, 10]"]["female"].films == 0
     assert table["all"]["total"].mae_months == 5
     assert table["all"]["total"].rmse_months == pytest.approx(math.sqrt((36 + 4 + 144) / 4))
+
+
+def test_every_reading_counts_in_one_group():
+    """Given readings up to the oldest that a table may have, then those above 19 years have a group, if there are."""
+    rows = [row(month, month, month + 1) for month in range(1, 241)]
+    counted = {name: errors["total"].films for name, errors in ages.table_3(rows).items()}
+    assert counted.pop("all") == sum(counted.values()) == 240
+    assert counted["(19, 20]"] == 12
+    assert "(19, 20]" not in ages.table_3(rows[:228])
+    assert list(ages.table_3(rows))[-2:] == ["(19, 20]", "all"]
 
 
 def test_cumulative_accuracy_and_coverage_leave_refused_films_out():
@@ -628,6 +639,13 @@ def test_a_sex_with_few_films_keeps_its_ages():
 def test_a_recalibration_that_cannot_be_fitted_is_refused(rows):
     with pytest.raises(DataError):
         recalibration.fit(rows, MODEL)
+
+
+@pytest.mark.parametrize("high", [0.0, -1.0, math.nan, None], ids=str)
+def test_intervals_without_width_are_not_rescaled(high):
+    rows = [replace(r, high_months=high if high is None else r.estimate_months + high) for r in site()[:3]]
+    with pytest.raises(DataError, match="3 of 60 ages have an interval without width"):
+        recalibration.fit([*rows, *site()[3:]], MODEL)
 
 
 def test_intervals_after_recalibration_cover_the_site():

@@ -147,6 +147,13 @@ def test_a_large_file_travels_in_parts(tmp_path):
         pack.joined(tmp_path, "figures")
 
 
+def test_a_file_in_more_than_a_hundred_parts_is_whole_again(tmp_path):
+    (tmp_path / "weights").write_bytes(bytes(range(250)))
+    pack.split_file(tmp_path / "weights", 2)
+    (tmp_path / "weights.old").write_bytes(b"none of its parts")
+    assert pack.joined(tmp_path, "weights") == bytes(range(250))
+
+
 def test_a_pack_is_trained_within_its_time_resumed_and_taken_home(packed, tmp_path, monkeypatch):
     """Given time for one epoch only, then results are there; given more, then it goes on; at home it is a run."""
     monkeypatch.setattr(experiment, "RESULT_BYTES", 500_000)
@@ -332,8 +339,10 @@ def test_a_change_of_nothing_a_recipe_has_is_refused():
 
 def test_wrong_packings_are_refused(tmp_path, capsys, caplog):
     out = str(tmp_path / "p")
-    wrong = (["moon"], ["house-lite2"], ["global-local-longer", "--piece-mb", "70"])
-    for line, words in zip(wrong, ("no experiment 'moon'", "--imagenet", "at most 59 MB"), strict=True):
+    sizes = (["global-local-longer", "--piece-mb", size] for size in ("70", "-3", "0", "nan", "0.001"))
+    wrong = ((["moon"], "no experiment 'moon'"), (["house-lite2"], "--imagenet"))
+    for line, words in (*wrong, *((line, "of 1 to 59 MB") for line in sizes)):
+        caplog.clear()
         assert experiment.main(["pack", *line, "--data", str(tmp_path), "--out", out]) == 2
         assert words in caplog.text
 

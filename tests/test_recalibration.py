@@ -104,6 +104,7 @@ def check_settings(folder, **changes):
         ({"weights_sha256": "ab" * 32}, "fitted with other weights"),
         ({"method": "ala-net"}, "fitted with other weights of 'ala-net'"),
         ({"schema": "other"}, "no recalibration of this version"),
+        ({"interval_factor": float("nan")}, "implausibly"),
     ],
 )
 def test_the_settings_are_refused_with_a_file_that_the_engine_refuses(tmp_path, capsys, change, says):

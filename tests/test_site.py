@@ -17,8 +17,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from pydicom import dcmread
 
-from inference.film import Film, display_bytes
+from inference.film import Film, bytes_to_read
 from inference.finding import Box, Estimate, Finding, Laterality, ModelIdentity, Refusal, RefusalCode, Subject
 from training import evaluate
 from training.errors import DataError
@@ -90,9 +91,9 @@ def test_a_film_is_decoded_once_and_let_go(tmp_path: Path, monkeypatch: pytest.M
     def show(film: Film) -> np.ndarray:
         decoded.append(weakref.ref(film.pixels))
         assert sum(pixels() is not None for pixels in decoded) <= 2
-        return display_bytes(film)
+        return bytes_to_read(film)
 
-    monkeypatch.setattr(site, "display_bytes", show)
+    monkeypatch.setattr(site, "bytes_to_read", show)
     names = ["a.png", "b.png", "c.dcm", "d.dcm", "e.png"]
     cases = read_all(tmp_path, [f"{name},M,100" for name in names])
     assert opened == names
@@ -157,6 +158,21 @@ def test_a_picture_of_a_sites_film_is_called_by_its_line(tmp_path: Path) -> None
     (film,) = read_table(tmp_path, tmp_path / "r.csv")
     caption, _ = evaluate.picture(site.read_site_film(FakeEngine(), film).case)
     assert caption.startswith("Line 2: reference 100 months, ")
+
+
+def test_a_shuttered_film_is_shown_and_changed_as_networks_are_shown_it(tmp_path: Path) -> None:
+    """Given a film whose shutter hides its left part behind white, then that part is dark, as the engine takes it."""
+    with resources.as_file(resources.files("dicom_node").joinpath("samples", "boy-12.dcm")) as sample:
+        ds = dcmread(sample)
+    ds.ShutterShape, ds.ShutterPresentationValue = "RECTANGULAR", 0xFFFF
+    ds.ShutterLeftVerticalEdge, ds.ShutterRightVerticalEdge = 51, ds.Columns
+    ds.ShutterUpperHorizontalEdge, ds.ShutterLowerHorizontalEdge = 1, ds.Rows
+    ds.save_as(tmp_path / "a.dcm")
+    (tmp_path / "r.csv").write_text("file,sex,bone_age_months\na.dcm,M,144\n")
+    (film,) = read_table(tmp_path, tmp_path / "r.csv")
+    pixels = site.read_site_film(FakeEngine(), film).case.film.pixels
+    assert not pixels[:, :50].any()
+    assert pixels[:, 50:].any()
 
 
 # Options and kept figures.

@@ -338,9 +338,10 @@ def test_a_word_to_excel_above_the_header_counts_as_a_line_and_is_none(site: Pat
     assert "Line 9: the sex must be one of" in open_source(site).problems[0]
 
 
-def test_an_official_table_that_a_spreadsheet_wrote_is_read(official: Path) -> None:
+@pytest.mark.parametrize("first", ["", "sep=;\n", '\N{ZERO WIDTH NO-BREAK SPACE}"sep=;"\r\n'])
+def test_an_official_table_that_a_spreadsheet_wrote_is_read(official: Path, first: str) -> None:
     table = official / "Validation Dataset.csv"
-    table.write_text("Image ID;male;Bone Age (months)\n900002;TRUE;50,5\n900003;False;60\n")
+    table.write_text(f"{first}Image ID;male;Bone Age (months)\n900002;TRUE;50,5\n900003;False;60\n", "utf-8")
     source = open_source(official)
     assert source.problems == []
     assert {entry.name: entry.reading.age_months for entry in source.entries}["film 900002"] == 50.5

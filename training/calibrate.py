@@ -53,7 +53,7 @@ from inference.sex_alarm import SexAlarm
 from training.annotations import read_annotations
 from training.arguments import positive_int
 from training.errors import DataError, TrainingError, exit_code
-from training.evaluation.ages import AGE_GROUPS_YEARS, in_group
+from training.evaluation.ages import age_groups, in_group
 from training.evaluation.output import check_outputs
 from training.evaluation.reading import Row, read_films, read_json, rows_of
 from training.radiographs import is_project_folder, load_half, load_small
@@ -224,7 +224,7 @@ def cross_validated_coverage(
             half = Widths.fit(sample.part(~held), level, shape).at(sample.ages[held], sample.male[held])
             hits[held] += sample.errors[held] <= half
     coverage = {"all": float(hits.mean() / REPEATS)}
-    for group in AGE_GROUPS_YEARS:
+    for group in age_groups(read):
         inside = np.array([in_group(row, group) for row in read])
         if inside.any():
             coverage[f"({group[0]}, {group[1]}]"] = float(hits[inside].mean() / REPEATS)

@@ -57,7 +57,7 @@ from training.train import (
 
 _log = logging.getLogger(__name__)
 
-PIECE_MB, MOST_PIECE_MB = 30.0, 59.0
+PIECE_MB, LEAST_PIECE_MB, MOST_PIECE_MB = 30.0, 1.0, 59.0
 RESULT_BYTES = 15_000_000
 _START, _WEIGHTS, _FIGURES = "start.safetensors", "weights.safetensors", "figures.json"
 
@@ -134,15 +134,15 @@ def pack(name: str, data: Path, out: Path, *, cache: Path | None, imagenet: Path
     Raises
     ------
     RunError
-        If there is no such experiment, its ImageNet weights are not named or none, or pieces would be too large.
+        If there is no such experiment, its ImageNet weights are not named or none, or no piece may have such a size.
     DataError
         If the folder is not empty, or the data cannot be used.
     """
     known = experiments()
     if name not in known:
         raise RunError(f"There is no experiment {name!r}; there are {', '.join(known)}.")
-    if not 0 < piece_mb <= MOST_PIECE_MB:
-        raise RunError(f"Pieces are at most {MOST_PIECE_MB:.0f} MB; give a smaller --piece-mb.")
+    if not LEAST_PIECE_MB <= piece_mb <= MOST_PIECE_MB:
+        raise RunError(f"Pieces are of {LEAST_PIECE_MB:.0f} to {MOST_PIECE_MB:.0f} MB; give such a --piece-mb.")
     experiment = known[name]
     if experiment.imagenet and imagenet is None:
         raise RunError(f"{name} starts from ImageNet weights; name their file with --imagenet.")

@@ -222,7 +222,9 @@ def joined(folder: Path, name: str) -> bytes:
     DataError
         If it is not there.
     """
-    parts = [folder / name] if (folder / name).is_file() else sorted(folder.glob(f"{name}.[0-9][0-9]"))
+    numbered = (path for path in folder.glob(f"{name}.[0-9]*") if path.suffix[1:].isdecimal())
+    parts = sorted(numbered, key=lambda path: int(path.suffix[1:]))
+    parts = [folder / name] if (folder / name).is_file() else parts
     if not parts:
         raise DataError(f"{folder} lacks {name}; bring all files of the results.")
     return b"".join(part.read_bytes() for part in parts)

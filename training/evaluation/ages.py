@@ -22,6 +22,8 @@ Float = npt.NDArray[np.float64]
 
 AGE_GROUPS_YEARS = ((0, 4), (4, 6), (6, 8), (8, 10), (10, 12), (12, 14), (14, 16), (16, 19))
 """The paper's groups (a, b], with one below and the last one widened: RSNA's films go from 1 to 19 years."""
+OLDEST_GROUP_YEARS = (19, 20)
+"""Of readings beyond these, which a site's table may have; a group only where there are any."""
 
 LEAST_GROUP_FILMS = 15
 """A group's coverage is judged from so many films on; below, chance alone decides."""
@@ -43,9 +45,15 @@ def in_group(row: Row, group: tuple[int, int]) -> bool:
     return 12 * group[0] < row.reference_months <= 12 * group[1]
 
 
+def age_groups(rows: list[Row]) -> tuple[tuple[int, int], ...]:
+    """Return the groups of which each film's reference lies in one, up to 20 years."""
+    older = any(in_group(row, OLDEST_GROUP_YEARS) for row in rows)
+    return (*AGE_GROUPS_YEARS, OLDEST_GROUP_YEARS) if older else AGE_GROUPS_YEARS
+
+
 def grouped(rows: list[Row]) -> dict[str, list[Row]]:
     """Return the films of each age group and of all, by the group's name."""
-    groups = {f"({g[0]}, {g[1]}]": [row for row in rows if in_group(row, g)] for g in AGE_GROUPS_YEARS}
+    groups = {f"({g[0]}, {g[1]}]": [row for row in rows if in_group(row, g)] for g in age_groups(rows)}
     return groups | {"all": rows}
 
 

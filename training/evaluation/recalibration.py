@@ -52,12 +52,13 @@ def fit(rows: list[Row], model: ModelIdentity, level: float = 0.9) -> dict[str, 
     Raises
     ------
     DataError
-        If no sex has LEAST_FILMS films, or the readings and the estimates do not belong together.
+        If no sex has LEAST_FILMS films, the readings and the estimates do not belong together, or an age has no
+        interval to rescale.
     """
     read = [row for row in rows if row.estimate_months is not None]
     estimates = np.array([row.estimate_months for row in read], dtype=np.float64)
     references = np.array([row.reference_months for row in read])
-    halves = np.array([row.high_months - row.estimate_months for row in read])  # type: ignore[operator]
+    halves = _half_widths(read)
     male = np.array([row.sex == Sex.MALE.value for row in read], dtype=bool)
     lines, left_out = {}, estimates - references
     for sex in Sex:
@@ -83,6 +84,26 @@ def fit(rows: list[Row], model: ModelIdentity, level: float = 0.9) -> dict[str, 
         "after_left_out": _figures(left_out, halves * factor),
         "advice": _advice(np.abs(estimates - references), np.abs(left_out)),
     }
+
+
+def _half_widths(read: list[Row]) -> Float:
+    """Return half the width in months of each film's interval, shape (n,): its upper end, for the lower stops at 0."""
+    halves = np.array(
+        [
+            math.nan
+            if row.high_months is None or row.estimate_months is None
+            else row.high_months - row.estimate_months
+            for row in read
+        ],
+        dtype=np.float64,
+    )
+    without = int((~(halves > 0)).sum())
+    if without:
+        raise DataError(
+            f"{without} of {len(read)} ages have an interval without width, which nothing can rescale; calibrate the "
+            "method and evaluate again."
+        )
+    return halves
 
 
 def _interval_factor(errors: Float, halves: Float, level: float) -> float:

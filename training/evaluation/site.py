@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from inference.engine import Engine
 from inference.errors import FilmError
-from inference.film import Film, display_bytes, read_film
+from inference.film import Film, bytes_to_read, read_film
 from inference.finding import Laterality, Refusal, Sex, Subject
 from inference.subject import read_subject
 from training.errors import DataError
@@ -170,7 +170,7 @@ def _contradict(row: Row, table: Table) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Opened:
-    """A film, as it is read and as it is shown, and the sex its header says."""
+    """A film, as the engine takes it and as networks and pictures are shown it, and the sex its header says."""
 
     film: Film
     shown: npt.NDArray[np.uint8]
@@ -187,7 +187,7 @@ def _open(path: Path) -> _Opened | FilmError:
             film, stated = read_film(ds), read_subject(ds).sex
     except FilmError as error:
         return error
-    return _Opened(film, display_bytes(film), stated)
+    return _Opened(film, bytes_to_read(film), stated)
 
 
 def _read(engine: Engine, film: SiteFilm, opened: _Opened | FilmError) -> SiteCase:

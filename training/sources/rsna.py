@@ -19,7 +19,7 @@ from training.errors import DataError
 from training.radiographs import Reading, read_split
 from training.sources.files import IMAGES, files_below
 from training.sources.source import ANNOTATIONS, Entry, Source, open_image, part_by_hash
-from training.sources.tables import columns_of, is_filled, number_of, repeated, separator_of
+from training.sources.tables import columns_of, is_filled, number_of, pass_word_to_excel, repeated, separator_of
 from training.sources.units import years_for_months
 
 COLUMNS = (("id", "boneage", "male"), ("image id", "bone age (months)", "male"))
@@ -103,11 +103,13 @@ def _names(path: Path) -> tuple[tuple[str, str, str], str] | None:
 
 def _header(path: Path) -> str:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        pass_word_to_excel(file)
         return file.readline()
 
 
 def _rows(path: Path, separator: str) -> Iterator[dict[str, str]]:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        pass_word_to_excel(file)
         for row in csv.DictReader(file, delimiter=separator):
             cells = {(name or "").strip().lower(): value or "" for name, value in row.items() if isinstance(value, str)}
             if is_filled(cells.values()):

@@ -12,7 +12,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from inference.finding import Sex
 from training.errors import DataError
@@ -60,12 +60,10 @@ def read_lines(path: Path, known: Collection[str]) -> Table:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            header = file.readline()
-            above = int(is_for_excel(header))
-            separator = separator_of(file.readline() if above else header, known)
-            file.seek(0)
-            if above:
-                file.readline()
+            above = pass_word_to_excel(file)
+            header_at = file.tell()
+            separator = separator_of(file.readline(), known)
+            file.seek(header_at)
             reader = csv.DictReader(file, delimiter=separator, restkey=BEYOND)
             columns = [name.strip().lower() for name in reader.fieldnames or ()]
             reader.fieldnames = columns
@@ -75,6 +73,14 @@ def read_lines(path: Path, known: Collection[str]) -> Table:
     if again := repeated(columns, known):
         raise DataError(f"The table of readings {path} has {again}.")
     return Table(separator, tuple(columns), [(line, row) for line, row in lines if is_filled(row.values())])
+
+
+def pass_word_to_excel(file: TextIO) -> int:
+    """Go to a table's header, from the file's beginning; return how many lines are above it, 0 or 1."""
+    if is_for_excel(file.readline()):
+        return 1
+    file.seek(0)
+    return 0
 
 
 def is_for_excel(line: str) -> bool:
