@@ -24,7 +24,7 @@ _FILES = ("", "DejaVuSans.ttf", "DroidSansFallback.ttf")
 _ASCII, _ALPHABETS, _EAST_ASIAN = range(3)
 DOUBT = 0.1
 """Part of a width by which the sum of letters may differ from the text they make: kerning, ligatures."""
-_NEVER_FIRST = frozenset("、。，．：；！？）】》」』〉”’")
+_NEVER_FIRST = frozenset("、。，．：；！？）】》」』〉”’),.;:!?]%")
 """Punctuation that does not begin a line."""
 _MISSING = "\U0010ffff"
 """A noncharacter: no font has it, so its picture is that of a letter that is not there."""

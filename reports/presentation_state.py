@@ -28,6 +28,7 @@ from reports.header import numbers_of, required_uid, text_of
 from reports.identity import DocumentIdentity
 from reports.measurement_report import Report
 from reports.phrases import Language
+from reports.placement import Letters, place_names, place_result
 
 SERIES_DESCRIPTION = "Bone age marks (research use only)"
 LABEL = "BONE AGE"
@@ -35,6 +36,8 @@ REGIONS, RESULT = "REGIONS", "RESULT"
 """Graphic layers: a viewer may switch each off."""
 LONGEST_TEXT = 1024
 """Characters of Unformatted Text Value, an ST (PS3.5 6.2)."""
+LONGEST_RESULT = 960
+"""Characters of the result before its sentences are broken to lines."""
 UNSPECIFIED = "US"
 """Rescale Type and Modality LUT Type (PS3.3 C.11.1.1.2) where the source does not say them."""
 LEAST_WIDTHS = {"LINEAR_EXACT": 1e-6, "SIGMOID": 1e-6}
@@ -127,19 +130,21 @@ def _layer(name: str, order: int) -> Dataset:
 
 
 def _annotations(report: Report, area: Box, language: Language) -> list[Dataset]:
-    """Return the regions' boxes with their names, and the result in the upper left corner."""
-    boxes = [
-        (_name(roi.name, language), box) for roi in report.finding.rois if (box := report.on_image(roi.box)) is not None
-    ]
-    found = report.finding.hand
-    hand = None if found is None else report.on_image(found)
-    drawn = [box for _, box in boxes] + ([] if hand is None else [hand])
-    said = wording.summary_lines(report.finding, language, LONGEST_TEXT)
-    result = _annotation(report.source, RESULT, [], [(said, area.x0 + 1, area.y0 + 1)])
+    """Return the regions' boxes with their names, and the result beside them."""
+    source, finding = report.source, report.finding
+    regions = {roi.name: box for roi in finding.rois if (box := report.on_image(roi.box)) is not None}
+    hand = None if finding.hand is None else report.on_image(finding.hand)
+    high, wide = _aspect(source)
+    around = area, Letters.on(area, (high, wide))
+    sentences = wording.summary_lines(finding, language, LONGEST_RESULT).split(wording.NEW_LINE)
+    said = place_result(sentences, around, regions, hand, whole=wording.DISCLAIMER, most=LONGEST_TEXT)
+    result = _annotation(source, RESULT, [], [(wording.NEW_LINE.join(said.lines), said.box.x0, said.box.y0)])
+    drawn = [*regions.values(), *([] if hand is None else [hand])]
     if not drawn:
         return [result]
-    names = [(name, box.x0, box.y0) for name, box in boxes]
-    return [_annotation(report.source, REGIONS, drawn, names), result]
+    names = [(_name(name, language), box) for name, box in regions.items()]
+    texts = [(name, place.x0, place.y0) for name, place in place_names(names, around, [said.box])]
+    return [_annotation(source, REGIONS, drawn, texts), result]
 
 
 def _name(region: str, language: Language) -> str:

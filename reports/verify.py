@@ -244,9 +244,8 @@ def _marks(document: Dataset, source: Dataset, finding: Finding) -> None:
 def _states(text: str, finding: Finding) -> bool:
     """Tell whether a text states finding and disclaimer, wherever its lines end."""
     said = "".join(text.split())
-    return wording.DISCLAIMER in text and any(
-        "".join(wording.conclusion(finding, language).split()) in said for language in wording.LANGUAGES
-    )
+    wanted = (wording.conclusion(finding, language) for language in wording.LANGUAGES)
+    return "".join(wording.DISCLAIMER.split()) in said and any("".join(one.split()) in said for one in wanted)
 
 
 def _page(document: Dataset, source: Dataset, _finding: Finding) -> None:
