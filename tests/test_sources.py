@@ -103,6 +103,34 @@ def test_the_official_layout_is_read_with_both_tables(official: Path) -> None:
     assert readings[900003].sex is Sex.FEMALE
 
 
+def test_the_three_official_archives_are_read_as_they_unpack(official: Path) -> None:
+    """Given each table in its archive's folder, then its films are there; those of the test table are for testing."""
+    for name in ("boneage-training-dataset.csv", "Validation Dataset.csv"):
+        (official / name).rename(official / "boneage-training-dataset" / name)
+    films = official / "Bone Age Test Set" / "Test Set Images"
+    films.mkdir(parents=True)
+    for place in range(4):
+        cv2.imwrite(str(films / f"{4360 + place}.png"), picture(70 + place))
+    table = films.parent / "Bone age ground truth.csv"
+    table.write_text("Case ID,Sex,Ground truth bone age (months)\n4360,M,180.28\n4361,F,96.1\n4362,M,8\n4363,?,9\n")
+    table.with_suffix(".xlsx").write_bytes(b"PK")
+    source = open_source(official)
+    assert source.problems == ["film 4363: male must be True or False, or sex M or F."]
+    assert {entry.name for entry in source.entries} >= {"film 900001", "film 900002", "film 900003"}
+    tested = {entry.name: entry.reading for entry in source.entries if entry.name.startswith("film 436")}
+    assert [(reading.part, reading.sex.value) for reading in tested.values()] == [
+        ("test", "M"), ("test", "F"), ("test", "M"),
+    ]  # fmt: skip
+    assert tested["film 4360"].age_months == 180.28
+    assert source.notices == ["Tables of Excel: 1; they are not read. Save them as CSV to have their readings."]
+
+
+def test_a_sites_table_counts_before_an_official_one_below_it(site: Path) -> None:
+    (site / "rsna").mkdir()
+    write_csv(site / "rsna" / "train.csv", ["id", "boneage", "male"], [[1, 100, "True"]])
+    assert open_source(site).layout == "a site's films"
+
+
 def test_films_of_the_committed_split_keep_their_part(official: Path) -> None:
     split = read_split()
     for entry in open_source(official).entries:

@@ -1,9 +1,10 @@
 """RSNA's official layout: folders of ``<id>.png`` and CSV files of readings, as the challenge hands them out.
 
-The training table has the columns ``id,boneage,male``, the validation table ``Image ID,male,Bone Age (months)``; the
-images lie in any folders below, but for ``annotations``. An image without a reading, as those of the official test set
-are handed out, is left out and named. Films of the committed split keep their part, where ``pretrain`` (films this
-project has at 100 x 100 pixels only) is training here.
+The training table has the columns ``id,boneage,male``, the validation table ``Image ID,male,Bone Age (months)``, the
+test table, saved as CSV, ``Case ID,Sex,Ground truth bone age (months)``. Tables and images lie in any folders below, as
+the three archives unpack, but for ``annotations``. An image without a reading, as those of the test set are without its
+table, is left out and named. Films of the test table are for testing; those of the committed split keep their part,
+where ``pretrain`` (films this project has at 100 x 100 pixels only) is training here.
 """
 
 from __future__ import annotations
@@ -19,12 +20,23 @@ from training.errors import DataError
 from training.radiographs import Reading, read_split
 from training.sources.files import IMAGES, files_below
 from training.sources.source import ANNOTATIONS, Entry, Source, open_image, part_by_hash
-from training.sources.tables import columns_of, is_filled, number_of, pass_word_to_excel, repeated, separator_of
+from training.sources.tables import (
+    columns_of,
+    is_filled,
+    number_of,
+    pass_word_to_excel,
+    repeated,
+    separator_of,
+    sex_of,
+)
 from training.sources.units import years_for_months
 
-COLUMNS = (("id", "boneage", "male"), ("image id", "bone age (months)", "male"))
-"""Id, bone age in months, whether male: in lower case, of either table."""
+TEST_COLUMNS = ("case id", "ground truth bone age (months)", "sex")
+COLUMNS = (("id", "boneage", "male"), ("image id", "bone age (months)", "male"), TEST_COLUMNS)
+"""Id, bone age in months, whether male or which sex: in lower case, of each table."""
 OLDEST_MONTHS = 240.0
+_SITES_TABLE = "readings.csv"
+_EXCEL = frozenset({".xlsx", ".xls"})
 _MALE = {"true": Sex.MALE, "1": Sex.MALE, "false": Sex.FEMALE, "0": Sex.FEMALE}
 
 
@@ -36,8 +48,7 @@ def read(folder: Path) -> Source | None:
     DataError
         If a table cannot be read.
     """
-    files = (path for path in sorted(folder.glob("*")) if path.suffix.lower() == ".csv" and path.is_file())
-    tables = [(path, *found) for path in files if (found := _names(path)) is not None]
+    tables = [(path, *found) for path in _csv_files(folder) if (found := _names(path)) is not None]
     if not tables:
         return None
     images, split, source = _images(folder), read_split(), Source("RSNA's official layout", [])
@@ -48,7 +59,8 @@ def read(folder: Path) -> Source | None:
         before = len(source.entries)
         for row in _rows(path, separator):
             film, age = _number((row.get(names[0]) or "").strip()), number_of(row.get(names[1]), separator)
-            _enter(source, film, (age, row.get(names[2]) or ""), images.get(film, []), split)
+            part = "test" if names == TEST_COLUMNS else _part(film, split)
+            _enter(source, film, (age, _sex(row, names[2])), images.get(film, []), part)
             named.add(film)
         said = years_for_months(repr(names[1]), [(entry.reading.age_months, None) for entry in source.entries[before:]])
         if said is not None:
@@ -57,7 +69,28 @@ def read(folder: Path) -> Source | None:
         source.problems.append("The tables hold no line below their header; write one for each film.")
     _name_duplicates(source)
     _name_unlisted(source, {film: files for film, files in images.items() if film not in named})
+    if excel := sum(path.suffix.lower() in _EXCEL for path in files_below(folder)):
+        source.notices.append(f"Tables of Excel: {excel}; they are not read. Save them as CSV to have their readings.")
     return source
+
+
+def _csv_files(folder: Path) -> list[Path]:
+    """Return the CSV files of a folder, its own first, and those of the folders below where no site's table is."""
+    own = [path for path in sorted(folder.glob("*")) if path.suffix.lower() == ".csv" and path.is_file()]
+    if any(path.name.lower() == _SITES_TABLE for path in own):
+        return own
+    return [path for path in files_below(folder, without=ANNOTATIONS) if path.suffix.lower() == ".csv"]
+
+
+def _part(film: str, split: dict[int, str]) -> str:
+    part = split.get(int(film)) if film.isdecimal() else None
+    return "train" if part == "pretrain" else part or part_by_hash(film)
+
+
+def _sex(row: dict[str, str], column: str) -> Sex | None:
+    """Return the sex that a line says, as whether male or by its letter; None where it says none."""
+    said = row.get(column) or ""
+    return _MALE.get(said.strip().lower()) if column == "male" else sex_of(said)
 
 
 def _images(folder: Path) -> dict[str, list[Path]]:
@@ -116,13 +149,13 @@ def _rows(path: Path, separator: str) -> Iterator[dict[str, str]]:
                 yield cells
 
 
-def _enter(source: Source, film: str, stated: tuple[float, str], images: list[Path], split: dict[int, str]) -> None:
-    """Take one line, its age and whether it says male, or name what is wrong with it."""
-    name, age, sex = f"film {film}", stated[0], _MALE.get(stated[1].strip().lower())
+def _enter(source: Source, film: str, stated: tuple[float, Sex | None], images: list[Path], part: str) -> None:
+    """Take one line, its age and sex, or name what is wrong with it."""
+    name, (age, sex) = f"film {film}", stated
     if not film.isdecimal():
         source.problems.append(f"{name}: the id must be a number, as RSNA has it.")
     elif sex is None:
-        source.problems.append(f"{name}: male must be True or False.")
+        source.problems.append(f"{name}: male must be True or False, or sex M or F.")
     elif not 0 < age <= OLDEST_MONTHS:
         source.problems.append(f"{name}: the bone age must be a number of months above 0 and up to 240.")
     elif not images:
@@ -130,8 +163,7 @@ def _enter(source: Source, film: str, stated: tuple[float, str], images: list[Pa
     elif len(images) > 1:
         source.problems.append(f"{name}: {len(images)} images below the folder have its id; keep one of them.")
     else:
-        part = split.get(int(film)) or part_by_hash(film)
-        reading = Reading(int(film), age, sex, "train" if part == "pretrain" else part)
+        reading = Reading(int(film), age, sex, part)
         source.entries.append(Entry(reading, name, partial(open_image, images[0]), stem=film))
 
 
