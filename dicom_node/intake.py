@@ -20,7 +20,13 @@ from sqlalchemy.orm import Session
 from dicom_node.corrections import digest, is_correction, skip_file_meta
 from dicom_node.errors import SpoolFileMissing, StoreError
 from dicom_node.events import record
-from dicom_node.fingerprints import Fingerprint, columns_of, fingerprint_of, take_fingerprint
+from dicom_node.fingerprints import (
+    Fingerprint,
+    columns_of,
+    fingerprint_of,
+    has_picture_of_other_sign,
+    take_fingerprint,
+)
 from dicom_node.revisions import StudyState
 from dicom_node.store import Event, Instance, Series, Store, Study, find_study, insert_if_absent, now
 
@@ -208,7 +214,7 @@ class Intake:
                 raise SpoolFileMissing(f"The spool has no file for the recorded object {received.sop_instance_uid}.")
             return self._replace(received, instance, "restored", take_fingerprint(received.path))
         came = take_fingerprint(received.path)
-        if came.sha256 != known.sha256 and (not came.has_picture_of(known) or self._is_outdated(received)):
+        if came.sha256 != known.sha256 and (not _has_picture_of(came, known, received) or self._is_outdated(received)):
             return self._leave("clash", received, instance)
         if came.sha256 == known.sha256 or came.header_sha256 == known.header_sha256:
             return self._replace(received, instance, "restored", came)
@@ -259,6 +265,10 @@ class Intake:
     ) -> None:
         uid, peer = received.sop_instance_uid, received.calling_ae
         record(session, self.node_id, kind, study, sop_instance_uid=uid, peer=peer, detail=detail)
+
+
+def _has_picture_of(came: Fingerprint, known: Fingerprint, received: Received) -> bool:
+    return came.has_picture_of(known) or has_picture_of_other_sign(received.path, known)
 
 
 def same_data_set(one: Path, other: Path) -> bool:

@@ -14,7 +14,7 @@ from dicom_node.commitment import Commitments
 from dicom_node.compose import Composer
 from dicom_node.deliver import Courier
 from dicom_node.dispatch import Dispatcher
-from dicom_node.fingerprints import keep_fingerprint
+from dicom_node.fingerprints import Fingerprinter, keep_digest
 from dicom_node.intake import Intake, Recorded
 from dicom_node.interpret import Interpreter, Reader
 from dicom_node.priors import Seeker
@@ -127,7 +127,7 @@ class Node:
             shadows=_shadows(self.store, settings),
             seeker=_seeker(self.store, settings, asked, reader),
             scales=_scales(self.store, settings),
-            keep_fingerprint=partial(keep_fingerprint, self.store, settings.spool_dir),
+            keep_digest=partial(keep_digest, self.store, settings.spool_dir),
         )
         self._workflows = Workflows(
             system_database_url=system_database_url(settings),
@@ -138,6 +138,7 @@ class Node:
         )
         self._dispatcher = Dispatcher(self.store, self._workflows, self._street, node.id)
         self._keeper = Keeper(Purger(self.store, settings), settings.retention)
+        self._fingerprinter = Fingerprinter(self.store, settings.spool_dir, node.id)
         self._intake = Intake(
             store=self.store,
             spool_dir=settings.spool_dir,
@@ -191,6 +192,7 @@ class Node:
             self._membership.watch(self._workflows)
             self._receiver.start()
             self._keeper.start()
+            self._fingerprinter.start()
         except BaseException:
             self._close()
             raise
@@ -201,6 +203,7 @@ class Node:
         self._close()
 
     def _close(self) -> None:
+        self._fingerprinter.stop()
         self._keeper.stop()
         self._dispatcher.stop()
         self._workflows.stop(STOP_WITHIN_S)

@@ -60,8 +60,8 @@ class Street:
         What asks an archive for earlier results before documents are composed.
     scales
         What asks a worklist for heights before documents are composed.
-    keep_fingerprint
-        Writes down what a film is known again by, given its instance; after its documents were handed over.
+    keep_digest
+        Writes down the hash of a film's bytes, given its instance; after its documents were handed over.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Street:
         shadows: Shadows | None = None,
         seeker: Seeker | None = None,
         scales: Scales | None = None,
-        keep_fingerprint: Callable[[int], None] | None = None,
+        keep_digest: Callable[[int], None] | None = None,
     ) -> None:
         self._store = store
         self._reader = reader
@@ -88,7 +88,7 @@ class Street:
         self._shadows = shadows
         self._seeker = seeker
         self._scales = scales
-        self._keep_fingerprint = keep_fingerprint
+        self._keep_digest = keep_digest
 
     def walk(self, revision_id: int, step: Steps) -> None:
         """Take one revision from assembled to composed. What fails for good is written down; the rest goes on.
@@ -123,8 +123,8 @@ class Street:
     def _look_again(self, revision_id: int, step: Steps) -> None:
         """Do with each film what no result waits for."""
         for instance_id in step("list-instances-again", self._list_instances, revision_id):
-            if self._keep_fingerprint is not None:
-                step("keep-fingerprint", self._keep_fingerprint, instance_id)
+            if self._keep_digest is not None:
+                step("keep-digest", self._keep_digest, instance_id)
             if self._shadows is not None:
                 step("shadow", self._shadows.read, revision_id, instance_id)
 

@@ -25,7 +25,7 @@ from dicom_node.errors import Disposition, StoreError, disposition_of
 from dicom_node.ledger import Turn
 
 APPLICATION_NAME = "boneage-node"
-APPLICATION_VERSION = "street-4"
+APPLICATION_VERSION = "street-5"
 """Grows when a workflow's steps change, so that a walk never goes on with steps it did not begin with. A walk left
 behind by an older version is found by ``Dispatcher`` and starts again in a new round."""
 

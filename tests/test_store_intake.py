@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from pydicom import FileDataset
+from pydicom import FileDataset, dcmread
 from pydicom.uid import JPEGLSLossless, RLELossless
 
-from conformance.films import draw_pattern, encode, make_film
+from conformance.films import draw_pattern, encode, make_film, write
 from dicom_node.assemble import assemble_ready
 from dicom_node.corrections import digest
 from dicom_node.errors import SpoolFileMissing, StoreError
@@ -241,6 +241,29 @@ def test_a_film_whose_file_is_gone_may_come_back_compressed(
     came = [data_set_in(ds, JPEGLSLossless) for ds in (other, film)]
     kinds = [intake.record(receive(uid, data, syntax=JPEGLSLossless)).kind for data in came]
     assert kinds == ["clash", "corrected"]
+
+
+@pytest.mark.parametrize("is_signed", [True, False])
+def test_a_compressed_film_that_is_purged_may_have_its_sign_corrected(
+    store: Store, spool: Spool, receive: Receive, lose: Callable[[Received], None], is_signed: bool
+) -> None:
+    """Given a purged compressed film, when it comes with the other PixelRepresentation, then it is a correction."""
+    intake, film = make_intake(store, spool), make_film(draw_pattern(bits=12))
+    uid = str(film.SOPInstanceUID)
+    data = {sign: data_set_with_sign(film, sign) for sign in (True, False)}
+    first = receive(uid, data[not is_signed], syntax=JPEGLSLossless)
+    intake.record(first)
+    lose(first)
+    assert intake.record(receive(uid, data[is_signed], syntax=JPEGLSLossless)).kind == "corrected"
+    assert intake.record(receive(uid, data[not is_signed], syntax=JPEGLSLossless)).kind == "clash"  # outdated
+
+
+def data_set_with_sign(film: FileDataset, is_signed: bool) -> bytes:
+    """Return a film compressed, its PixelRepresentation changed afterwards, as an archive corrects it."""
+    ds = dcmread(io.BytesIO(encode(film, JPEGLSLossless)))
+    ds.PixelRepresentation = int(is_signed)
+    data = write(ds)
+    return data[144 + int.from_bytes(data[140:144], "little") :]
 
 
 def test_the_same_film_in_another_lossless_syntax_is_restored_and_not_read_again(
