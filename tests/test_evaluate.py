@@ -439,7 +439,8 @@ def test_a_site_evaluates_its_own_films(own_films, fake, tmp_path):
     assert figures["rows"][0]["reference_months"] == 102
     assert figures["rows"][0]["estimate_months"] == pytest.approx(103)
     text = page.read_text()
-    assert text.count("data:image/jpeg") == 3
+    assert text.count("data:image/jpeg") == 2, "what does not open has no picture"
+    assert "unreadable-pixels, by line in the table: 4." in text
     assert "a.png" not in text, "file names may hold patient data"
     assert "1 headers state the other sex" in text
     assert "under the site&#x27;s own terms" in text
@@ -466,6 +467,16 @@ def test_a_table_of_readings_is_checked_line_by_line(own_films, lines, says):
     table.write_text(lines)
     with pytest.raises(DataError, match=says):
         read_table(folder, table)
+
+
+def test_all_wrong_lines_are_named_at_once(own_films):
+    folder, table = own_films
+    wrong = ["b.dcm,,12", "x.dcm,F,12", "c.dcm,F,x", "./a.png,F,8", *["a.png,?,1"] * 30]
+    table.write_text("file,sex,bone_age_years\na.png,F,8\n" + "\n".join(wrong) + "\n")
+    with pytest.raises(DataError) as caught:
+        read_table(folder, table)
+    for words in ("Line 3: the sex", "Line 4: the folder", "Line 5: the bone age", "Lines 2 and 6", "And 14 more."):
+        assert words in str(caught.value)
 
 
 def test_films_and_readings_go_together(tmp_path):
@@ -653,6 +664,13 @@ def test_intervals_after_recalibration_cover_the_site():
     assert fitted["before"]["coverage"] < 0.8
     assert fitted["after_left_out"]["coverage"] == pytest.approx(0.9, abs=0.02)
     assert fitted["interval_factor"] > 1.5
+
+
+def test_a_page_names_the_films_that_were_refused():
+    rows = [row(number, 100, None) for number in range(60)]
+    text = report(clean(assemble(MODEL, "test", rows, []) | {"cost": full_figures()["cost"]}))
+    assert "not-a-hand, by film: 0, 1, 2" in text
+    assert "48, 49 and 10 more." in text
 
 
 def test_a_page_says_what_the_number_of_a_film_is():

@@ -24,7 +24,7 @@ import cv2
 from inference.bundle import open_bundle
 from inference.engine import Engine
 from inference.errors import InferenceError
-from inference.finding import ModelIdentity
+from inference.finding import ModelIdentity, RefusalCode
 from inference.method import DEFAULT_METHOD
 from inference.recalibration import SITE_MARK
 from training.annotations import read_annotations
@@ -66,6 +66,8 @@ _log = logging.getLogger(__name__)
 _PICTURE_SIDE = 320
 _PICTURES = 6
 """So many films are shown in a page where nothing else is said."""
+_WITHOUT_PICTURE = frozenset({RefusalCode.UNREADABLE_PIXELS.value, RefusalCode.UNSUPPORTED_OBJECT.value})
+"""Refusals of files that do not open."""
 STRESS_FILMS = 40
 """So many films, spread over the ages, go through the stress suite."""
 
@@ -251,9 +253,9 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], Pictures]:
             chosen_films = spread([by_line[row.rsna_id] for row in _read_rows(figures)], arguments.stress)
             films = [read_site_film(engine, film).case.film for film in chosen_films]
             figures["stress"] = _stress(engine, films)
+        seen = [row for row in rows_of(figures, "figures") if row.refusal not in _WITHOUT_PICTURE]
         return figures, lambda count: [
-            picture(read_site_film(engine, by_line[row.rsna_id]).case)
-            for row in furthest(rows_of(figures, "figures"), count)
+            picture(read_site_film(engine, by_line[row.rsna_id]).case) for row in furthest(seen, count)
         ]
     also["own_roi"] = clean(own_roi_figures(arguments.method, boxed_films(arguments.data, arguments.part), **chosen))
     cases, figures = evaluate(engine, arguments.data, arguments.part, changed=arguments.changed, **also)

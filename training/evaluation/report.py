@@ -23,7 +23,9 @@ from training.terms import SITE_FILMS
 Figures = dict[str, Any]
 
 _SEXES = {"M": ("boys", COLOURS[0]), "F": ("girls", COLOURS[1])}
-_YEARS = tuple(range(0, 20, 2))
+_YEARS = tuple(range(0, 21, 2))
+MOST_NAMED = 50
+"""So many refused films are named for each reason."""
 
 
 def report(found: Figures, pictures: list[tuple[str, str]] | None = None) -> str:
@@ -83,7 +85,7 @@ def _material(found: Figures) -> str:
         ("Weights", f"SHA-256 {model['weights_sha256'][:16]}…; {decimal(found['cost']['megabytes'])} MB, "
                     f"{found['cost']['parameters'] / 1e6:.1f} million parameters"),
         ("Time", f"median {decimal(found['milliseconds_median'], 0)} ms a film on {found['cost']['device']}, "
-                 f"{found['cost']['threads']} threads, detection included"),
+                 f"{_threads(found['cost']['threads'])}, detection included"),
         ("Sources", f"boneage-node {found['revision']}"),
         *((f"Terms of the {what}", words) for what, words in found.get("terms", {}).items() if words),
     ]  # fmt: skip
@@ -95,6 +97,10 @@ def _material(found: Figures) -> str:
             "table of readings. The reference is a reading by people: two readers often differ by half a year."
         ),
     )
+
+
+def _threads(number: int) -> str:
+    return f"{number} thread{'' if number == 1 else 's'}"
 
 
 def _acceptance(verdict: list[dict[str, Any]]) -> str:
@@ -351,7 +357,15 @@ def _refusals(found: Figures) -> str:
     words = f"Refused: {refused}, of {found['films']} films."
     if found["non_hands"]:
         words += f" Of {found['non_hands']} images without a hand, {found['non_hands_accepted']} got an age."
-    return section("Refusals", paragraph(words))
+    of_code = {code: [row["rsna_id"] for row in found["rows"] if row["refusal"] == code] for code in found["refused"]}
+    named = (f"{code}, by {_called(found)}: {_listed(films)}." for code, films in of_code.items())
+    return section("Refusals", paragraph(words), *map(paragraph, named))
+
+
+def _listed(films: list[int]) -> str:
+    """Write numbers of films, and of more than MOST_NAMED how many more there are."""
+    more = f" and {len(films) - MOST_NAMED} more" if len(films) > MOST_NAMED else ""
+    return ", ".join(map(str, films[:MOST_NAMED])) + more
 
 
 def stress_section(found: Figures) -> str:

@@ -26,7 +26,7 @@ from training.errors import DataError
 from training.evaluation.reading import Case, read_case
 from training.radiographs import Radiograph, Reading
 from training.sources.files import IMAGES, is_there, read_image, read_object
-from training.sources.source import fingerprint
+from training.sources.source import SHOWN_PROBLEMS, fingerprint
 from training.sources.tables import AGES, BEYOND, COLUMNS, SEXES, Row, Table, kind_of, number_of, read_lines, sex_of
 from training.sources.units import years_for_months
 
@@ -59,22 +59,34 @@ def read_table(folder: Path, table: Path) -> list[SiteFilm]:
     Raises
     ------
     DataError
-        If a column is missing, or a line names no film, one named before, no sex or no plausible age; the message
-        names the line. If all ages in months must be years.
+        If a column is missing, or lines name no film, one named before, no sex or no plausible age; the message names
+        these lines, the first SHOWN_PROBLEMS in words. If all ages in months must be years.
     """
-    rows = read_rows(table)
-    films = [read_line(folder, row, rows, line) for line, row in rows.lines]
+    rows, films, problems = read_rows(table), [], list[str]()
     lines: dict[Path, int] = {}
-    for film in films:
-        first = lines.setdefault(film.path.resolve(), film.reading.rsna_id)
-        if first != film.reading.rsna_id:
-            raise DataError(f"Lines {first} and {film.reading.rsna_id} name the same file; keep one of them.")
-    if not films:
-        raise DataError(f"{table} holds no readings.")
-    wrong = wrong_unit([(row, film) for (_, row), film in zip(rows.lines, films, strict=True)])
-    if wrong is not None:
-        raise DataError(wrong)
-    return films
+    for line, row in rows.lines:
+        try:
+            film = read_line(folder, row, rows, line)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        first = lines.setdefault(film.path.resolve(), line)
+        if first != line:
+            problems.append(f"Lines {first} and {line} name the same file; keep one of them.")
+        films.append((row, film))
+    if wrong := wrong_unit(films):
+        problems.append(wrong)
+    if not rows.lines:
+        problems.append(f"{table} holds no readings.")
+    if problems:
+        raise DataError(listed(problems))
+    return [film for _, film in films]
+
+
+def listed(problems: list[str]) -> str:
+    """Return what is wrong in one message: the first SHOWN_PROBLEMS, then how many more."""
+    more = len(problems) - SHOWN_PROBLEMS
+    return " ".join(problems[:SHOWN_PROBLEMS]) + (f" And {more} more." if more > 0 else "")
 
 
 def wrong_unit(films: list[tuple[Row, SiteFilm]]) -> str | None:
