@@ -19,7 +19,7 @@ from dicom_node.revisions import CommitmentState, DeliveryState, RevisionState, 
 from dicom_node.settings import LogSettings, Settings, SettingsProblem, load_settings
 from dicom_node.show import find_study_by_beginning
 from dicom_node.status import open_existing
-from dicom_node.store import Delivery, Revision, Study
+from dicom_node.store import Delivery, Revision, Study, now
 from dicom_node.terminal import open_console
 
 
@@ -60,24 +60,35 @@ def reprocess(options: argparse.Namespace) -> int:
 
 
 def dismiss(options: argparse.Namespace) -> int:
-    """Give up what a peer has not taken or not vouched for; 1 where there is nothing of that kind."""
+    """Give up what failed of a study, or what a peer has not taken or vouched for; 1 where there is no such thing."""
+    if options.study is None and options.peer is None:
+        what, remedy = "Nothing says what is given up.", "Name a study, or --peer PEER, or both."
+        raise SettingsError(SettingsProblem("", "dismiss", what, remedy))
     settings = load_settings(options.config)
     _quieten()
     store = open_existing(settings)
     with store.session() as session:
         _check_peer(session, options.peer, settings)
         uid = None if options.study is None else find_study_by_beginning(session, options.study).study_instance_uid
-        number = _give_up(session, uid, options.peer, settings.node.id)
+        walks = 0 if options.peer else _give_up_walks(session, uid, settings.node.id)
+        deliveries = _give_up(session, uid, options.peer, settings.node.id)
     store.close()
-    console = open_console()
-    if not number:
-        console.print(f"Nothing is on its way to {options.peer}, and nothing has failed there.")
+    if not walks + deliveries:
+        place = (
+            "Nothing of this study" if options.peer is None else f"Nothing is on its way to {options.peer}, and nothing"
+        )
+        open_console().print(f"{place} has failed{'' if options.peer is None else ' there'}.")
         return FAILED
-    which = f"{uid or '--all'} --peer {options.peer}"
-    console.print(f"Given up: {number} deliveries. Taken back by: boneage-node retry {which}", soft_wrap=True)
-    if options.peer in {archive.name for archive in settings.archives}:
-        console.print(f"Note: {options.peer} is in the settings, so that new documents still go there.")
+    _tell_given_up(f"{walks} walk(s) of a study, {deliveries} deliveries", uid, options.peer, settings)
     return DONE
+
+
+def _tell_given_up(what: str, uid: str | None, peer: str | None, settings: Settings) -> None:
+    """Say what was given up, and how that is taken back."""
+    console, which = open_console(), " ".join([uid or "--all", *(() if peer is None else ("--peer", peer))])
+    console.print(f"Given up: {what}. Taken back by: boneage-node retry {which}", soft_wrap=True)
+    if peer in {archive.name for archive in settings.archives}:
+        console.print(f"Note: {peer} is in the settings, so that new documents still go there.")
 
 
 def _check_peer(session: Session, name: str | None, settings: Settings) -> None:
@@ -91,12 +102,29 @@ def _check_peer(session: Session, name: str | None, settings: Settings) -> None:
 
 def _walk_again(session: Session, study_instance_uid: str | None, node_id: str) -> int:
     """Have revisions walk again that something on the street set aside; return how many."""
-    set_aside = (Revision.state == RevisionState.FAILED, Revision.error_code.is_not(None), ~is_replaced())
-    query = sa.select(Revision.id).where(*set_aside, *_in_study(study_instance_uid)).order_by(Revision.id)
-    ids = session.scalars(query).all()
+    ids = _set_aside(session, study_instance_uid, with_dismissed=study_instance_uid is not None)
     for revision_id in ids:
         assemble.walk_again(session, *lock_revision(session, revision_id), node_id)
     return len(ids)
+
+
+def _give_up_walks(session: Session, study_instance_uid: str | None, node_id: str) -> int:
+    """Give up readings that something on the street set aside; return how many. What they came to stays."""
+    ids = _set_aside(session, study_instance_uid, with_dismissed=False)
+    for revision_id in ids:
+        study, revision = lock_revision(session, revision_id)
+        revision.dismissed_at = now()
+        record(session, node_id, "dismissed", study, revision=revision.number, detail=revision.error_code)
+        settle(session, study, revision)
+    return len(ids)
+
+
+def _set_aside(session: Session, study_instance_uid: str | None, *, with_dismissed: bool) -> Sequence[int]:
+    """Return the revisions that something on the street set aside and that no later reading has replaced."""
+    failed = sa.and_(Revision.state == RevisionState.FAILED, Revision.error_code.is_not(None))
+    is_meant = sa.or_(failed, Revision.dismissed_at.is_not(None)) if with_dismissed else failed
+    query = sa.select(Revision.id).where(is_meant, ~is_replaced(), *_in_study(study_instance_uid))
+    return session.scalars(query.order_by(Revision.id)).all()
 
 
 def _deliver_again(session: Session, study_instance_uid: str | None, peer: str | None, node_id: str) -> int:
@@ -111,11 +139,12 @@ def _deliver_again(session: Session, study_instance_uid: str | None, peer: str |
     return _change(session, which, ledger.put_to_work, "retried-by-hand", node_id)
 
 
-def _give_up(session: Session, study_instance_uid: str | None, peer: str, node_id: str) -> int:
-    """Dismiss deliveries to a peer that failed, are on their way, or wait for its word; return how many."""
+def _give_up(session: Session, study_instance_uid: str | None, peer: str | None, node_id: str) -> int:
+    """Dismiss deliveries that failed, and, to a peer that is named, all that is open there; return how many."""
     waits = sa.and_(Delivery.state == DeliveryState.SENT, Delivery.commitment != CommitmentState.NONE)
     is_open = sa.or_(Delivery.state.in_([DeliveryState.FAILED, DeliveryState.COMPOSED]), waits)
-    which = [is_open, Delivery.peer == peer, *_in_study(study_instance_uid)]
+    named = [Delivery.state == DeliveryState.FAILED] if peer is None else [is_open, Delivery.peer == peer]
+    which = [*named, *_in_study(study_instance_uid)]
     return _change(session, which, ledger.dismiss, "dismissed", node_id)
 
 

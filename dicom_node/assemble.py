@@ -107,12 +107,8 @@ def _open_revision(session: Session, study: Study, scope: Scope, node_id: str) -
 def walk_again(session: Session, study: Study, revision: Revision, node_id: str) -> None:
     """Have a revision walk again from its beginning: a new workflow, which skips what is done. The study is locked."""
     revision.round += 1
-    revision.state, revision.error_code, revision.error, revision.updated_at = (
-        RevisionState.ASSEMBLED,
-        None,
-        None,
-        now(),
-    )
+    revision.state, revision.updated_at = RevisionState.ASSEMBLED, now()
+    revision.error_code = revision.error = revision.dismissed_at = None
     refresh_study(session, study)
     record(session, node_id, "walks-again", study, revision=revision.number)
 

@@ -95,7 +95,9 @@ def _add_administration(commands: argparse._SubParsersAction[argparse.ArgumentPa
     status = commands.add_parser("status", help="what waits, what failed, which nodes live")
     show = commands.add_parser("show", help="everything known of one study")
     retry = commands.add_parser("retry", help="try failed work again, now")
-    dismiss = commands.add_parser("dismiss", help="give up what a peer that is gone will never take or vouch for")
+    dismiss = commands.add_parser(
+        "dismiss", help="give up what failed of a study, or what a peer that is gone never takes"
+    )
     reprocess = commands.add_parser("reprocess", help="read a study again, as a new revision")
     purge = commands.add_parser("purge", help="remove the film files of studies that are done, or say which may go")
     for command in (status, show, retry, dismiss, reprocess, purge):
@@ -106,8 +108,10 @@ def _add_administration(commands: argparse._SubParsersAction[argparse.ArgumentPa
     chosen.add_argument("study", nargs="?", metavar="STUDY", help="Study Instance UID, or its beginning")
     chosen.add_argument("--all", action="store_true", help="everything that failed")
     retry.add_argument("--peer", help="only deliveries to this peer")
-    dismiss.add_argument("study", nargs="?", metavar="STUDY", help="only of this study: its UID, or its beginning")
-    dismiss.add_argument("--peer", required=True, help="the peer's name, also one that the settings have no more")
+    dismiss.add_argument(
+        "study", nargs="?", metavar="STUDY", help="what failed of this study: its UID, or its beginning"
+    )
+    dismiss.add_argument("--peer", help="what is open at this peer, also one that the settings have no more")
     _add_purge_options(purge)
     echo = commands.add_parser("echo", help="C-ECHO a peer and ask what it would accept")
     selftest = commands.add_parser("selftest", help="send a marked test study to a peer and say what it took")

@@ -230,7 +230,7 @@ def _may_go(what: What, before: datetime) -> tuple[sa.ColumnElement[bool], ...]:
     """Return the conditions on a study whose films or documents may go.
 
     A study is done, and was so before that time: received, read, delivered. Documents go only where each was meant for
-    an archive and none was given up on: what no archive has is the only copy there is.
+    an archive and nothing of it was given up: what no archive has is the only copy there is.
     """
     instance, revision, delivery, walk = aliased(Instance), aliased(Revision), aliased(Delivery), aliased(Revision)
     delivered = sa.exists().where(walk.study_id == Study.id, delivery.revision_id == walk.id)
@@ -249,7 +249,8 @@ def _may_go(what: What, before: datetime) -> tuple[sa.ColumnElement[bool], ...]:
         ~delivered.where(is_open),
     )
     given_up = delivered.where(delivery.state == DeliveryState.DISMISSED)
-    return done if what == "films" else (*done, delivered, ~given_up)
+    unread = sa.exists().where(revision.study_id == Study.id, revision.dismissed_at.is_not(None))
+    return done if what == "films" else (*done, delivered, ~given_up, ~unread)
 
 
 def _unlink(path: Path) -> None:

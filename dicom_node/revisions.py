@@ -28,7 +28,7 @@ class RevisionState(StrEnum):
     SENT = "sent"  # every archive took every document; not all have committed
     COMMITTED = "committed"  # every archive vouches for every document
     DELIVERED = "delivered"  # sent to all, committed where there is commitment; at least one has none, or was given up
-    KEPT = "kept"  # composed, and there is no archive for the documents, or only ones that were given up
+    KEPT = "kept"  # there is no archive for the documents, or only ones that were given up, or the reading was
     FAILED = "failed"  # something was set aside for a person; the rest was delivered
 
 
@@ -141,10 +141,15 @@ def is_replaced() -> sa.ColumnElement[bool]:
 def settle(session: Session, study: Study, revision: Revision) -> RevisionState:
     """Write down what the ledger says of a composed revision, and what its study does now. The study is locked."""
     entries = session.execute(sa.select(Delivery.state, Delivery.commitment).where(Delivery.revision_id == revision.id))
-    revision.state = RevisionState.FAILED if revision.error_code else judge(entries)
+    state = judge(entries)
+    if revision.error_code and revision.dismissed_at is None:
+        state = RevisionState.FAILED
+    elif revision.error_code and state == RevisionState.COMMITTED:
+        state = RevisionState.DELIVERED  # all that was made is committed; what failed and was given up is not
+    revision.state = state
     revision.updated_at = now()
     refresh_study(session, study)
-    return RevisionState(revision.state)
+    return state
 
 
 def refresh_study(session: Session, study: Study) -> None:

@@ -98,10 +98,18 @@ def _place(folder: Path, path: str, purged_at: datetime | None) -> str:
 
 
 def _revisions(session: Session, study: Study) -> _Section:
-    query = sa.select(
-        Revision.number, Revision.state, Revision.assembled_at, Revision.updated_at, Revision.error_code, Revision.error
-    ).where(Revision.study_id == study.id)
-    rows = session.execute(query.order_by(Revision.number))
+    revisions = session.scalars(sa.select(Revision).where(Revision.study_id == study.id).order_by(Revision.number))
+    rows = [
+        (
+            one.number,
+            one.state if one.dismissed_at is None else f"{one.state}, dismissed {_time(one.dismissed_at)}",
+            one.assembled_at,
+            one.updated_at,
+            one.error_code,
+            one.error,
+        )
+        for one in revisions
+    ]
     return "Revisions", ("number", "state", "assembled", "updated", "code", "error"), rows
 
 

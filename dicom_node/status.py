@@ -204,6 +204,8 @@ def _print_troubles(console: Console, troubles: list[Trouble], *, calm: bool) ->
             trouble.study_instance_uid, str(trouble.revision), trouble.where, trouble.code, trouble.sentence, goes_on
         )
     console.print(table)
+    if any(trouble.next_try_at is None for trouble in troubles):
+        console.print("What cannot be mended is given up by boneage-node dismiss STUDY.")
     if len(troubles) > MOST_SHOWN:
         console.print(f"{len(troubles) - MOST_SHOWN} more; boneage-node retry --all tries all of them again.")
 

@@ -139,6 +139,7 @@ class Revision(Base):
     error: Mapped[str | None] = mapped_column(sa.Text)
     assembled_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+    dismissed_at: Mapped[datetime | None]  # when a person gave up what failed on its walk; None: nobody did
 
     __table_args__ = (UniqueConstraint("study_id", "number"),)
 

@@ -353,6 +353,53 @@ def test_retry_takes_a_dismissal_back_where_study_or_peer_is_named(ward: Ward, w
     assert [row.state for row in (*ward.rows(Revision), *ward.rows(Study))] == ["composed", "composed"]
 
 
+@pytest.mark.parametrize(
+    ("state", "settled"), [(DeliveryState.COMMITTED, "delivered"), (DeliveryState.SENT, "sent"), (None, "kept")]
+)
+def test_a_reading_that_failed_can_be_dismissed(ward: Ward, state: DeliveryState | None, settled: str) -> None:
+    """Given a walk that failed, when its study is dismissed, then nobody is troubled, and it is never committed."""
+    ward.add_study("1.2.3", state=state or DeliveryState.SENT, walk_error="film-purged")
+    ward.add_study("1.2.4", walk_error="film-purged")
+    if state is None:
+        with ward.store.session() as session:
+            session.execute(sa.delete(Delivery).where(Delivery.revision_id == 1))
+    assert "given up by boneage-node dismiss STUDY" in ward.run("status")[1]
+    code, out = ward.run("dismiss", "1.2.3")
+    assert (code, "1 walk(s)" in out, "boneage-node retry 1.2.3\n" in out) == (0, True, True), out
+    revision, other = ward.rows(Revision)
+    assert (revision.state, revision.error_code, other.state) == (settled, "film-purged", "failed")
+    assert [row.state for row in ward.rows(Study)] == [settled, "failed"]
+    assert [(event.kind, event.detail) for event in ward.rows(Event)][-1] == ("dismissed", "film-purged")
+    out = ward.run("status")[1]
+    assert ("retry 1.2.3" in out, "retry 1.2.4" in out) == (False, True), out
+    assert f"{settled}, dismissed 20" in " ".join(ward.run("show", "1.2.3")[1].split())
+    assert ward.run("dismiss", "1.2.3")[0] == 1
+
+
+def test_dismissing_a_study_gives_up_what_failed_of_it_and_nothing_that_goes_on(ward: Ward) -> None:
+    ward.add_study("1.2.3", state=DeliveryState.FAILED, delivery_error="peer-refused", walk_error="composition-failed")
+    ward.add_study("1.2.4", delivery_error="peer-unreachable", due_at=now() + timedelta(days=1))
+    assert ward.run("dismiss", "1.2.4")[0] == 1
+    assert ward.run("dismiss", "1.2.3")[0] == 0
+    assert [row.state for row in ward.rows(Delivery)] == ["dismissed", "sent"]
+    assert [row.state for row in ward.rows(Study)] == ["kept", "sent"]
+    assert "retry 1.2.3" not in ward.run("status")[1]
+
+
+def test_retry_takes_the_dismissal_of_a_reading_back_where_its_study_is_named(ward: Ward) -> None:
+    ward.add_study("1.2.3", state=DeliveryState.COMMITTED, walk_error="composition-failed")
+    assert ward.run("dismiss", "1.2.3")[0] == 0
+    assert ward.run("retry", "--all")[0] == 1
+    assert ward.run("retry", "1.2.3")[0] == 0
+    (revision,) = ward.rows(Revision)
+    assert (revision.state, revision.round, revision.error_code, revision.dismissed_at) == ("assembled", 1, None, None)
+
+
+def test_dismiss_must_be_told_what(ward: Ward) -> None:
+    code, out = ward.run("dismiss")
+    assert (code, "Name a study, or --peer PEER" in out) == (2, True), out
+
+
 def test_reprocess_makes_a_revision(ward: Ward) -> None:
     ward.add_study("1.2.3")
     code, out = ward.run("reprocess", "1.2.3")

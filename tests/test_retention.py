@@ -215,6 +215,14 @@ def test_what_was_dismissed_holds_no_film_and_keeps_its_documents(shelf: Shelf) 
     assert [one.what for one in shelf.purger.purge(ALL)] == ["films"]
 
 
+def test_a_reading_that_was_dismissed_holds_no_film_and_keeps_its_documents(shelf: Shelf) -> None:
+    """Given a reading that failed and was given up, then its film may go; a document of it may be nowhere else."""
+    shelf.add_study()
+    shelf.change(Revision, state="delivered", error_code="composition-failed", dismissed_at=LONG_AGO)
+    shelf.change(Study, state="delivered")
+    assert [one.what for one in shelf.purger.purge(ALL)] == ["films"]
+
+
 @pytest.mark.parametrize("dies_at", [1, 2])
 def test_a_purge_that_is_killed_leaves_the_truth_and_is_ended_by_the_next(
     shelf: Shelf, dies_at: int, monkeypatch: pytest.MonkeyPatch
