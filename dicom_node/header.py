@@ -17,15 +17,19 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from dicom_node.dimse import is_uid
 from dicom_node.errors import BrokenDataSet
+from reports.identity import MANUFACTURER
 
 Buffer = bytes | bytearray | memoryview | mmap.mmap
 
 _SOP_CLASS_UID = 0x0008_0016
 _SOP_INSTANCE_UID = 0x0008_0018
 _MODALITY = 0x0008_0060
+_CAPTURE_MANUFACTURER = 0x0018_1016  # Secondary Capture Device Manufacturer
 _STUDY_INSTANCE_UID = 0x0020_000D
 _SERIES_INSTANCE_UID = 0x0020_000E
-_WANTED = frozenset({_SOP_CLASS_UID, _SOP_INSTANCE_UID, _MODALITY, _STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID})
+_WANTED = frozenset(
+    {_SOP_CLASS_UID, _SOP_INSTANCE_UID, _MODALITY, _CAPTURE_MANUFACTURER, _STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID}
+)
 _KEYWORDS = {
     _SOP_CLASS_UID: "SOPClassUID",
     _SOP_INSTANCE_UID: "SOPInstanceUID",
@@ -46,13 +50,17 @@ _MAX_INFLATED_BYTES = 4 << 20  # of a deflated data set, until its header is fou
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What identifies one object. The UIDs are valid ones; ``Modality`` is empty where the data set has none."""
+    """What identifies one object. The UIDs are valid ones; ``Modality`` is empty where the data set has none.
+
+    ``is_ours``: it is a secondary capture that a boneage-node has written, this one or another.
+    """
 
     SOPClassUID: str
     SOPInstanceUID: str
     StudyInstanceUID: str
     SeriesInstanceUID: str
     Modality: str
+    is_ours: bool = False
 
 
 def read_header(data: Buffer, transfer_syntax_uid: str) -> Header:
@@ -89,6 +97,7 @@ def read_header(data: Buffer, transfer_syntax_uid: str) -> Header:
         StudyInstanceUID=_uid(values, _STUDY_INSTANCE_UID),
         SeriesInstanceUID=_uid(values, _SERIES_INSTANCE_UID),
         Modality=_code_string(values.get(_MODALITY, b"")),
+        is_ours=values.get(_CAPTURE_MANUFACTURER, b"").strip(b"\0 ") == MANUFACTURER.encode("ascii"),
     )
 
 

@@ -142,7 +142,8 @@ class Receiver:
     The statuses of C-STORE (PS3.4 section B.2.3, PS3.7 section 9.1.1 and annex C):
 
     ====  ===========================================================================================
-    0000  durable and recorded, also in the place of what it corrects, or the same object was there already
+    0000  durable and recorded, also in the place of what it corrects, or the same object was there already, or it is
+          a capture that such a node has written itself
     0110  a fault of the node
     0111  the SOP Instance UID is there with other bytes (IdentityClash); nothing stored has changed
     0117  the command's Affected SOP Instance UID is no UID
@@ -416,13 +417,22 @@ class _StoreSink:
         self._check_sent(header.SOPClassUID)
         return False
 
+    def _is_ours(self, header: Header) -> bool:
+        """Tell whether a document of this node, or of another one, comes back from an archive that sends all it gets.
+
+        Read as a film it would be refused, in a report and a capture, which the archive sends here again: without end.
+        """
+        if header.is_ours:
+            log.info("receive.own-document", sop_instance_uid=header.SOPInstanceUID, peer=self._sender.calling_ae)
+        return header.is_ours
+
     def _store(self) -> int:
         if self._failure is not None:
             raise self._failure
         assert self._file is not None
         try:
             header = self._read_header(self._file)
-            if self._take_asked(header, self._file):
+            if self._take_asked(header, self._file) or self._is_ours(header):
                 self.discard()
                 return SUCCESS
             size_bytes = self._file.size_bytes

@@ -50,6 +50,9 @@ def derived_uid(*parts: str) -> str:
     return f"2.25.{uuid5(NAMESPACE, chr(0x1F).join(parts)).int}"
 
 
+MANUFACTURER = "boneage-node"
+"""In every document; an archive may send one back, which is then known by it."""
+
 IMPLEMENTATION_CLASS_UID = derived_uid("implementation")
 """Implementation Class UID (0002,0012) of the files written here (PS3.7 D.3.3.2)."""
 
@@ -74,7 +77,7 @@ class DocumentIdentity:
     created_at: datetime
     device_uid: str
     station_name: str
-    manufacturer: str = "boneage-node"
+    manufacturer: str = MANUFACTURER
     software_version: str = "0"
     revision: int = 1
     predecessor: Predecessor | None = None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from pydicom import Dataset, dcmread
-from pydicom.uid import DigitalXRayImageStorageForProcessing, generate_uid
+from pydicom.uid import DigitalXRayImageStorageForProcessing, SecondaryCaptureImageStorage, generate_uid
 from pynetdicom import AE
 
 from conformance.films import PATIENT, make_film
@@ -102,6 +102,25 @@ def test_a_refusal_reaches_the_archive(journal: Journal, archive: Archive, tmp_p
             row = session.scalars(sa.select(FindingRow)).one()
     assert (row.kind, row.refusal_code, row.age_months) == ("refusal", "not-a-hand", None)
     assert finding_from_json(row.body).model == StandIn.identity
+
+
+def test_a_document_that_an_archive_sends_back_is_not_read(journal: Journal, archive: Archive, tmp_path: Path) -> None:
+    """Given an archive that sends all that it gets, when it sends a capture here, then it is taken and goes no further.
+
+    Read as a film it would be refused in a report and another capture, and so on without end.
+    """
+    film, other = make_film(), make_film()
+    with run_node(make_settings(tmp_path / "node", {"pacs": archive.address}), StandIn()) as node:
+        send(node.address, [film])
+        wait_for_state(journal, node, film.StudyInstanceUID, "committed")
+        documents = [dcmread(path) for path in node.settings.documents_dir.rglob("*.dcm")]
+        (capture,) = [ds for ds in documents if ds.SOPClassUID == SecondaryCaptureImageStorage]
+        assert send(node.address, [capture]) == [0x0000]
+        assert [event["sop_instance_uid"] for event in journal.of("receive.own-document")] == [capture.SOPInstanceUID]
+        send(node.address, [other])
+        wait_for_state(journal, node, other.StudyInstanceUID, "committed")
+        assert len(archive.objects()) == 4
+        assert len(list(node.settings.spool_dir.rglob("*.dcm"))) == 2
 
 
 def test_an_interpreter_that_raises_sets_its_film_aside_and_no_other(
