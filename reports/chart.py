@@ -18,7 +18,7 @@ from reports.palette import AMBER, CYAN, GREY, GRID, PANEL, RANGE, WHITE
 
 SAMPLING = 2
 """Lines are drawn so many times larger and brought down: Pillow's have jagged edges."""
-FONT_SIZE = 18
+FONT_SIZE, SMALLEST_TITLE = 18, 12
 EDGES = (46, 32, 14, 36)
 """Pixels left of, above, right of and below the field of the chart."""
 YEARS_AROUND = 3
@@ -163,7 +163,9 @@ def _dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: int, colour: tup
 def _write(picture: Image.Image, field: _Field, title: str) -> None:
     """Write the title and the years along both axes."""
     draw = ImageDraw.Draw(picture)
-    lettering.draw(draw, (EDGES[0], 4), title, GREY, FONT_SIZE)
+    room = field.size[0] - EDGES[0]
+    fitting = (size for size in range(FONT_SIZE, SMALLEST_TITLE, -1) if lettering.width(title, size) <= room)
+    lettering.draw(draw, (EDGES[0], 4), title, GREY, next(fitting, SMALLEST_TITLE))
     first, last = field.years
     step = 1 if last - first <= 10 else 2
     for year in range(first, last + 1, step):

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from datetime import date
 from decimal import InvalidOperation
-from math import isfinite
+from math import gcd, isfinite
 from typing import Any
 
 from pydicom import config
@@ -58,6 +58,9 @@ REQUIRED_UIDS: tuple[str, ...] = ("StudyInstanceUID", "SeriesInstanceUID", "SOPI
 
 LARGEST_SIZE = 0xFFFF
 """Of Rows and Columns, which are US."""
+
+ASPECT_STEPS, MOST_ASPECT = 100, 10.0
+"""Steps in which the sides of a pixel are compared, and how many times longer one may be to be believed."""
 
 ENUMERATED: dict[str, frozenset[str]] = {
     "PatientSex": frozenset({"M", "F", "O"}),
@@ -147,6 +150,17 @@ def film_size(source: Dataset) -> tuple[int, int] | None:
     rows, columns = numbers_of(source, "Rows")[:1], numbers_of(source, "Columns")[:1]
     sized = rows and columns and all(1 <= size <= LARGEST_SIZE for size in (*rows, *columns))
     return (int(rows[0]), int(columns[0])) if sized else None
+
+
+def pixel_shape(source: Dataset) -> tuple[int, int]:
+    """Return height and width of a pixel as a pair of small whole numbers; a square where the header says nothing."""
+    for keyword in ("PixelAspectRatio", "ImagerPixelSpacing", "PixelSpacing"):
+        sides = numbers_of(source, keyword)
+        if len(sides) == 2 and min(sides) > 0 and max(sides) < MOST_ASPECT * min(sides):
+            high, wide = (max(1, round(side / max(sides) * ASPECT_STEPS)) for side in sides)
+            shared = gcd(high, wide)
+            return high // shared, wide // shared
+    return 1, 1
 
 
 def items_of(source: Dataset, keyword: str) -> list[Dataset]:

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset, FileDataset
 from inference.finding import Finding
 from reports.clinic import Assessment
 from reports.encapsulated_pdf import compose_pdf
-from reports.header import film_size
+from reports.header import film_size, pixel_shape
 from reports.identity import DocumentIdentity, Kind
 from reports.key_objects import Capture, compose_kos
 from reports.overlay import Extras, draw_overlay
@@ -65,7 +65,7 @@ def compose(
         return compose_kos(source, finding, identity, capture=choices.capture, language=language)
     if kind == "pdf":
         extras = Extras(assessment, language, patient_line(source, choices.language) if choices.name_patient else None)
-        picture = draw_overlay(display(), finding, film_size(source), extras)
+        picture = draw_overlay(display(), finding, film_size(source), extras, pixel=pixel_shape(source))
         return compose_pdf(source, finding, picture, identity, language=language)
     if kind == "sc":
         return compose_sc(

@@ -99,6 +99,8 @@ def draw_overlay(
     finding: Finding,
     film_size: tuple[int, int] | None = None,
     extras: Extras = Extras(),
+    *,
+    pixel: tuple[int, int] = (1, 1),
 ) -> Canvas:
     """Draw the film, its boxes and the result.
 
@@ -113,6 +115,8 @@ def draw_overlay(
         (rows, columns) of the source image, where the display was made smaller; its own shape otherwise.
     extras
         What is shown beside the finding.
+    pixel
+        Height and width of a pixel of the film, in any unit: it is shown with square ones.
 
     Returns
     -------
@@ -124,21 +128,22 @@ def draw_overlay(
     FontUnavailable
         This Pillow was built without FreeType and has letters of one size only.
     """
-    film = _placeholder() if display is None else display
+    film, pixel = (_placeholder(), (1, 1)) if display is None else (display, pixel)
+    size = film_size or (film.shape[0], film.shape[1])
     language = extras.language
     inset = _inset(finding, extras)
     least = SMALLEST_CANVAS_WIDTH if inset is None else TEXT_WIDTH + inset.width + 3 * PADDING
-    placement = _place(film, film_size or (film.shape[0], film.shape[1]), _margin(finding, language), least)
+    shown = _scaled(film, pixel)
+    placement = _place(shown, size, _margin(finding, language), least)
     text_width = placement.width - 2 * PADDING - (0 if inset is None else inset.width + PADDING)
     lines = _wrapped(_lines(finding, extras), text_width)
     text_height = sum(_pitch(line) for line in lines)
     strip = PADDING * 2 + max(text_height, 0 if inset is None else inset.height) + _banner_height()
     canvas = np.zeros((placement.height + strip, placement.width, 3), np.uint8)
-    shown = _scaled(film, placement)
     canvas[: placement.height, placement.left : placement.left + shown.shape[1]] = cv2.cvtColor(
         shown, cv2.COLOR_GRAY2RGB
     )
-    labels = [] if display is None else _draw_boxes(canvas, placement, finding, language)
+    labels = [] if display is None else _draw_boxes(canvas, placement, finding, language, size)
     canvas[placement.height :] = PANEL
     picture = _written(canvas, placement, labels, lines, language)
     if inset is not None:
@@ -198,34 +203,42 @@ def _names(finding: Finding, language: Language) -> list[str]:
     return names
 
 
-def _place(film: NDArray[np.uint8], film_size: tuple[int, int], margin: int, least: int) -> Placement:
-    """Fit the film to its long side and centre it between the margins."""
-    rows, columns = film.shape
-    scale = min(FILM_LONG_SIDE / max(rows, columns), LARGEST_ENLARGEMENT)
-    width, height = max(1, round(columns * scale)), max(1, round(rows * scale))
+def _place(shown: NDArray[np.uint8], film_size: tuple[int, int], margin: int, least: int) -> Placement:
+    """Centre the film, as it is shown, between the margins."""
+    height, width = shown.shape
     canvas = max(width + 2 * margin, least)
     return Placement(width / film_size[1], height / film_size[0], (canvas - width) // 2, margin, canvas, height)
 
 
-def _scaled(film: NDArray[np.uint8], placement: Placement) -> NDArray[np.uint8]:
-    rows, columns = film.shape
+def _scaled(film: NDArray[np.uint8], pixel: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the film with square pixels, brought to its long side."""
+    high, wide = (side / min(pixel) for side in pixel)
+    rows, columns = film.shape[0] * high, film.shape[1] * wide
     scale = min(FILM_LONG_SIDE / max(rows, columns), LARGEST_ENLARGEMENT)
-    size = (max(1, round(columns * scale)), placement.height)
+    size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(np.ascontiguousarray(film), size, interpolation=how), dtype=np.uint8)
 
 
-def _draw_boxes(canvas: Canvas, placement: Placement, finding: Finding, language: Language) -> list[Label]:
-    """Draw the hand's box, the regions' boxes and the lines to their names; return the names to write."""
+def _draw_boxes(
+    canvas: Canvas, placement: Placement, finding: Finding, language: Language, film_size: tuple[int, int]
+) -> list[Label]:
+    """Draw what lies on the film of the hand's box and the regions', and lines to their names; return the names."""
+    rows, columns = film_size
     named = zip(finding.rois, _names(finding, language), strict=True)
-    boxes = [(name, _colour(roi.name), placement.placed(roi.box)) for roi, name in named]
+    boxes = [
+        (name, _colour(roi.name), placement.placed(box))
+        for roi, name in named
+        if (box := roi.box.clipped(columns, rows)) is not None
+    ]
     labels = _labels(boxes, placement)
     faint = canvas.copy()
     for label in labels:
         _draw_leader(faint, label, placement)
     cv2.addWeighted(faint, 0.55, canvas, 0.45, 0, dst=canvas)
-    if finding.hand is not None:
-        x0, y0, x1, y1 = placement.placed(finding.hand)
+    hand = None if finding.hand is None else finding.hand.clipped(columns, rows)
+    if hand is not None:
+        x0, y0, x1, y1 = placement.placed(hand)
         cv2.rectangle(canvas, (x0, y0), (x1, y1), HAND, 1)
     for _name, colour, (x0, y0, x1, y1) in boxes:
         cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, 2, cv2.LINE_AA)

@@ -10,8 +10,6 @@ Likewise its display shutter: without one, a viewer shows what the modality had 
 
 from __future__ import annotations
 
-from math import gcd
-
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
@@ -24,7 +22,7 @@ from inference.shutter import EDGES, read_shutter
 from reports import wording
 from reports.document import begin, created_at, image_reference, sealed, written_date, written_time
 from reports.errors import UnplaceableFinding
-from reports.header import numbers_of, required_uid, text_of
+from reports.header import numbers_of, pixel_shape, required_uid, text_of
 from reports.identity import DocumentIdentity
 from reports.measurement_report import Report
 from reports.phrases import Language
@@ -42,8 +40,6 @@ UNSPECIFIED = "US"
 """Rescale Type and Modality LUT Type (PS3.3 C.11.1.1.2) where the source does not say them."""
 LEAST_WIDTHS = {"LINEAR_EXACT": 1e-6, "SIGMOID": 1e-6}
 """Functions of a window (PS3.3 C.11.2.1.3) that allow widths below 1, with the least that is written."""
-ASPECT_STEPS, MOST_ASPECT = 100, 10.0
-"""Steps in which the sides of a pixel are compared, and how many times longer one may be to be believed."""
 
 
 def compose_gsps(
@@ -108,19 +104,8 @@ def _displayed(source: Dataset, area: Box) -> Dataset:
     item.DisplayedAreaTopLeftHandCorner = [1, 1]
     item.DisplayedAreaBottomRightHandCorner = [int(area.x1), int(area.y1)]
     item.PresentationSizeMode = "SCALE TO FIT"
-    item.PresentationPixelAspectRatio = _aspect(source)
+    item.PresentationPixelAspectRatio = list(pixel_shape(source))
     return item
-
-
-def _aspect(source: Dataset) -> list[int]:
-    """Return height and width of a pixel as a pair of small whole numbers; a square where the header says nothing."""
-    for keyword in ("PixelAspectRatio", "ImagerPixelSpacing", "PixelSpacing"):
-        sides = numbers_of(source, keyword)
-        if len(sides) == 2 and min(sides) > 0 and max(sides) < MOST_ASPECT * min(sides):
-            high, wide = (max(1, round(side / max(sides) * ASPECT_STEPS)) for side in sides)
-            shared = gcd(high, wide)
-            return [high // shared, wide // shared]
-    return [1, 1]
 
 
 def _layer(name: str, order: int) -> Dataset:
@@ -134,8 +119,7 @@ def _annotations(report: Report, area: Box, language: Language) -> list[Dataset]
     source, finding = report.source, report.finding
     regions = {roi.name: box for roi in finding.rois if (box := report.on_image(roi.box)) is not None}
     hand = None if finding.hand is None else report.on_image(finding.hand)
-    high, wide = _aspect(source)
-    around = area, Letters.on(area, (high, wide))
+    around = area, Letters.on(area, pixel_shape(source))
     sentences = wording.summary_lines(finding, language, LONGEST_RESULT).split(wording.NEW_LINE)
     said = place_result(sentences, around, regions, hand, whole=wording.DISCLAIMER, most=LONGEST_TEXT)
     result = _annotation(source, RESULT, [], [(wording.NEW_LINE.join(said.lines), said.box.x0, said.box.y0)])

@@ -27,7 +27,7 @@ from reports.document import (
     written_date,
     written_time,
 )
-from reports.header import film_size, required_uid, text_of
+from reports.header import film_size, pixel_shape, required_uid, text_of
 from reports.identity import DocumentIdentity
 from reports.measurement_report import patient_orientation
 from reports.overlay import Extras, draw_overlay
@@ -85,6 +85,7 @@ def compose_sc(
             finding,
             film_size(source),
             Extras(assessment, language, patient_line(source, language) if name_patient else None),
+            pixel=pixel_shape(source),
         ),
         photometric_interpretation="RGB",
         bits_allocated=8,

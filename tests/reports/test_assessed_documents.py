@@ -11,9 +11,10 @@ from pydicom.dataset import Dataset
 
 from inference.anatomy import RUS_NAMES
 from reports import codes, lettering, wording
+from reports.chart import draw_chart
 from reports.clinic import ClinicSettings, assess
 from reports.overlay import Extras, draw_overlay
-from reports.palette import GREY
+from reports.palette import GREY, PANEL
 from reports.profile_bars import draw_profile
 from reports.read_back import (
     _months,
@@ -303,6 +304,20 @@ def test_the_heading_of_stages_is_not_cut_off(two_models, language):
     assert narrow.shape[0] > wide.shape[0]  # a line more
     grey = [int((np.abs(drawn.astype(int) - GREY) < 30).all(axis=2).sum()) for drawn in (narrow, wide)]
     assert grey[0] == pytest.approx(grey[1], rel=0.02)  # and no letter less
+
+
+@pytest.mark.parametrize("language", wording.LANGUAGES)
+@pytest.mark.parametrize("reference", ["brush-foundation", "greulich-pyle"])
+def test_the_charts_heading_is_drawn_whole(full, language, reference):
+    """Given a reference with a long name, then its letters are smaller rather than cut off at the picture's edge."""
+    finding, _ = full
+    assessment = assess(finding, settings=ClinicSettings(reference=reference))
+    title = wording.chart_title(assessment, language)
+    narrow, wide = (draw_chart(finding, assessment, (width, 340), title) for width in (440, 900))
+    heading = [np.asarray(picture)[:30] for picture in (narrow, wide)]
+    assert (heading[0][:, -2:] == PANEL).all()
+    drawn = [np.count_nonzero((part != PANEL).any(axis=2)) for part in heading]
+    assert drawn[0] > 0.6 * drawn[1]  # smaller letters, none less
 
 
 def test_the_dot_moves_with_the_bone_age(full, film):

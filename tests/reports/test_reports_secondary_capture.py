@@ -203,3 +203,45 @@ def test_what_is_not_known_is_said(estimate):
     assert "Chronological age: not known (PatientBirthDate (0010,0030) is missing)" in text
     assert "Hand read: side not known, one of 2 on the film" in text
     assert "ahead" not in text
+
+
+@pytest.mark.parametrize("sides", [("1", "1"), ("0.2", "0.1"), ("0.1", "0.3"), ("0.1", "0.101")])
+def test_a_film_is_shown_with_square_pixels(dx, refusal, identify, sides):
+    """Given pixels that are not square, then the hand is not squeezed: the picture has no spacing to tell it by."""
+    dx.ImagerPixelSpacing = list(sides)
+    bright = np.full((dx.Rows, dx.Columns), 250, np.uint8)
+    document = compose_sc(dx, refusal, bright, identify(dx, "sc"))
+    verify(document, dx, refusal)
+    film = (document.pixel_array == 250).all(axis=2)
+    high, wide = film[:, document.Columns // 2].sum(), film[10].sum()
+    assert high / wide == pytest.approx(600 * float(sides[0]) / (500 * float(sides[1])), rel=0.011)
+    assert max(high, wide) == FILM_LONG_SIDE
+
+
+def test_boxes_lie_where_the_film_is_not_square(dx, estimate, identify):
+    dx.ImagerPixelSpacing = ["0.2", "0.1"]
+    hand = replace(estimate, hand=Box(0.0, 0.0, 500.0, 600.0), rois=())
+    bright = np.full((dx.Rows, dx.Columns), 250, np.uint8)
+    shown = compose_sc(dx, hand, bright, identify(dx, "sc")).pixel_array
+    plain = draw_overlay(bright, replace(hand, hand=Box(0.0, 0.0, 1.0, 1.0)), pixel=(2, 1))
+    rows, columns = np.nonzero((shown[:FILM_LONG_SIDE] != plain[:FILM_LONG_SIDE]).any(axis=2))
+    assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (1020, 425)
+
+
+def test_what_lies_outside_the_film_is_not_drawn(estimate, display):
+    """Given a hand tight in its film, whose regions reach beyond it, then margins have names in them and no boxes."""
+    first, second, *others = estimate.rois
+    beyond = replace(first, box=Box(-70.0, 100.0, 40.0, 190.0)), replace(second, box=Box(450.0, 500.0, 560.0, 700.0))
+    inside = replace(first, box=Box(0.0, 100.0, 40.0, 190.0)), replace(second, box=Box(450.0, 500.0, 500.0, 600.0))
+    drawn, wanted = (
+        draw_overlay(display, replace(estimate, rois=(*rois, *others), hand=hand))
+        for rois, hand in ((beyond, Box(-50.0, 5.0, 560.0, 590.0)), (inside, Box(0.0, 5.0, 500.0, 590.0)))
+    )
+    np.testing.assert_array_equal(drawn, wanted)
+
+
+def test_a_region_that_lies_beside_the_film_is_not_named(estimate, display):
+    first, *others = estimate.rois
+    away = draw_overlay(display, replace(estimate, rois=(replace(first, box=Box(-90.0, 1.0, -20.0, 60.0)), *others)))
+    without = draw_overlay(display, replace(estimate, rois=tuple(others)))
+    np.testing.assert_array_equal(away[:FILM_LONG_SIDE], without[:FILM_LONG_SIDE])
