@@ -30,7 +30,7 @@ from inference.recalibration import Recalibration
 from training import evaluate as command
 from training.annotations import Annotation
 from training.errors import DataError
-from training.evaluation import ages, recalibration, rois
+from training.evaluation import ages, page, recalibration, rois
 from training.evaluation.acceptance import METRICS, read_thresholds
 from training.evaluation.changes import CHANGES, change_film, changed_rois, is_right
 from training.evaluation.drawing import Plot, ticks
@@ -664,6 +664,14 @@ def test_intervals_after_recalibration_cover_the_site():
     assert fitted["before"]["coverage"] < 0.8
     assert fitted["after_left_out"]["coverage"] == pytest.approx(0.9, abs=0.02)
     assert fitted["interval_factor"] > 1.5
+
+
+def test_on_paper_a_wide_table_is_set_small_for_nobody_can_scroll_there():
+    narrow, wide = (page.table("caption", ["x"] * columns, []) for columns in (8, 9))
+    assert ("class" in narrow.split("<caption>")[0].split("<table")[1], '<table class="wide">' in wide) == (False, True)
+    on_paper = page.page("title", "lead", []).split("@media print")[1]
+    assert ".scroll { overflow: visible; }" in on_paper
+    assert "table.wide { font-size: 10px; }" in on_paper
 
 
 def test_a_page_names_the_films_that_were_refused():

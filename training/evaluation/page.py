@@ -9,6 +9,8 @@ DISCLAIMER = (
     "Research use only, not for diagnosis. This is not a medical device; no figure on this page permits the use of its "
     "results for diagnosis or treatment."
 )
+WIDE_COLUMNS = 9
+"""Tables of so many columns are set small on paper, where nobody can scroll."""
 
 _STYLE = """
 :root { color-scheme: light dark; --rule: #8886; --soft: #8882; }
@@ -30,7 +32,14 @@ svg text { fill: currentColor; } .grid { stroke: currentColor; stroke-opacity: .
 .cards b { display: block; font-size: 1.3rem; }
 .passed::before { content: "\\2713  "; color: #2f855a; } .failed::before { content: "\\2717  "; color: #c2410c; }
 .films { display: flex; flex-wrap: wrap; gap: .8rem; } .films figure { flex: 0 1 12rem; } .films img { width: 100%; }
-@media print { body { max-width: none; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
+table.wide td:first-child { min-width: 9rem; }
+@media print {
+  body { max-width: none; margin: 0; font-size: 13px; }
+  h2 { break-after: avoid; } figure, table { break-inside: avoid; }
+  .scroll { overflow: visible; } figure { flex: 1 1 18rem; }
+  table.wide { font-size: 10px; } table.wide th, table.wide td { padding: .15rem .25rem; }
+  table.wide td:first-child { min-width: 6rem; }
+}
 """
 
 
@@ -57,19 +66,24 @@ def paragraph(words: str) -> str:
 def table(
     caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, strong_last: bool = False, words: int = 1
 ) -> str:
-    """Return a table of plain-text cells; the first ``words`` columns hold words, the others numbers."""
+    """Return a table of plain-text cells; the first ``words`` columns hold words, the others numbers.
+
+    On a screen a table wider than its page scrolls; on paper it is set smaller.
+    """
     listed = list(rows)
 
     def line(cells: Sequence[str], tag: str) -> str:
         classes = (' class="words"' if place < words else "" for place in range(len(cells)))
         return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(cells, classes, strict=True))
 
+    wide = ' class="wide"' if len(head) >= WIDE_COLUMNS else ""
     body = "".join(
         f"<tr{' class=strong' if strong_last and place == len(listed) - 1 else ''}>{line(row, 'td')}</tr>"
         for place, row in enumerate(listed)
     )
     return (
-        f'<div class="scroll"><table><caption>{escape(caption)}</caption><thead><tr>{line(head, "th")}</tr></thead>'
+        f'<div class="scroll"><table{wide}><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{line(head, 'th')}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
 
