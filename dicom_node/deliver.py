@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from pydicom import dcmread
+from pydicom import FileDataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, build_context, evt
@@ -41,7 +41,7 @@ from dicom_node.profile import fitted
 from dicom_node.retry import delay_s
 from dicom_node.settings import ArchivePeer, DeliverSettings, NodeSettings
 from dicom_node.store import Store, now
-from reports.identity import SOP_CLASSES
+from reports.identity import SOP_CLASSES, Kind
 
 REPORT_WAIT_S = 2.0  # how long an association stays open for a report on it; many archives open one of their own
 ANSWER_WAIT_S = 10.0  # how long a report on our association has for its answer to leave, before it is released
@@ -84,6 +84,8 @@ class Courier:
         The configured archives.
     documents_dir
         Where the documents lie.
+    compose
+        Writes a document of a finding, given its kind, where its file is not there. May raise any NodeError.
     commitments
         Takes the reports that come on our own associations.
     on_change
@@ -98,6 +100,7 @@ class Courier:
         node: NodeSettings,
         archives: Sequence[ArchivePeer],
         documents_dir: Path,
+        compose: Callable[[int, Kind], None],
         commitments: Commitments,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
@@ -106,6 +109,7 @@ class Courier:
         self._node = node
         self._archives: Mapping[str, ArchivePeer] = {archive.name: archive for archive in archives}
         self._documents_dir = documents_dir
+        self._compose = compose
         self._commitments = commitments
         self._on_change = on_change
 
@@ -205,11 +209,7 @@ class Courier:
         return True
 
     def _store_object(self, assoc: Any, archive: ArchivePeer, job: Job) -> int:
-        try:
-            document = fitted(dcmread(self._documents_dir / job.path), job.kind, archive)
-        except (OSError, InvalidDicomError) as error:
-            remedy = "Retry composes it again."
-            raise DocumentRejected(f"The document {job.sop_instance_uid} cannot be read back. {remedy}") from error
+        document = fitted(self._read(job), job.kind, archive)
         try:
             answer = assoc.send_c_store(document)
         except ValueError as error:
@@ -225,6 +225,21 @@ class Courier:
         if problem:
             raise problem
         return status
+
+    def _read(self, job: Job) -> FileDataset:
+        """Read a document, or have it composed again where its file is lost or damaged: it says what it said."""
+        path = self._documents_dir / job.path
+        try:
+            try:
+                return dcmread(path)
+            except (FileNotFoundError, InvalidDicomError) as error:
+                log.warning("deliver.document-lost", sop_instance_uid=job.sop_instance_uid, kind=type(error).__name__)
+                path.unlink(missing_ok=True)
+                self._compose(job.finding_id, job.kind)
+                return dcmread(path)
+        except (OSError, InvalidDicomError) as error:
+            remedy = "Let the node's user read and write its documents, then retry."
+            raise DocumentRejected(f"The document {job.sop_instance_uid} cannot be read. {remedy}") from error
 
     def _ask_for_commitment(self, assoc: Any, archive: ArchivePeer, jobs: Sequence[Job]) -> None:
         """Ask the peer to vouch for the objects it has (PS3.4 section J.3.2), and wait a moment for its report."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -19,7 +20,7 @@ from dicom_node.retry import next_attempt_at
 from dicom_node.revisions import CommitmentState, DeliveryState, lock_revision, settle
 from dicom_node.settings import ArchivePeer, DeliverSettings
 from dicom_node.store import Delivery, Document, Revision, Store, Study, insert_if_absent, now
-from reports.identity import SOP_CLASSES
+from reports.identity import SOP_CLASSES, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class Job:
     """One delivery to work on."""
 
     delivery_id: int
-    kind: str  # a Kind of reports.identity
+    finding_id: int
+    kind: Kind
     sop_class_uid: str
     sop_instance_uid: str
     path: str  # relative to the documents directory
@@ -110,7 +112,8 @@ def jobs_of(store: Store, turn: Turn, at: datetime) -> tuple[Job, ...]:
 def _job(delivery: Delivery, document: Document) -> Job:
     return Job(
         delivery_id=delivery.id,
-        kind=document.kind,
+        finding_id=document.finding_id,
+        kind=cast("Kind", document.kind),
         sop_class_uid=document.sop_class_uid,
         sop_instance_uid=document.sop_instance_uid,
         path=document.path,

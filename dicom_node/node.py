@@ -99,12 +99,20 @@ class Node:
         self.store = Store(make_engine(url))
         self._membership = Membership(self.store, node.id, settings.cluster, node.data_dir)
         commitments = Commitments(self.store, settings.deliver, node.id, self._wake)
+        composer = Composer(
+            self.store,
+            spool_dir=settings.spool_dir,
+            documents_dir=settings.documents_dir,
+            settings=settings.compose,
+            node=node,
+        )
         self._courier = Courier(
             self.store,
             settings=settings.deliver,
             node=node,
             archives=settings.archives,
             documents_dir=settings.documents_dir,
+            compose=composer.compose,
             commitments=commitments,
             on_change=self._wake,
         )
@@ -114,13 +122,7 @@ class Node:
         self._street = Street(
             self.store,
             reader=reader,
-            composer=Composer(
-                self.store,
-                spool_dir=settings.spool_dir,
-                documents_dir=settings.documents_dir,
-                settings=settings.compose,
-                node=node,
-            ),
+            composer=composer,
             archives=settings.archives,
             node_id=node.id,
             on_composed=self._wake,

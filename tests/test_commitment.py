@@ -83,6 +83,7 @@ class Bench:
             node=self.settings.node,
             archives=self.settings.archives,
             documents_dir=self.settings.documents_dir,
+            compose=lambda *_: None,
             commitments=self.commitments,
         )
         self.uid, self.revision_id = enter_documents(store, self.settings.documents_dir, self.settings.archives)

@@ -72,6 +72,7 @@ class Round:
             node=settings.node,
             archives=settings.archives,
             documents_dir=settings.documents_dir,
+            compose=lambda *_: None,
             commitments=self.commitments,
         )
 
@@ -396,7 +397,7 @@ def test_each_archive_gets_the_kinds_it_takes(make_round: Callable[..., Round], 
     assert states(round_.store)[uid] == "committed"
 
 
-def test_a_document_that_is_gone_fails_alone(make_round: Callable[..., Round], tmp_path: Path) -> None:
+def test_a_document_that_cannot_be_composed_again_fails_alone(make_round: Callable[..., Round], tmp_path: Path) -> None:
     with Archive(tmp_path / "archive") as archive:
         round_ = make_round({"pacs": archive.address})
         uid = round_.enter()

@@ -278,6 +278,29 @@ def test_an_archive_that_comes_up_later_gets_everything(journal: Journal, tmp_pa
             wait_for_state(journal, node, film.StudyInstanceUID, "committed")
 
 
+@pytest.mark.parametrize("content", [None, b"no DICOM object"])
+def test_a_document_that_is_lost_before_it_is_sent_is_composed_again(
+    journal: Journal, tmp_path: Path, content: bytes | None
+) -> None:
+    """Given an archive that is down, when a document of its is lost or damaged, then it gets what was written."""
+    film = make_film()
+    with Archive(tmp_path / "archive") as down:
+        address = down.address
+    settings = make_settings(tmp_path / "node", {"pacs": address})
+    with run_node(settings, StandIn()) as node:
+        send(node.address, [film])
+        journal.wait_for("retried")
+        before = {path: path.read_bytes() for path in settings.documents_dir.rglob("*.dcm")}
+        for path in before:
+            path.unlink()
+            if content is not None:
+                path.write_bytes(content)
+        with Archive(tmp_path / "archive", port=address[1]):
+            wait_for_state(journal, node, film.StudyInstanceUID, "committed", "failed")
+        assert states(node.store) == {str(film.StudyInstanceUID): "committed"}
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_two_archives_are_served_apart(journal: Journal, archive: Archive, tmp_path: Path) -> None:
     """Given two archives, one of them down, then the other has the study committed all the same."""
     down = Archive(tmp_path / "down")
