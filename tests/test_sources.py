@@ -1016,6 +1016,71 @@ def test_without_names_of_classes_both_files_are_asked_for(tmp_path: Path) -> No
         read_boxes(tmp_path)
 
 
+def export_cvat_voc(folder: Path) -> None:
+    for part in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (folder / part).mkdir(parents=True)
+    write_voc(folder / "Annotations", "film2", hand_boxes())
+    (folder / "ImageSets" / "Main" / "default.txt").write_text("film2\n")
+    (folder / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nRadius:128,0,0::\n")
+
+
+def export_cvat_yolo(folder: Path) -> None:
+    (folder / "obj_train_data").mkdir()
+    write_yolo(folder / "obj_train_data", "film2", hand_boxes())
+    (folder / "obj_train_data" / "classes.txt").rename(folder / "obj.names")
+    (folder / "obj.data").write_text("classes = 7\nnames = data/obj.names\ntrain = data/train.txt\nbackup = backup/\n")
+    (folder / "train.txt").write_text("data/obj_train_data/film2.png\n")
+
+
+def export_cvat_ultralytics(folder: Path) -> None:
+    write_ultralytics(folder, NAMES_AS_TABLE + "path: ./\ntrain: train.txt\n")
+    for path in (*folder.glob("*/train/1377.*"),):
+        path.rename(path.with_stem("film2"))
+    (folder / "train.txt").write_text("images/train/film2.png\n")
+
+
+def export_label_studio_yolo(folder: Path) -> None:
+    for part in ("labels", "images"):
+        (folder / part).mkdir()
+    write_yolo(folder / "labels", "0a1b2c3d-film2", hand_boxes())
+    (folder / "labels" / "0a1b2c3d-film2.png").rename(folder / "images" / "0a1b2c3d-film2.png")
+    (folder / "labels" / "classes.txt").rename(folder / "classes.txt")
+    (folder / "notes.json").write_text(json.dumps({"categories": [{"id": 0, "name": "Radius"}], "info": {}}))
+
+
+def export_label_studio_coco(folder: Path) -> None:
+    write_coco(folder, "0a1b2c3d-film2", hand_boxes())
+    (folder / "boxes.json").write_text((folder / "boxes.json").read_text().replace("0a1b", "images/0a1b"))
+
+
+@pytest.mark.parametrize(
+    "export",
+    [export_cvat_voc, export_cvat_yolo, export_cvat_ultralytics, export_label_studio_yolo, export_label_studio_coco],
+)
+def test_what_tools_export_is_read_as_it_unpacks(site: Path, export: Callable[[Path], None]) -> None:
+    (site / "annotations").mkdir()
+    export(site / "annotations")
+    annotation = read_annotations(site)[4]
+    assert set(annotation.points) == set(BOX_NAMES)
+    assert annotation.aspect == pytest.approx(400 / 600)
+
+
+def test_a_film_that_is_called_like_an_upload_is_that_film(tmp_path: Path) -> None:
+    for name in ("0a1b2c3d-film", "film"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), picture(len(name)))
+    rows = [["0a1b2c3d-film.png", "F", 8], ["film.png", "F", 8]]
+    write_csv(tmp_path / "readings.csv", ["file", "sex", "bone_age_years"], rows)
+    (tmp_path / "annotations").mkdir()
+    write_voc(tmp_path / "annotations", "0a1b2c3d-film", hand_boxes())
+    assert set(read_annotations(tmp_path)) == {2}
+
+
+def test_a_json_that_is_no_coco_says_so(tmp_path: Path) -> None:
+    (tmp_path / "export.json").write_text(json.dumps([{"id": 1, "annotations": []}]))
+    with pytest.raises(DataError, match=r"export\.json: it is no COCO file"):
+        read_boxes(tmp_path)
+
+
 def test_uids_as_file_names_are_whole_names(tmp_path: Path) -> None:
     for film in ("1.2.840.1", "1.2.840.2"):
         make_object(tmp_path / film, int(film[-1]))

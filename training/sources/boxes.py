@@ -3,7 +3,9 @@
 Labels are the 21 names of ``inference.anatomy.BOX_NAMES``, or the seven classes of the RUS boxes (Radius, Ulna,
 MCPFirst, MCP, ProximalPhalanx, MiddlePhalanx, DistalPhalanx), whose fingers are ordered by geometry. Boxes belong to
 the film that has the name of their file, or of the image that the file names, without folders and ending: a site's
-``hand12.dcm`` has its boxes in ``hand12.xml``. In the two other layouts that name is the film's id.
+``hand12.dcm`` has its boxes in ``hand12.xml``. In the two other layouts that name is the film's id. What CVAT and Label
+Studio export beside the boxes (lists of images, names of labels) is passed over; the eight digits that Label Studio
+puts before an image's name count only where no film has them.
 
 Nothing is guessed and nothing dropped in silence: a box far beyond its film's edge, a label or a film that comes twice,
 a hand whose boxes are too many or too few and a file without a film are problems, all named at once. A box that is only
@@ -15,12 +17,13 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from xml.etree.ElementTree import Element, ParseError, parse
 
 from inference.anatomy import BOX_NAMES
@@ -41,8 +44,17 @@ EDGE_TOLERANCE = 0.05
 """So far beyond its film's edge, as a share of the film's side, a box may reach; it is cut off there and named."""
 ROUNDING = 0.003
 """What is less beyond the edge is cut off unnamed: tools round, and count pixels from 0 or 1."""
+LISTS_OF_CVAT = "obj.data"
+"""Beside CVAT's YOLO texts: says which texts are lists of images."""
+NOT_BOXES = frozenset({"labelmap.txt", "notes.json"})
+"""What CVAT writes beside VOC's files, and Label Studio beside YOLO's: names of labels again, and no boxes."""
+IMAGE_SETS = "ImageSets"
+"""VOC's folder of lists of images."""
 OTHER_IMAGES = (".bmp", ".tif", ".tiff")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG", ".dcm", ".DCM", "", *OTHER_IMAGES)
+
+_UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")
+"""What Label Studio puts before the name of an image that was uploaded."""
 
 _BROKEN = (
     DataError, FilmError, ParseError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, OSError,
@@ -147,15 +159,21 @@ def _film_of(sheet: Sheet, films: Films | None) -> tuple[int, str]:
     if films is not None:
         entry = _entry_of(sheet, films)
         return entry.reading.rsna_id, entry.name
-    numbers = {int(name) for name in sheet.names if name.isdecimal()}
+    numbers = {int(name) for name in (*sheet.names, *_as_uploaded(sheet)) if name.isdecimal()}
     if len(numbers) != 1:
         raise DataError("its name must be the film's id, and no other than that of the image that it names.")
     return min(numbers), f"film {min(numbers)}"
 
 
+def _as_uploaded(sheet: Sheet) -> tuple[str, ...]:
+    """Return what the images were called before they were uploaded to Label Studio."""
+    return tuple(_UPLOADED.sub("", name, count=1) for name in sheet.names if _UPLOADED.match(name))
+
+
 def _entry_of(sheet: Sheet, films: Films) -> Entry:
-    numbers = [str(int(name)) for name in sheet.names if name.isdecimal()]  # "0012", where there is only a 12
-    names = [name for name in sheet.names if name in films] or [name for name in numbers if name in films]
+    numbers = tuple(str(int(name)) for name in sheet.names if name.isdecimal())  # "0012", where there is only a 12
+    likely = (sheet.names, numbers, _as_uploaded(sheet))
+    names = next((known for names in likely if (known := [name for name in names if name in films])), [])
     found = {entry.reading.rsna_id: entry for name in names for entry in films[name]}
     if not found:
         raise DataError("no film in the table has its name, or that of the image that it names.")
@@ -278,6 +296,8 @@ def _text(element: Element, path: str) -> str:
 
 def _read_coco(file: Path) -> list[Sheet]:
     table = json.loads(file.read_text("utf-8-sig"))
+    if not isinstance(table, dict) or not {"images", "categories", "annotations"} <= set(table):
+        raise DataError("it is no COCO file: it lacks images, categories or annotations.")
     labels = {category["id"]: str(category["name"]) for category in table["categories"]}
     sheets: dict[object, Sheet] = {}
     extents: dict[object, tuple[float, float]] = {}
@@ -294,18 +314,34 @@ def _read_coco(file: Path) -> list[Sheet]:
 
 
 def _yolo_files(folder: Path) -> list[Path]:
-    """Return the texts that hold boxes: neither names of classes nor the lists of images that a ``data.yaml`` names."""
+    """Return the texts that hold boxes: neither names of classes nor the lists of images that another file names."""
     lists: set[Path] = set()
-    for path in (path for path in files_below(folder) if path.name == DATA_FILE):
-        with suppress(DataError):  # said of every text whose classes it has
-            lists |= read_data_file(path).lists
+    for path in files_below(folder):
+        if path.name == DATA_FILE:
+            with suppress(DataError):  # said of every text whose classes it has
+                lists |= read_data_file(path).lists
+        elif path.name == LISTS_OF_CVAT:
+            lists |= _lists_of_cvat(path)
     texts = (path for path in _files(folder, ".txt") if path.name not in CLASS_FILES)
     return [path for path in texts if path.resolve() not in lists]
 
 
+def _lists_of_cvat(path: Path) -> set[Path]:
+    """Return the lists of images that lines as ``train = data/train.txt`` name; CVAT leaves them beside the file."""
+    lines = (line.partition("=") for line in path.read_text("utf-8", errors="replace").splitlines())
+    named = [value.strip() for key, _, value in lines if key.strip() in {"train", "valid", "test"}]
+    return {(path.parent / name).resolve() for value in named for name in (value, PureWindowsPath(value).name)}
+
+
 def _files(folder: Path, ending: str) -> list[Path]:
-    """Return the files below a folder that have an ending, in capitals or not."""
-    return sorted(path for path in files_below(folder) if path.suffix.lower() == ending)
+    """Return the files below a folder that have an ending, in capitals or not, and may hold boxes."""
+    return sorted(
+        path
+        for path in files_below(folder)
+        if path.suffix.lower() == ending
+        and path.name not in NOT_BOXES
+        and IMAGE_SETS not in path.relative_to(folder).parts
+    )
 
 
 def _read_yolo(file: Path, folder: Path, films: Films | None, names_in: Callable[[Path], list[str]]) -> list[Sheet]:
