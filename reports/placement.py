@@ -32,7 +32,7 @@ CELLS = 160
 """Cells of the long side of the image in which the room is measured."""
 STEPS = 20
 """Places across and down that are tried."""
-REGION_COST, HAND_COST = 12.0, 2.0
+REGION_COST, HAND_COST = 12.0, 8.0
 """What a cell of a region, and of the rest of the hand, costs to be written over; a free one costs nothing."""
 LINE_COST, DOWN_COST, ACROSS_COST = 4.0, 24.0, 12.0
 """Cells of the hand that one line more, and a place at the far end, are worth: a free text stands above and left."""
@@ -43,6 +43,8 @@ _FINGER_BONES = frozenset(name for chain in _CHAINS for name in chain) - {"MC3",
 _BETWEEN = (("DP1", 0.6, 1.25), ("DP5", 0.5, 1.15))
 """Where the tips of second and fourth finger lie, of a flat hand: the tip that they stand beside as well as the third
 finger's, the third one's share in the place between both, and how much further out they lie."""
+_FOREARM = 4.0
+"""How many times as far as from the carpus to the ends of radius and ulna the forearm goes on beyond these."""
 _MEASURED = 20
 """Size in which letters are measured; a tiny film's own would be rounded to nothing."""
 _NO_BREAK = "\u00a0"
@@ -200,8 +202,15 @@ class _Room:
             ]
         thick = max(1, round(self.scale * float(np.median([box.x1 - box.x0 for box in regions.values()]))))
         for chain in chains:
-            line = np.array([self._cell(*middle) for middle in chain], np.int32).reshape(-1, 1, 2)
-            cv2.polylines(costs, [line], False, HAND_COST, thick)
+            self._draw(costs, chain, thick)
+        forearm = [middles[name] for name in ("radius", "ulna") if name in middles]
+        if forearm and "carpus" in middles:
+            base = np.mean(forearm, axis=0)
+            self._draw(costs, [base, base + _FOREARM * (base - middles["carpus"])], len(forearm) * thick)
+
+    def _draw(self, costs: NDArray[np.uint8], chain: Sequence[NDArray[np.float64]], thick: int) -> None:
+        line = np.array([self._cell(*middle) for middle in chain], np.int32).reshape(-1, 1, 2)
+        cv2.polylines(costs, [line], False, HAND_COST, thick)
 
     def place(self, size: tuple[float, float], lines: int) -> tuple[float, Box]:
         """Return the best place of a text of this size on the image, and what it costs."""
