@@ -239,6 +239,9 @@ def _marks(document: Dataset, source: Dataset, finding: Finding) -> None:
         for drawn in annotation.get("GraphicObjectSequence") or ():
             inside = all(0 <= value <= sizes[place % 2] for place, value in enumerate(drawn.GraphicData))
             _require(inside, "form", "a mark is not on the image")
+        for text in annotation.get("TextObjectSequence") or ():
+            inside = all(0 <= value <= sizes[place] for place, value in enumerate(text.AnchorPoint))
+            _require(inside, "form", "a text does not begin on the image")
 
 
 def _states(text: str, finding: Finding) -> bool:

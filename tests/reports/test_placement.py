@@ -12,6 +12,7 @@ import pytest
 
 from inference.finding import Box, Flag, Roi
 from reports import lettering, wording
+from reports.errors import VerificationError
 from reports.presentation_state import compose_gsps
 from reports.verify import verify
 
@@ -159,6 +160,14 @@ def test_on_pixels_that_are_not_square(composed, dx):
         assert shared(one, other) <= 0.02
     assert max(text.x1 for text in texts) <= dx.Columns
     assert max(text.y1 for text in texts) <= dx.Rows
+
+
+@pytest.mark.parametrize("anchor", [[801.0, 5.0], [5.0, 1001.0], [-1.0, 5.0]])
+def test_a_text_beyond_the_image_is_noticed(composed, dx, anchor):
+    document, finding = composed()
+    document.GraphicAnnotationSequence[0].TextObjectSequence[0].AnchorPoint = anchor
+    with pytest.raises(VerificationError, match="form"):
+        verify(document, dx, finding)
 
 
 @pytest.mark.parametrize("language", wording.LANGUAGES)
