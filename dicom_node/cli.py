@@ -3,21 +3,23 @@
 Only this module is imported to parse a command line and to print help; the module that does the work comes after.
 
 Exit codes: 0 done; 1 tried and failed (the sentence on standard error says what); 2 the command line or the settings
-are wrong; 130 interrupted.
+are wrong; 130 interrupted; 141 whoever read the answer has gone, as ``head`` does.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
 from dicom_node import __version__
 
-DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_USAGE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
 
 CONFIG_VARIABLE = "BONEAGE_NODE_CONFIG"
 DELEGATED = {
@@ -36,7 +38,33 @@ DELEGATED = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's) and return its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _carry_out(list(sys.argv[1:] if argv is None else argv))
+    except BrokenPipeError:
+        if not _is_reader_gone():
+            raise
+        return READER_GONE
+    _is_reader_gone()  # what is still to be written is then, not when Python ends
+    return code
+
+
+def _is_reader_gone() -> bool:
+    """Write what standard output still holds; where it is a pipe that nobody reads any more, let that go."""
+    try:
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
+        place = sys.stdout.fileno()
+    except (OSError, ValueError):  # a full disk, of which Python itself tells at its end, or no file of the system's
+        return False
+    poll = select.poll()
+    poll.register(place, 0)
+    gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), place)
+    return gone
+
+
+def _carry_out(arguments: list[str]) -> int:
     try:
         if arguments and arguments[0] in DELEGATED:
             return _delegate(arguments[0], arguments[1:])

@@ -119,6 +119,27 @@ def test_an_interruption_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["serve", "--config", "x"]) == 130
 
 
+@pytest.mark.parametrize("question", [["models", "list"], ["models", "show", "house"]])
+def test_an_answer_whose_reader_has_gone_is_no_defect(question: list[str]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "dicom_node", *question], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as asked:
+        assert asked.stdout is not None
+        assert asked.stderr is not None
+        asked.stdout.close()
+        said = asked.stderr.read()
+    assert (said, asked.returncode in {cli.DONE, cli.READER_GONE}) == ("", True)
+
+
+def test_a_pipe_that_broke_elsewhere_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_off(_: Sequence[str]) -> int:
+        raise BrokenPipeError("the database")
+
+    monkeypatch.setitem(sys.modules, "training.train", types.SimpleNamespace(main=break_off))
+    with pytest.raises(BrokenPipeError):
+        cli.main(["train"])
+
+
 def test_train_and_evaluate_get_their_arguments_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
     for name in ("training.train", "training.evaluate"):
