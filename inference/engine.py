@@ -13,7 +13,7 @@ from pydicom import Dataset
 
 from inference.bundle import DETECTOR, Bundle, canonical_name, open_bundle
 from inference.errors import BundleError, FilmError
-from inference.film import Film, bytes_to_read, read_film, without_border
+from inference.film import Film, bytes_to_read, read_film, with_square_pixels, without_border
 from inference.finding import (
     AssumedReading,
     BoneProfile,
@@ -273,6 +273,7 @@ class Engine:
         from inference import eligibility
 
         image, corner = without_border(bytes_to_read(film))
+        image, steps = with_square_pixels(image, film.pixel_aspect)
         doubt = eligibility.doubt_image(image)
         if doubt is not None:
             return self._refuse_doubt(doubt, subject, film.flags)
@@ -289,7 +290,7 @@ class Engine:
         flags += _flags_of_others(hand, hands)
         if any(eligibility.may_be_hand(one.evidence) for one in located):
             flags.append(_ANOTHER_HAND)
-        box, rois = _places(image, hand, corner)
+        box, rois = _places(image, hand, corner, steps)
         doubt = eligibility.doubt_completeness(hand.evidence)
         if doubt is None and box is None:
             doubt = eligibility.NO_HAND
@@ -409,10 +410,12 @@ def read_intervals(bundle: Bundle, *, uncalibrated: bool = False) -> tuple[Calib
     return calibration, SexAlarm.parse(table)
 
 
-def _places(image: Grey, hand: LocatedHand, corner: tuple[int, int]) -> tuple[Box | None, tuple[Roi, ...]]:
+def _places(
+    image: Grey, hand: LocatedHand, corner: tuple[int, int], steps: tuple[float, float]
+) -> tuple[Box | None, tuple[Roi, ...]]:
     """Return the hand's box, None where nothing of it is in the image, and the ROIs found, in film pixels.
 
-    ``corner`` (x, y) is where the image begins in the film.
+    ``corner`` (x, y) is where the image begins in the film, ``steps`` (x, y) are film pixels to a pixel of the image.
     """
     from inference.eligibility import FOUND_SCORE
     from inference.preparation import hand_box, make_rois
@@ -420,7 +423,8 @@ def _places(image: Grey, hand: LocatedHand, corner: tuple[int, int]) -> tuple[Bo
     rows, columns = image.shape
     box = hand_box(hand.landmarks).clipped(columns, rows)
     rois = [roi for roi in make_rois(hand.landmarks) if roi.score >= FOUND_SCORE]
-    return box and box.moved(*corner), tuple(Roi(roi.name, roi.box.moved(*corner), roi.score) for roi in rois)
+    placed = tuple(Roi(roi.name, roi.box.scaled(*steps).moved(*corner), roi.score) for roi in rois)
+    return box and box.scaled(*steps).moved(*corner), placed
 
 
 _SIDES = {Laterality.LEFT: "left", Laterality.RIGHT: "right", Laterality.UNKNOWN: "only"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from pydicom import uid
@@ -34,12 +35,16 @@ SUPPORTED_TRANSFER_SYNTAXES: tuple[str, ...] = tuple(map(str, DECODERS))
 GREY_TOLERANCE = 16 / 255
 """Difference between the colours of a pixel, of full range, that still counts as grey: JPEG leaves some."""
 
+SQUARE_TOLERANCE = 0.01
+"""Share by which the sides of a pixel may differ and still count as the same."""
+
 LEAST_SHOWN = 0.25
 """A shutter that shows a smaller share of its film than this is flagged: it may be of an image of another size."""
 _MOSTLY_HIDDEN = Flag("shutter-hides-most", "The display shutter hides most of the film; only what it shows was read.")
 _UNUSABLE_SHUTTER = Flag(
     "shutter-unusable", "The film's display shutter cannot be used as the header gives it; all of the film was read."
 )
+_NOT_SQUARE = Flag("pixels-not-square", "The film's pixels are not square; they were made square for reading.")
 
 _LATERALITY_CODES = {
     ("7771000", "SCT"): "L",
@@ -65,6 +70,7 @@ class Film:
     spacing_mm: tuple[float, float] | None  # (between rows, between columns), at the detector
     flags: tuple[Flag, ...]
     hidden: npt.NDArray[np.bool_] | None = None  # (rows, columns), what a display shutter hides
+    pixel_aspect: float = 1.0  # height of a pixel over its width
 
 
 def read_film(ds: Dataset) -> Film:
@@ -94,9 +100,10 @@ def read_film(ds: Dataset) -> Film:
         pixels[hidden] = shutter.presentation_value / WHITE
         flags += () if shown.mean() >= LEAST_SHOWN else (_MOSTLY_HIDDEN,)
     side, source, side_flags = read_laterality(ds)
-    spacing, spacing_flags = read_spacing(ds)
-    flags = (*colour_flags, *flags, *_loss_flags(ds, layout), *side_flags, *spacing_flags)
-    return Film(pixels, side, source, spacing, flags, hidden)
+    spacing, aspect = read_spacing(ds), read_pixel_aspect(ds)
+    flags = (*colour_flags, *flags, *_loss_flags(ds, layout), *side_flags)
+    flags += () if aspect == 1 else (_NOT_SQUARE,)
+    return Film(pixels, side, source, spacing, flags, hidden, aspect)
 
 
 def display_bytes(film: Film) -> npt.NDArray[np.uint8]:
@@ -125,6 +132,22 @@ def without_border(image: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8],
     return image[top:bottom, left:right], (left, top)
 
 
+def with_square_pixels(
+    image: npt.NDArray[np.uint8], pixel_aspect: float
+) -> tuple[npt.NDArray[np.uint8], tuple[float, float]]:
+    """Sample an image anew, as large as before, so that its pixels are square; one whose pixels are stays as it is.
+
+    Returns the image and the (x, y) steps in pixels of the given image from one of its pixels to the next.
+    """
+    if pixel_aspect == 1:
+        return image, (1.0, 1.0)
+    rows, columns = image.shape
+    factor = pixel_aspect**0.5
+    extent = (max(1, round(columns / factor)), max(1, round(rows * factor)))
+    made = np.asarray(cv2.resize(image, extent, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+    return made, (columns / extent[0], rows / extent[1])
+
+
 def _flat_edge(image: npt.NDArray[np.uint8]) -> int:
     """Count the first rows that have all the value of the first pixel."""
     differs = (image != image[0, 0]).any(axis=1)
@@ -149,18 +172,23 @@ def read_laterality(ds: Dataset) -> tuple[Laterality, str, tuple[Flag, ...]]:
     return Laterality(sides.pop()), stated[0][1], ()
 
 
-def read_spacing(ds: Dataset) -> tuple[tuple[float, float] | None, tuple[Flag, ...]]:
+def read_spacing(ds: Dataset) -> tuple[float, float] | None:
     """Return (row, column) spacing in mm: ImagerPixelSpacing, else PixelSpacing, else NominalScannedPixelSpacing."""
     for keyword in ("ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing"):
         spacing = numbers(ds, keyword)
         if len(spacing) == 2 and all(0 < side < 10 for side in spacing):
-            break
-    else:
-        return None, ()
-    row, column = spacing
-    if abs(row - column) <= 0.01 * max(row, column):
-        return (row, column), ()
-    return (row, column), (Flag("pixels-not-square", "The film's pixels are not square."),)
+            return spacing[0], spacing[1]
+    return None
+
+
+def read_pixel_aspect(ds: Dataset) -> float:
+    """Return a pixel's height over its width, 1 where they hardly differ: by its spacing, else by PixelAspectRatio.
+
+    PS3.3 C.7.6.3.1.7: PixelAspectRatio stands in films without a spacing, such as digitised ones.
+    """
+    ratio = numbers(ds, "PixelAspectRatio")
+    height, width = read_spacing(ds) or (ratio if len(ratio) == 2 and min(ratio) > 0 else (1.0, 1.0))
+    return 1.0 if abs(height - width) <= SQUARE_TOLERANCE * max(height, width) else height / width
 
 
 def _check_whole(ds: Dataset) -> None:

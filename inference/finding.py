@@ -59,6 +59,10 @@ class Box:
         """Return the box shifted by so many pixels."""
         return Box(self.x0 + x, self.y0 + y, self.x1 + x, self.y1 + y)
 
+    def scaled(self, x: float, y: float) -> Box:
+        """Return the box with its places multiplied by these factors."""
+        return Box(self.x0 * x, self.y0 * y, self.x1 * x, self.y1 * y)
+
     def clipped(self, columns: int, rows: int) -> Box | None:
         """Return the part of the box inside an image of that size, or None where nothing of it is."""
         x0, y0, x1, y1 = max(self.x0, 0.0), max(self.y0, 0.0), min(self.x1, float(columns)), min(self.y1, float(rows))

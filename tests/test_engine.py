@@ -6,6 +6,7 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -95,6 +96,21 @@ def test_a_mirrored_film_reads_the_same_and_shows_a_right_hand(engine, hand):
     assert isinstance(mirrored, Estimate)
     assert mirrored.age_months == pytest.approx(upright.age_months, abs=3)
     assert (upright.laterality, mirrored.laterality) == (Laterality.LEFT, Laterality.RIGHT)
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.6])
+def test_a_film_of_pixels_that_are_not_square_reads_as_a_square_one(engine, hand, factor):
+    """Given a film squashed or drawn out in its rows, which says so, then age and places are those of the film."""
+    rows, columns = hand.shape
+    plain = engine.interpret(as_object(hand))
+    stretched = as_object(cv2.resize(hand, (columns, round(rows * factor)), interpolation=cv2.INTER_AREA))
+    stretched.PixelAspectRatio = [round(1000 / factor), 1000]
+    finding = engine.interpret(stretched)
+    assert isinstance(finding, Estimate)
+    assert finding.age_months == pytest.approx(plain.age_months, abs=3)
+    assert finding.hand.centre == pytest.approx((plain.hand.centre[0], plain.hand.centre[1] * factor), rel=0.02)
+    assert finding.rois[0].box.centre[1] == pytest.approx(plain.rois[0].box.centre[1] * factor, rel=0.02)
+    assert "pixels-not-square" in {flag.code for flag in finding.flags}
 
 
 def test_monochrome1_is_inverted_once(engine, hand):

@@ -30,6 +30,7 @@ from inference.film import (
     Film,
     display_bytes,
     read_film,
+    with_square_pixels,
 )
 from inference.finding import Laterality, RefusalCode
 
@@ -477,13 +478,30 @@ def test_laterality(elements, side, source, flags):
         ({"ImagerPixelSpacing": ["0", "0"]}, None, []),
         ({"ImagerPixelSpacing": ["0.1"]}, None, []),
         ({"ImagerPixelSpacing": None}, None, []),
+        ({"ImagerPixelSpacing": None, "PixelAspectRatio": ["2", "1"]}, None, ["pixels-not-square"]),
+        ({"ImagerPixelSpacing": None, "PixelAspectRatio": ["1", "1"]}, None, []),
+        ({"ImagerPixelSpacing": None, "PixelAspectRatio": ["0", "1"]}, None, []),
+        ({"PixelAspectRatio": ["2", "1"]}, (0.15, 0.15), []),
     ],
 )
 def test_spacing(elements, spacing, flags):
     film = read_film(make_film(**elements))
 
     assert film.spacing_mm == spacing
+    assert film.pixel_aspect == (2.0 if flags else 1.0)
     assert codes(film) == flags
+
+
+def test_square_pixels():
+    image = np.arange(12 * 8, dtype=np.uint8).reshape(12, 8)
+
+    tall, steps = with_square_pixels(image, 4.0)
+    same, unit = with_square_pixels(image, 1.0)
+
+    assert tall.shape == (24, 4)
+    assert steps == (2.0, 0.5)
+    assert same is image
+    assert unit == (1.0, 1.0)
 
 
 def test_display_bytes_span_the_film():
