@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy import select
 
+from dicom_node import ballast
 from dicom_node.asked import Asked
 from dicom_node.cluster import Membership
 from dicom_node.commitment import Commitments
@@ -185,6 +186,7 @@ class Node:
         """
         upgrade(self.store.engine)
         self._membership.join()
+        ballast.take_in(self.settings.node.data_dir)
         try:
             swept = self._spool.open() + self._spool.sweep(self._is_known)
             if swept:

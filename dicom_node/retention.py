@@ -21,6 +21,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.orm import Session, aliased
 
+from dicom_node import ballast
 from dicom_node.errors import NodeError, SpoolFailed
 from dicom_node.events import record
 from dicom_node.fingerprints import keep_fingerprint
@@ -105,6 +106,7 @@ class Purger:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._node_id = settings.node.id
+        self._data_dir = settings.node.data_dir
         self._folders: dict[What, Path] = {"films": settings.spool_dir, "documents": settings.documents_dir}
 
     def find(self, limits: Limits) -> list[Portion]:
@@ -130,15 +132,19 @@ class Purger:
         StoreError
             The database failed; what went before stays so.
         """
-        self._remove(self._left_behind())
-        gone = []
-        for portion in self.find(limits):
-            if is_stopping():
-                break
-            given_up = self._give_up(portion, limits)
-            if given_up:
-                self._remove(given_up)
-                gone.append(portion)
+        ballast.throw(self._data_dir)
+        try:
+            self._remove(self._left_behind())
+            gone = []
+            for portion in self.find(limits):
+                if is_stopping():
+                    break
+                given_up = self._give_up(portion, limits)
+                if given_up:
+                    self._remove(given_up)
+                    gone.append(portion)
+        finally:
+            ballast.take_in(self._data_dir)
         return gone
 
     def _sized(self, session: Session, portion: Portion) -> Portion:

@@ -22,6 +22,8 @@ from dicom_node.store import Delivery, Document, NodeRow, Revision, Store, Study
 from dicom_node.terminal import make_table, open_console
 
 MOST_SHOWN = 20
+NO_NODE = "NO NODE RUNS: nothing is received and nothing goes on until `boneage-node serve` does."
+NO_SIGN = "NO NODE RUNS, or one does and has no room left to show that it lives: see below."
 UNANSWERED = (
     "The peer took the object and the request to vouch for it, and has not reported. Let the archive know this node's "
     "AE title, address and port, to which it reports, or say commitment = false."
@@ -50,9 +52,9 @@ def run(options: argparse.Namespace) -> int:
         _print_studies(console, session)
         _print_deliveries(console, session)
         _print_spool(console, session, settings)
-        if not lives:
-            console.print("NO NODE RUNS: nothing is received and nothing goes on until `boneage-node serve` does.")
         shortage = find_shortage(settings)
+        if not lives:
+            console.print(NO_NODE if shortage is None else NO_SIGN, soft_wrap=True)
         if shortage is not None:
             console.print(shortage, soft_wrap=True)
         unanswered = find_unanswered(session, timedelta(seconds=settings.deliver.commitment_timeout_s))

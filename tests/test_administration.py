@@ -166,6 +166,14 @@ def test_status_says_that_little_room_is_left(ward: Ward, monkeypatch: pytest.Mo
     assert "LITTLE ROOM" not in ward.run("status")[1]
 
 
+def test_status_on_a_full_disk_does_not_swear_that_no_node_runs(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a disk on which no node can write that it lives, then nobody is sent to start another."""
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=0))
+    out = ward.run("status")[1]
+    assert ("no room left to show that it lives" in out, "until `boneage-node serve`" in out) == (True, False), out
+
+
 def test_status_names_what_an_archive_never_vouches_for(ward: Ward) -> None:
     ward.add_study("1.2.3", due_at=now() + timedelta(hours=1))
     ward.add_study("1.2.4", due_at=now() + timedelta(hours=1))

@@ -5,6 +5,8 @@ Not covered: how a film that comes back is judged (test_store_intake.py), the ha
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,7 +19,7 @@ import sqlalchemy as sa
 from conformance.films import PATIENT, make_film
 from conformance.nodes import Journal, make_settings, run_node, send, states
 from conformance.stand_in import StandIn
-from dicom_node import cli, retention
+from dicom_node import ballast, cli, retention
 from dicom_node.archive import Archive
 from dicom_node.assemble import reprocess
 from dicom_node.corrections import digest
@@ -221,6 +223,45 @@ def test_a_reading_that_was_dismissed_holds_no_film_and_keeps_its_documents(shel
     shelf.change(Revision, state="delivered", error_code="composition-failed", dismissed_at=LONG_AGO)
     shelf.change(Study, state="delivered")
     assert [one.what for one in shelf.purger.purge(ALL)] == ["films"]
+
+
+def test_a_purge_of_a_full_disk_has_its_ballast_to_write_with(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a full disk, when it is purged, then ballast goes before a row is written, and comes back."""
+    shelf.add_study("1.2")
+    folder = shelf.settings.node.data_dir
+    ballast.take_in(folder)
+    assert (folder / "ballast").stat().st_blocks * 512 >= ballast.SIZE_BYTES
+    usage, give_up, seen = shutil.disk_usage(folder), shelf.purger._give_up, []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=0))
+
+    def look(*arguments: Any) -> Any:
+        seen.append((folder / "ballast").exists())
+        return give_up(*arguments)
+
+    monkeypatch.setattr(shelf.purger, "_give_up", look)
+    assert len(shelf.purger.purge(FILMS)) == 1
+    assert (seen, (folder / "ballast").exists()) == ([False], False)
+    monkeypatch.undo()
+    shelf.purger.purge(FILMS)
+    assert (folder / "ballast").exists()
+
+
+@pytest.mark.parametrize("trouble", ["no folder", "no room", "no allocation"])
+def test_ballast_that_cannot_be_taken_in_is_no_error(
+    tmp_path: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    usage = shutil.disk_usage(tmp_path)
+    if trouble == "no room":
+        monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=9 << 20))
+    if trouble == "no allocation":
+        monkeypatch.setattr(os, "posix_fallocate", refuse)
+    folder = tmp_path / "absent" if trouble == "no folder" else tmp_path
+    ballast.take_in(folder)
+    ballast.throw(folder)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("dies_at", [1, 2])
