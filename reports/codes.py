@@ -6,6 +6,8 @@ reasons of a refusal) a private scheme is used, declared in Coding Scheme Identi
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 from pydicom.sr.coding import Code
 
 from inference.finding import Laterality, RefusalCode, Sex
@@ -256,6 +258,9 @@ REGIONS: dict[str, Code] = {
 }
 """What each region of ``inference.anatomy.ROI_NAMES`` shows."""
 
+_LONGEST_CODE, _HASH_DIGITS = 16, 4
+"""Characters of Code Value (0008,0100), and how many of them tell one ensemble from another."""
+
 REFERENCE_METHODS: dict[str, Code] = {
     "house": GREULICH_PYLE,
     "global-local": GREULICH_PYLE,
@@ -276,5 +281,11 @@ def reference_method(method: str) -> Code | None:
 
 
 def estimation_method(method: str) -> Code:
-    """Return the code of a method; a name that is too long is cut in the code, not in the meaning."""
-    return Code(method[:16], PRIVATE_SCHEME, f"Bone age estimation by {method}"[:64])
+    """Return the code of a method; a name that is too long is cut in the code, not in the meaning.
+
+    That of several methods ends in digits of its hash: cut alone, other ensembles would have the same code.
+    """
+    value = method[:_LONGEST_CODE]
+    if value != method and "+" in method:
+        value = f"{method[: _LONGEST_CODE - _HASH_DIGITS - 1]}~{sha256(method.encode()).hexdigest()[:_HASH_DIGITS]}"
+    return Code(value, PRIVATE_SCHEME, f"Bone age estimation by {method}"[:64])

@@ -118,3 +118,13 @@ def test_children_come_in_order():
     read = read_dataset(BytesIO(item.encoded()), False, True)
     assert [child.TextValue for child in read.ContentSequence] == ["b", "c"]
     assert content.with_children(item) is item
+
+
+def test_no_two_methods_have_the_same_code():
+    """Given names whose first letters are the same, as those of ensembles are, then their codes differ and fit."""
+    methods = ["house", "global-local", "unsupervised-mobilenet", "global-local+house", "global-local+house+2m-net"]
+    methods += ["ala-net+global-local", "ala-net+global-local+house", "house+unsupervised-mobilenet"]
+    values = [codes.estimation_method(method).value for method in methods]
+    assert values[:2] == methods[:2]
+    assert len(set(values)) == len(methods)
+    assert max(map(len, values)) <= 16
