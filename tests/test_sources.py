@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import json
+import struct
+import zlib
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -20,7 +22,7 @@ from pydicom.uid import ComputedRadiographyImageStorage, DeflatedExplicitVRLittl
 from conformance.films import encode, make_film
 from dicom_node.cli import main
 from inference.anatomy import BOX_NAMES
-from inference.errors import CutOff
+from inference.errors import CutOff, UnreadablePixels
 from inference.finding import Sex
 from training.annotations import RUS_CLASSES, read_annotations
 from training.bones import annotated_films
@@ -536,6 +538,27 @@ def test_a_jpeg_that_is_cut_off_is_no_film(tmp_path: Path, share: float) -> None
     path.write_bytes(head + picture_of[2 : round(share * len(picture_of)) - 2])
     with pytest.raises(CutOff, match="The image is cut off"):
         open_image(path)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def test_an_image_that_claims_to_be_larger_than_any_is_named(tmp_path: Path) -> None:
+    """Given a PNG whose header is damaged, so that it has ten thousand million pixels, then it is no film."""
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(UnreadablePixels, match="larger than any film"):
+        read_image(tmp_path / "a.png")
+
+
+def test_an_image_of_another_depth_is_no_film(tmp_path: Path) -> None:
+    """Given numbers with fractions under an image's name, whose white nobody knows, then they are refused."""
+    cv2.imwrite(str(tmp_path / "a.tiff"), picture(1).astype(np.float32) / 255)
+    (tmp_path / "a.tiff").rename(tmp_path / "a.png")
+    with pytest.raises(UnreadablePixels, match="neither 8 nor 16 bits"):
+        read_image(tmp_path / "a.png")
 
 
 def test_what_16_bits_hold_is_kept(tmp_path: Path) -> None:

@@ -39,13 +39,18 @@ def read_image(path: Path) -> npt.NDArray[np.float32]:
     CutOff
         If it is a JPEG that ends before its data does.
     UnreadablePixels
-        If it is missing or cannot be decoded.
+        If it is missing, cannot be decoded, or has another depth.
     """
     if is_cut_off(path):
         raise CutOff("The image is cut off: it ends before its data does.")
-    pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH) if path.is_file() else None
+    try:
+        pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH) if path.is_file() else None
+    except cv2.error as error:
+        raise UnreadablePixels("The image says that it is larger than any film, or is damaged.") from error
     if pixels is None:
         raise UnreadablePixels("The image is missing or cannot be decoded.")
+    if pixels.dtype not in {np.dtype(np.uint8), np.dtype(np.uint16)}:
+        raise UnreadablePixels("The image has neither 8 nor 16 bits.")
     bits = max(8, int(pixels.max()).bit_length())
     return np.asarray(pixels, dtype=np.float32) / np.float32(2**bits - 1)
 

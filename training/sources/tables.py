@@ -69,7 +69,8 @@ def read_lines(path: Path, known: Collection[str]) -> Table:
             reader.fieldnames = columns
             lines = [(above + reader.line_num, _whole(row)) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"The table of readings {path} cannot be read; it must be a CSV in UTF-8.") from error
+        words = "it must be a CSV in UTF-8 (in Excel: save as CSV UTF-8)"
+        raise DataError(f"The table of readings {path} cannot be read; {words}.") from error
     if again := repeated(columns, known):
         raise DataError(f"The table of readings {path} has {again}.")
     return Table(separator, tuple(columns), [(line, row) for line, row in lines if is_filled(row.values())])
