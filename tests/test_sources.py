@@ -31,7 +31,7 @@ from training.evaluation.site import read_table
 from training.films import AgeFilms, DetectorFilms
 from training.radiographs import load_half, load_small, read_split
 from training.sources import open_source
-from training.sources.boxes import read_boxes
+from training.sources.boxes import check_boxes, read_boxes
 from training.sources.files import read_image, read_object
 from training.sources.source import LONG_SIDE, open_image, part_by_hash
 
@@ -1096,6 +1096,27 @@ def test_a_film_that_is_called_like_an_upload_is_that_film(tmp_path: Path) -> No
     (tmp_path / "annotations").mkdir()
     write_voc(tmp_path / "annotations", "0a1b2c3d-film", hand_boxes())
     assert set(read_annotations(tmp_path)) == {2}
+
+
+@pytest.mark.parametrize(
+    ("degrees", "turned"), [(0.0, False), (180.0, False), (359.8, False), (12.5, True), (90, True)]
+)
+def test_a_box_that_cvat_turned_is_no_upright_one(tmp_path: Path, degrees: float, turned: bool) -> None:
+    """Given a box with its rotation, whose numbers are those of the upright one, then it is not taken for that."""
+    for form in ("coco", "voc"):
+        (tmp_path / form).mkdir()
+        WRITERS[form](tmp_path / form, 1377, hand_boxes())
+    table = json.loads((tmp_path / "coco" / "boxes.json").read_text())
+    table["annotations"][0]["attributes"] = {"occluded": False, "rotation": degrees}
+    (tmp_path / "coco" / "boxes.json").write_text(json.dumps(table))
+    said = f"<attributes><attribute><name>rotation</name><value>{degrees}</value></attribute></attributes></object>"
+    voc = tmp_path / "voc" / "1377.xml"
+    voc.write_text(voc.read_text().replace("</object>", said, 1))
+    for form in ("coco", "voc"):
+        problems = check_boxes(tmp_path / form).problems
+        assert ([f"is turned by {degrees:g} degrees: draw it upright" in problem for problem in problems]) == [
+            True
+        ] * turned
 
 
 def test_a_json_that_is_no_coco_says_so(tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ NOT_BOXES = frozenset({"labelmap.txt", "notes.json"})
 """What CVAT writes beside VOC's files, and Label Studio beside YOLO's: names of labels again, and no boxes."""
 IMAGE_SETS = "ImageSets"
 """VOC's folder of lists of images."""
+UPRIGHT_DEG = 0.5
+"""A box that is turned by less is upright."""
 OTHER_IMAGES = (".bmp", ".tif", ".tiff")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG", ".dcm", ".DCM", "", *OTHER_IMAGES)
 
@@ -282,9 +284,18 @@ def _read_voc(file: Path) -> list[Sheet]:
     for item in root.iter("object"):
         x0, y0, x1, y1 = (float(_text(item, f"bndbox/{edge}")) for edge in ("xmin", "ymin", "xmax", "ymax"))
         label = _text(item, "name")
+        turns = (part.findtext("value") for part in item.iter("attribute") if part.findtext("name") == "rotation")
+        _refuse_turned(label, next(turns, None), "")
         boxes.append((label, (x0 + x1) / 2 / columns, (y0 + y1) / 2 / rows, (x1 - x0) / columns, (y1 - y0) / rows))
     names = tuple(plain_name(name) for name in ((root.findtext("filename") or "").strip(), file.name) if name)
     return [Sheet(names, (columns, rows), boxes)]
+
+
+def _refuse_turned(label: str, degrees: float | str | None, where: str) -> None:
+    """Refuse a box that CVAT exports with its rotation: the numbers are those of the box before it was turned."""
+    turned = float(degrees or 0) % 180
+    if min(turned, 180 - turned) > UPRIGHT_DEG:
+        raise DataError(f"the box {label!r}{where} is turned by {float(degrees or 0):g} degrees: draw it upright.")
 
 
 def _text(element: Element, path: str) -> str:
@@ -309,7 +320,9 @@ def _read_coco(file: Path) -> list[Sheet]:
     for item in table["annotations"]:
         (columns, rows), (x, y, width, height) = extents[item["image_id"]], map(float, item["bbox"])
         place = ((x + width / 2) / columns, (y + height / 2) / rows, width / columns, height / rows)
-        sheets[item["image_id"]].boxes.append((labels[item["category_id"]], *place))
+        label, sheet = labels[item["category_id"]], sheets[item["image_id"]]
+        _refuse_turned(label, (item.get("attributes") or {}).get("rotation"), f" in the image {sheet.names[0]}")
+        sheet.boxes.append((label, *place))
     return list(sheets.values())
 
 
