@@ -36,7 +36,7 @@ from training.evaluation.changes import CHANGES, change_film, changed_rois, is_r
 from training.evaluation.drawing import Plot, ticks
 from training.evaluation.figures import assemble, clean
 from training.evaluation.reading import Case, Row, read_cases
-from training.evaluation.report import report
+from training.evaluation.report import identity_plot, report
 from training.evaluation.site import read_table
 from training.radiographs import Radiograph, Reading, read_split
 from training.stress import CHANGES as STRESS
@@ -707,6 +707,21 @@ def test_ticks_are_few_round_and_inside(low, span):
     made = ticks(low, low + span)
     assert len(made) <= 8
     assert all(low - 1e-6 * span <= at <= low + span * (1 + 1e-6) for at in made)
+
+
+def test_the_band_about_the_identity_line_is_one_year_wide_either_way():
+    """Given the identity plot, then at each age the band reaches from a year below the line to a year above it."""
+    outline = re.search(r'<path d="([^"]*)Z" fill="#808080"', identity_plot([], "M").svg())[1]
+    corners = [tuple(map(float, point.split())) for point in re.split("[ML]", outline.replace(",", " ")) if point]
+    low_left, low_right = min(corners), max(corners)
+    across = (low_right[0] - low_left[0]) / 20
+    up = (max(y for _, y in corners) - min(y for _, y in corners)) / 20
+    foot = max(y for _, y in corners)
+    ages = [((x - low_left[0]) / across, (foot - y) / up) for x, y in corners]
+    below, above = sorted(ages[:3]), sorted(ages[3:])
+    for reference in (2.0, 10.0, 18.0):
+        reach = [np.interp(reference, *zip(*side, strict=True)) - reference for side in (below, above)]
+        assert reach == pytest.approx([-1, 1], abs=0.02)
 
 
 def test_a_plot_escapes_words_and_keeps_points_inside():

@@ -116,7 +116,7 @@ def identity_plot(rows: list[dict[str, Any]], sex: str) -> Plot:
         (0, 20), (0, 20), x_label="reference, years", y_label="estimate, years", title=f"Identity line, {name}",
         x_ticks=_YEARS, y_ticks=_YEARS,
     )  # fmt: skip
-    plot.band([(0, -1), (20, 19)], [(0, 1), (20, 20.999)], "#808080", "within one year")
+    plot.band([(0, 0), (1, 0), (20, 19)], [(0, 1), (19, 20), (20, 20)], "#808080", "within one year")
     plot.line([(0, 0), (20, 20)])
     read = [row for row in rows if row["sex"] == sex and row["estimate_months"] is not None]
     places = ((row["reference_months"] / 12, row["estimate_months"] / 12) for row in read)
