@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
+import structlog
 from pydicom import Dataset, dcmread, dcmwrite
 from sqlalchemy.orm import Session
 
@@ -37,11 +38,13 @@ from inference.finding import Estimate, Finding
 from inference.subject import acquisition_date
 from reports import kinds
 from reports.clinic import Assessment, ClinicSettings, Height, assess
-from reports.errors import ReportError
+from reports.errors import InapplicableKind, ReportError
 from reports.identity import KINDS, SOP_CLASSES, DocumentIdentity, Kind, Predecessor, device_uid, document_uids
 from reports.key_objects import Capture
 from reports.kinds import Choices
 from reports.verify import verify
+
+log = structlog.get_logger(__name__)
 
 BY_DEFAULT: tuple[Kind, ...] = ("sr", "sc")
 
@@ -86,7 +89,7 @@ class Composer:
         self._software_version = version("boneage-node")
 
     def compose(self, finding_id: int, kind: Kind) -> None:
-        """Write one document of one finding and verify it, unless that is done.
+        """Write one document of one finding and verify it, unless that is done or there is none of its kind.
 
         Raises
         ------
@@ -110,7 +113,10 @@ class Composer:
             return
         finding = finding_from_json(task.finding.body)
         source = read_source(self._spool_dir, task.instance)
-        _write_durably(path, self._make(source, finding, task))
+        made = self._make(source, finding, task)
+        if made is None:
+            return
+        _write_durably(path, made)
         _verify(path, source, finding)
         self._mark_verified(document, task.revision)
 
@@ -165,7 +171,8 @@ class Composer:
             size = ordered(session, row)
             return _Task(document, kind, row, instance, revision, found, size, before, _capture(session, row))
 
-    def _make(self, source: Dataset, finding: Finding, task: _Task) -> Dataset:
+    def _make(self, source: Dataset, finding: Finding, task: _Task) -> Dataset | None:
+        """Return the document; None where there is none of its kind of such an image, which is no fault."""
         document, settings = task.document, self._settings
         try:
             choices = Choices(
@@ -177,6 +184,9 @@ class Composer:
             )
             identity, display = self._identify(task), partial(_display, source)
             return kinds.compose(task.kind, source, finding, identity, display=display, choices=choices)
+        except InapplicableKind as error:
+            log.info("compose.inapplicable", kind=task.kind, reason=str(error))
+            return None
         except ReportError as error:
             raise CompositionFailed(f"The document {document.sop_instance_uid} cannot be made: {error}") from error
         except Exception as error:

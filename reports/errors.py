@@ -5,6 +5,7 @@ The tree::
     ReportError                     "report"
     ├── IncompleteSource            "incomplete-source"     the image lacks a UID without which nothing can refer to it
     ├── UnplaceableFinding          "unplaceable-finding"   a region of the finding cannot be placed on the image
+    ├── InapplicableKind            "inapplicable-kind"     there is no document of this kind of such an image
     ├── FontUnavailable             "font-unavailable"      this installation cannot write the overlay's text
     └── VerificationError           "verification-failed"   a document does not say what the finding says
 
@@ -30,6 +31,12 @@ class UnplaceableFinding(ReportError):
     """The hand's box does not lie on the image: a fault of the reader, not of the film."""
 
     code = "unplaceable-finding"
+
+
+class InapplicableKind(ReportError):
+    """A document of this kind goes with no image like this one. No fault: the other kinds say the same."""
+
+    code = "inapplicable-kind"
 
 
 class FontUnavailable(ReportError):

@@ -21,7 +21,7 @@ from inference.header import UNPARSABLE, integers, items
 from inference.shutter import EDGES, read_shutter
 from reports import wording
 from reports.document import begin, created_at, image_reference, sealed, written_date, written_time
-from reports.errors import UnplaceableFinding
+from reports.errors import InapplicableKind
 from reports.header import numbers_of, pixel_shape, required_uid, text_of
 from reports.identity import DocumentIdentity
 from reports.measurement_report import Report
@@ -62,13 +62,15 @@ def compose_gsps(
     ------
     IncompleteSource
         The source lacks a UID the document refers to.
-    UnplaceableFinding
-        The header does not say how large the image is.
+    InapplicableKind
+        The image is in colour, which such a state must not refer to, or its header does not say how large it is.
     """
     report = Report(source, finding, identity)
     area = report.image_box
     if area is None:
-        raise UnplaceableFinding("Rows and Columns do not say how large the image is.")
+        raise InapplicableKind("Rows and Columns do not say how large the image is.")
+    if _is_coloured(source):
+        raise InapplicableKind("PhotometricInterpretation or SamplesPerPixel say that the image is not grey.")
     document = begin(GrayscaleSoftcopyPresentationStateStorage, source, finding, identity, SERIES_DESCRIPTION)
     document.Modality, document.Laterality = "PR", _side(finding)
     # General Series and SOP Common have no such times; this object has its own (PS3.3 C.11.10).
@@ -90,6 +92,12 @@ def compose_gsps(
     inverse = text_of(source, "PhotometricInterpretation") == "MONOCHROME1"
     document.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
     return sealed(document, identity)
+
+
+def _is_coloured(source: Dataset) -> bool:
+    photometric = text_of(source, "PhotometricInterpretation")
+    is_grey = not photometric or photometric.startswith("MONOCHROME")
+    return not is_grey or numbers_of(source, "SamplesPerPixel")[:1] > (1.0,)
 
 
 def _side(finding: Finding) -> str:

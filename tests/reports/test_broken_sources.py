@@ -29,7 +29,7 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_32 as LONG
 
 from conformance.judges import EVERY_KIND, JUDGES, unexplained
 from reports.document import encoded
-from reports.errors import IncompleteSource, UnplaceableFinding
+from reports.errors import InapplicableKind, IncompleteSource, UnplaceableFinding
 from reports.header import REQUIRED_UIDS
 from reports.key_objects import Capture
 from reports.kinds import Choices, compose
@@ -130,7 +130,7 @@ def attempt(estimate, refusal, identify):
         try:
             identity = identify(whole, kind)
             document = compose(kind, source, found, identity, display=lambda: display, choices=choices)
-        except (IncompleteSource, UnplaceableFinding) as error:
+        except (InapplicableKind, IncompleteSource, UnplaceableFinding) as error:
             return str(error)
         document = dcmread(BytesIO(encoded(document)))
         verify(document, source, found)

@@ -15,7 +15,7 @@ from inference.finding import Box, Flag
 from inference.shutter import read_shutter
 from reports import wording
 from reports.document import encoded
-from reports.errors import UnplaceableFinding, VerificationError
+from reports.errors import InapplicableKind, VerificationError
 from reports.key_objects import compose_kos
 from reports.presentation_state import compose_gsps
 from reports.read_back import children
@@ -227,8 +227,22 @@ def test_marks_have_a_line_for_each_sentence_and_never_lose_the_disclaimer(dx, e
 
 def test_an_image_without_a_size_has_no_marks(cr, refusal, identify):
     del cr.Rows
-    with pytest.raises(UnplaceableFinding):
+    with pytest.raises(InapplicableKind):
         compose_gsps(cr, refusal, identify(cr, "gsps"))
+
+
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL_422", "PALETTE COLOR"])
+def test_a_film_in_colour_has_no_marks(cr, estimate, identify, photometric):
+    """A state for grey images must refer to none in colour, as highdicom says too."""
+    cr.PhotometricInterpretation = photometric
+    cr.SamplesPerPixel = 1 if photometric == "PALETTE COLOR" else 3
+    with pytest.raises(InapplicableKind):
+        compose_gsps(cr, estimate, identify(cr, "gsps"))
+
+
+def test_a_film_that_does_not_say_its_colours_has_marks(cr, estimate, identify):
+    del cr.PhotometricInterpretation
+    verify(compose_gsps(cr, estimate, identify(cr, "gsps")), cr, estimate)
 
 
 def test_the_page_is_a_pdf_of_an_even_length(dx, estimate, compose_other):
