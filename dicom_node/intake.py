@@ -245,7 +245,7 @@ class Intake:
         came: Fingerprint,
         detail: str | None = None,
     ) -> Recorded:
-        """Have a file stand for a known object. The old one belongs to nobody then; the next sweep removes it."""
+        """Have a file stand for a known object. The old one belongs to nobody then; a sweep removes it."""
         with self.store.session() as session:
             study_id = sa.select(Instance.study_id).where(Instance.id == known.id).scalar_subquery()
             study = session.scalars(sa.select(Study).where(Study.id == study_id).with_for_update()).one()

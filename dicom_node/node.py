@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import structlog
 from sqlalchemy import select
@@ -15,6 +14,7 @@ from dicom_node.commitment import Commitments
 from dicom_node.compose import Composer
 from dicom_node.deliver import Courier
 from dicom_node.dispatch import Dispatcher
+from dicom_node.errors import SettingsError
 from dicom_node.fingerprints import Fingerprinter, keep_digest
 from dicom_node.intake import Intake, Recorded
 from dicom_node.interpret import Interpreter, Reader
@@ -22,15 +22,17 @@ from dicom_node.priors import Seeker
 from dicom_node.query import Asking
 from dicom_node.receive import AssociationEnd, Receiver
 from dicom_node.retention import Keeper, Purger
-from dicom_node.settings import ArchivePeer, Settings
+from dicom_node.settings import ArchivePeer, Settings, SettingsProblem
 from dicom_node.shadow import Shadows
 from dicom_node.spool import Received, Spool
-from dicom_node.store import Instance, Store, make_engine, upgrade
+from dicom_node.store import Instance, NodeRow, Store, make_engine, upgrade
 from dicom_node.street import Street
 from dicom_node.workflows import Workflows
 from dicom_node.worklist import Scales
 
 STOP_WITHIN_S = 30.0
+SWEPT_AFTER_S = 3600.0
+"""How old a file without a row must be before a running node removes it: its row may still come."""
 
 log = structlog.get_logger(__name__)
 
@@ -140,7 +142,7 @@ class Node:
             deliver=self._courier.run,
         )
         self._dispatcher = Dispatcher(self.store, self._workflows, self._street, node.id)
-        self._keeper = Keeper(Purger(self.store, settings), settings.retention)
+        self._keeper = Keeper(Purger(self.store, settings), settings.retention, self._sweep)
         self._fingerprinter = Fingerprinter(self.store, settings.spool_dir, node.id)
         self._intake = Intake(
             store=self.store,
@@ -177,6 +179,8 @@ class Node:
         ------
         NodeIdTaken
             Another live process is this node.
+        SettingsError
+            The spool holds films of another database.
         StoreError
             A database cannot be used.
         SpoolFull, SpoolFailed
@@ -185,12 +189,12 @@ class Node:
             The address cannot be used.
         """
         upgrade(self.store.engine)
+        self._check_spool()
         self._membership.join()
         ballast.take_in(self.settings.node.data_dir)
         try:
-            swept = self._spool.open() + self._spool.sweep(self._is_known)
-            if swept:
-                log.info("node.spool-swept", files=swept)
+            self._spool.open()
+            self._sweep(0.0)
             self._workflows.start()
             self._dispatcher.start()
             self._membership.watch(self._workflows)
@@ -225,11 +229,35 @@ class Node:
         if end.released and self._intake.end_association(end.association_id, end.calling_ae):
             self._wake()
 
-    def _is_known(self, path: Path) -> bool:
-        relative = (self._spool.folder / path).relative_to(self.settings.spool_dir)
+    def _check_spool(self) -> None:
+        """Raise SettingsError where films in the spool belong to another database: a sweep would remove them."""
+        node_id = self.settings.node.id
         with self.store.reading() as session:
-            found = select(Instance.id).where(Instance.path == relative.as_posix(), Instance.purged_at.is_(None))
-            return session.scalars(found).first() is not None
+            if session.get(NodeRow, node_id) is not None or next(self._spool.files(), None) is None:
+                return
+        what = f"The database has never seen {node_id}, but {self._spool.folder} holds films that it received."
+        remedy = "Give the database they belong to, or, to begin anew, another data_dir; or move these films away."
+        raise SettingsError(SettingsProblem("store", "", what, remedy))
+
+    def _sweep(self, min_age_s: float = SWEPT_AFTER_S) -> None:
+        """Remove what of this node's spool no row names.
+
+        Raises
+        ------
+        SpoolFailed
+            The disk failed.
+        StoreError
+            The database failed.
+        """
+        folder, node_id = self.settings.spool_dir, self.settings.node.id
+        named = select(Instance.path).where(
+            Instance.path.startswith(f"{node_id}/", autoescape=True), Instance.purged_at.is_(None)
+        )
+        with self.store.reading() as session:
+            known = {(folder / path).relative_to(self._spool.folder) for path in session.scalars(named)}
+        swept = self._spool.sweep(known, min_age_s)
+        if swept:
+            log.info("node.spool-swept", files=swept)
 
     def _wake(self) -> None:
         self._dispatcher.wake()

@@ -268,26 +268,28 @@ def _unlink(path: Path) -> None:
 
 
 class Keeper:
-    """One thread of a running node that removes what the settings let go, once in a while.
+    """One thread of a running node that removes what belongs to nobody, and what the settings let go, once in a while.
 
     Parameters
     ----------
     purger
-        Removes it.
+        Removes what the settings let go.
     settings
         After how many days.
+    sweep
+        Removes what no row names. May raise any NodeError.
     """
 
-    def __init__(self, purger: Purger, settings: RetentionSettings) -> None:
+    def __init__(self, purger: Purger, settings: RetentionSettings, sweep: Callable[[], None] = lambda: None) -> None:
         self._purger = purger
         self._settings = settings
+        self._sweep = sweep
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
 
     def start(self) -> None:
-        """Start the thread, where the settings let anything go; its first purge is at once."""
-        if limits_of(self._settings, now()) != Limits(None, None):
-            self._thread.start()
+        """Start the thread; its first purge is at once."""
+        self._thread.start()
 
     def stop(self) -> None:
         """End the thread after the study it is at."""
@@ -298,7 +300,9 @@ class Keeper:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                gone = self._purger.purge(limits_of(self._settings, now()), self._stop.is_set)
+                self._sweep()
+                limits = limits_of(self._settings, now())
+                gone = [] if limits == Limits(None, None) else self._purger.purge(limits, self._stop.is_set)
                 if gone:
                     log.info("retention.purged", studies=len({portion.study_id for portion in gone}))
             except NodeError as error:

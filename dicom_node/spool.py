@@ -18,8 +18,9 @@ import errno
 import mmap
 import os
 import struct
+import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -210,26 +211,32 @@ class Spool:
         with contextlib.suppress(OSError):  # what cannot be removed now is found by the next `sweep`
             path.unlink(missing_ok=True)
 
-    def sweep(self, is_known: Callable[[Path], bool]) -> int:
-        """Remove committed files that no row names; return how many. For the start, before anything is received.
+    def files(self) -> Iterator[Path]:
+        """Yield the committed files."""
+        return self.folder.glob("[0-9a-f][0-9a-f]/*.dcm")
+
+    def sweep(self, known: Collection[Path], min_age_s: float = 0.0) -> int:
+        """Remove committed files that no row names; return how many.
 
         They were left by a crash, or a failure of the store, between the rename and the row: their C-STORE was never
-        answered with Success.
+        answered with Success. Or another file stands for them now.
 
         Parameters
         ----------
-        is_known
-            Tells whether the store has a row for a path, which is relative to the spool.
+        known
+            The paths that rows name, relative to the spool.
+        min_age_s
+            How old a file must be; 0 only while nothing is received.
 
         Raises
         ------
         SpoolFailed
             The disk failed.
         """
-        count = 0
+        count, latest = 0, time.time() - min_age_s
         with _as_spool_error():
-            for path in self.folder.glob("[0-9a-f][0-9a-f]/*.dcm"):
-                if not is_known(path.relative_to(self.folder)):
+            for path in self.files():
+                if path.relative_to(self.folder) not in known and path.stat().st_mtime <= latest:
                     path.unlink()
                     count += 1
         return count

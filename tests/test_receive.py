@@ -426,7 +426,7 @@ def test_store_failed_keeps_the_file_for_the_sweep(node: Node, log: Log) -> None
     with wire_to(node) as wire:
         assert store_film(wire, film)[STATUS] == 0xA703
     assert log.of("receive.refused")[0]["sop_instance_uid"] == film.SOPInstanceUID
-    # Whether the row was committed is not known: a file too many is swept at the next start, a row without is a loss.
+    # Whether the row was committed is not known: a file too many is swept later, a row without is a loss.
     assert len(node.files()) == 1
 
 

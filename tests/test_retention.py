@@ -451,9 +451,11 @@ def test_status_tells_what_the_spool_holds_and_what_could_go(desk: Desk) -> None
 
 def test_a_running_node_purges_by_itself_only_where_it_was_told_to(shelf: Shelf) -> None:
     shelf.add_study()
+    swept = threading.Event()
     with Journal().listening() as journal:
-        keeper = Keeper(shelf.purger, RetentionSettings())
+        keeper = Keeper(shelf.purger, RetentionSettings(), swept.set)
         keeper.start()
+        assert swept.wait(60.0)
         keeper.stop()
         assert shelf.rows(Event) == []
         keeper = Keeper(shelf.purger, RetentionSettings(films_days=DAYS))

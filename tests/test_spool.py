@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import stat
+import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -185,9 +186,16 @@ def test_open_removes_what_a_crash_left_and_nothing_else(spool: Spool) -> None:
 
 def test_sweep_removes_committed_files_without_a_row(spool: Spool) -> None:
     known, unknown = put(spool, b"x"), put(spool, b"y")
-    assert spool.sweep(lambda path: spool.folder / path == known) == 1
+    assert spool.sweep({known.relative_to(spool.folder)}) == 1
     assert known.exists()
     assert not unknown.exists()
+
+
+def test_sweep_leaves_files_whose_row_may_still_come(spool: Spool) -> None:
+    old, young = put(spool, b"x"), put(spool, b"y")
+    os.utime(old, (0.0, time.time() - 61.0))
+    assert spool.sweep(set(), min_age_s=60.0) == 1
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 def test_remove_takes_a_missing_file_for_removed(spool: Spool) -> None:

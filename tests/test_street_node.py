@@ -5,6 +5,7 @@ Not covered: kill -9 (test_kill_node.py), several nodes (test_cluster.py), a rea
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from conformance.nodes import (
 from conformance.stand_in import StandIn, estimate, refuse
 from dicom_node.archive import Archive, CallBack
 from dicom_node.assemble import reprocess
+from dicom_node.errors import SettingsError
 from dicom_node.findings import finding_from_json
 from dicom_node.node import Node
 from dicom_node.store import Document, Event, FindingRow, Instance, Revision
@@ -354,6 +356,38 @@ def test_files_without_a_row_are_swept_at_the_start(journal: Journal, tmp_path: 
     with run_node(settings, StandIn()):
         assert kept.exists()
         assert not orphan.exists()
+
+
+def test_a_running_node_removes_old_files_without_a_row(journal: Journal, tmp_path: Path) -> None:
+    """Given what objects left that a broken store refused, then a running node removes it, and nothing young."""
+    with run_node(make_settings(tmp_path / "node"), StandIn()) as node:
+        send(node.address, [make_film()])
+        (kept,) = node.settings.spool_dir.rglob("*.dcm")
+        old, young = kept.with_name("0" * 32 + ".dcm"), kept.with_name("1" * 32 + ".dcm")
+        for path in (kept, old, young):
+            path.touch()
+        for path in (kept, old):
+            os.utime(path, (0.0, 0.0))
+        node._sweep()
+        assert (kept.exists(), old.exists(), young.exists()) == (True, False, True)
+
+
+def test_a_database_that_films_do_not_belong_to_costs_no_film(journal: Journal, tmp_path: Path) -> None:
+    """Given a node that is pointed at another database, when it starts, then it says so, and its spool stays."""
+    settings = make_settings(tmp_path / "node", assemble={"quiet_period_s": 3600.0})
+    with run_node(settings, StandIn()) as node:
+        send(node.address, [make_film()])
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    moved = make_settings(tmp_path / "node", store={"url": other})
+    for _ in range(2):
+        with (
+            pytest.raises(SettingsError, match=r"never seen node-1, but .* holds films.*another data_dir"),
+            run_node(moved, StandIn()),
+        ):
+            pass
+    assert len(list(settings.spool_dir.rglob("*.dcm"))) == 1
+    with run_node(settings, StandIn()):
+        assert len(list(settings.spool_dir.rglob("*.dcm"))) == 1
 
 
 def test_work_whose_workflow_was_lost_is_found_again(journal: Journal, archive: Archive, tmp_path: Path) -> None:
