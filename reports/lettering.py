@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from io import BytesIO
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from unicodedata import category, normalize
+from unicodedata import bidirectional, category, normalize
 
 from PIL import ImageDraw, ImageFont
 
@@ -26,6 +27,8 @@ DOUBT = 0.1
 """Part of a width by which the sum of letters may differ from the text they make: kerning, ligatures."""
 _NEVER_FIRST = frozenset("、。，．：；！？）】》」』〉”’),.;:!?]%")
 """Punctuation that does not begin a line."""
+_TO_THE_LEFT = frozenset({"R", "AL"})
+"""Bidirectional classes of letters that are written to the left."""
 _MISSING = "\U0010ffff"
 """A noncharacter: no font has it, so its picture is that of a letter that is not there."""
 
@@ -131,8 +134,23 @@ def _pieces(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def _runs(text: str) -> Iterator[tuple[int, str]]:
-    for which, letters in groupby(text, _which):
-        yield which, "".join(letters)
+    """Yield the parts of a text with the font of each.
+
+    What stands between two letters that are written to the left is theirs: drawn one by one, the words of a name in
+    Arabic or Hebrew would stand in reverse order.
+    """
+    if text.isascii():
+        yield _ASCII, text
+        return
+    fonts = [_which(letter) for letter in text]
+    last: int | None = None
+    for place, letter in enumerate(text):
+        if bidirectional(letter) in _TO_THE_LEFT:
+            if last is not None and not any(map(str.isalnum, text[last + 1 : place])):
+                fonts[last + 1 : place] = [_ALPHABETS] * (place - last - 1)
+            last = place
+    for which, run in groupby(zip(fonts, text, strict=True), key=itemgetter(0)):
+        yield which, "".join(letter for _, letter in run)
 
 
 def _is_east_asian(letter: str) -> bool:

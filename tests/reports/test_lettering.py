@@ -44,6 +44,21 @@ def test_anchors_move_the_text(anchor, at):
     assert (end if anchor[0] == "r" else middle) == pytest.approx(at[0], abs=3)
 
 
+@pytest.mark.parametrize("name", ["شششششش ا", "שששששש ו", "שששששש' ו"])
+def test_words_that_are_written_to_the_left_stand_in_their_order(name):
+    """Given a long word before a short one, then the long one stands at the right, where its reader begins."""
+    columns = np.nonzero(drawn(name).any(axis=0))[0]
+    gap = int(np.argmax(np.diff(columns)))
+    assert columns[gap] < (columns[0] + columns[-1]) / 2
+
+
+def test_words_of_both_directions_stand_where_the_line_goes():
+    """Given a Latin word between Hebrew ones, then each is a run of its own in a line that goes to the right."""
+    parts = ["שלום", " PID ", "אב"]
+    widths = [lettering.width(part, 24) for part in parts]
+    assert lettering.width("".join(parts), 24) == pytest.approx(sum(widths))
+
+
 TEXTS = st.text(alphabet="abc DE，。骨龄年 12", min_size=1, max_size=120).map(lettering.drawable).filter(str.strip)
 
 
@@ -67,3 +82,9 @@ def test_punctuation_does_not_begin_a_line():
     lines = lettering.wrapped("仅供研究，不用于诊断。本文件由软件生成，未经医师审阅。", 20, 95)
     assert len(lines) > 3
     assert not any(line[0] in "，。" for line in lines)
+
+
+@pytest.mark.parametrize("width", range(60, 260, 10))
+def test_nor_does_a_bracket_that_closes(width):
+    lines = lettering.wrapped("预测区间 9岁10个月 至 12岁2个月 (118.5 至 146.5个月)。", 20, width)
+    assert not any(line[0] in ")。" for line in lines)
