@@ -29,6 +29,7 @@ from training import experiment, fit, pack, train
 from training.ages import LocatedFilm
 from training.errors import DataError, RecipeError, RunError
 from training.experiment import Experiment, experiments, take, write_experiment
+from training.export import save_weights
 from training.films import AgeFilms
 from training.pace import CAUTION, EPOCH_END_S, Pace, fitted, measure
 from training.radiographs import Reading
@@ -132,8 +133,11 @@ def test_a_missing_or_damaged_piece_is_named(films, tmp_path):
     piece.unlink()
     with pytest.raises(DataError, match=r"lacks piece-00\.npz"):
         pack.read_pack(tmp_path / "p")
-    with pytest.raises(DataError, match="is no pack"):
-        pack.read_pack(tmp_path)
+    for content in (None, "{", "[1]", "{}"):
+        if content is not None:
+            (tmp_path / "pack.json").write_text(content)
+        with pytest.raises(DataError, match="is no pack"):
+            pack.read_pack(tmp_path)
 
 
 def test_a_large_file_travels_in_parts(tmp_path):
@@ -189,6 +193,15 @@ def test_a_pack_is_trained_within_its_time_resumed_and_taken_home(packed, tmp_pa
     assert all(torch.allclose(ours[key].float(), theirs[key].float(), rtol=1e-3, atol=1e-4) for key in theirs)
     with pytest.raises(RunError, match="holds a run"):
         take(out, tmp_path / "home")
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"schema": "boneage-node/evaluation/2"}'])
+def test_figures_of_something_else_are_no_results(tmp_path, content):
+    (tmp_path / "figures.json").write_text(content)
+    save_weights({"a": torch.zeros(2)}, tmp_path / "weights.safetensors")
+    with pytest.raises(RunError, match="is none of an experiment"):
+        experiment.take(tmp_path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_recipe_is_fitted_to_its_time_once(packed, tmp_path, monkeypatch):

@@ -271,6 +271,8 @@ def take(results: Path, run_folder: Path) -> None:
         weights = load(joined(results, _WEIGHTS))
     except (ValueError, SafetensorError) as error:
         raise RunError(f"What lies in {results} is torn; bring all files of the results again.") from error
+    if not isinstance(figures, dict) or not {"about", "curves"} <= set(figures):
+        raise RunError(f"The {_FIGURES} in {results} is none of an experiment; name the folder that its run wrote.")
     run_folder.mkdir(parents=True, exist_ok=True)
     for name, rows in figures["curves"].items():
         (run_folder / name).mkdir(exist_ok=True)

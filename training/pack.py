@@ -158,9 +158,10 @@ def read_about_pack(folder: Path) -> dict[str, Any]:
     """
     try:
         about: dict[str, Any] = json.loads((folder / NAME).read_text())
-    except (OSError, ValueError) as error:
+        pieces = dict(about["pieces"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} is no pack; it has no {NAME} that can be read.") from error
-    for name, sha256 in about["pieces"].items():
+    for name, sha256 in pieces.items():
         if not (folder / name).is_file():
             raise DataError(f"The pack lacks {name}; bring it into {folder}.")
         if file_sha256(folder / name) != sha256:
