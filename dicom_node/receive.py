@@ -114,7 +114,7 @@ class Callers:
         self._senders: dict[str, list[str | None]] = defaultdict(list)
         for sender in senders:
             self._senders[sender.ae_title].append(sender.host)
-        self._archives = frozenset(archive.ae_title for archive in archives)
+        self._archives = frozenset(title for archive in archives for title in (archive.ae_title, *archive.calls_as))
 
     def admit(self, proposal: Proposal, host: str) -> Rejection | None:
         """Return None if the caller may come in, else why not (PS3.8 table 9-21)."""

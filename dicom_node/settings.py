@@ -247,6 +247,7 @@ class ArchivePeer(_Section):
     ae_title: AETitle
     host: Annotated[str, Field(min_length=1)]
     port: Port
+    calls_as: tuple[AETitle, ...] = ()  # AE titles under which it calls here, beside its own: to report commitments
     commitment: bool = True  # False: it has no storage commitment, and nothing there is ever shown as committed
     deliver: Annotated[tuple[DeliveredKind, ...], Field(min_length=1)] = ("sr", "sc")
     sr_fallback: tuple[Literal["sr-2d", "text"], ...] = ()  # written too; sent in place of an "sr" not taken

@@ -26,7 +26,8 @@ NO_NODE = "NO NODE RUNS: nothing is received and nothing goes on until `boneage-
 NO_SIGN = "NO NODE RUNS, or one does and has no room left to show that it lives: see below."
 UNANSWERED = (
     "The peer took the object and the request to vouch for it, and has not reported. Let the archive know this node's "
-    "AE title, address and port, to which it reports, or say commitment = false."
+    "AE title, address and port, to which it reports; enter other AE titles that it calls under in calls_as; or say "
+    "commitment = false."
 )
 
 

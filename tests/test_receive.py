@@ -65,7 +65,9 @@ from inference.film import DX_FOR_PRESENTATION, SUPPORTED_SOP_CLASSES, SUPPORTED
 
 PATIENCE_S = 60.0
 SENDER = SenderPeer(kind="sender", name="modality", ae_title="MODALITY")
-ARCHIVE = ArchivePeer(kind="archive", name="pacs", ae_title="ARCHIVE", host="127.0.0.1", port=104)
+ARCHIVE = ArchivePeer(
+    kind="archive", name="pacs", ae_title="ARCHIVE", host="127.0.0.1", port=104, calls_as=("ARCHIVE_SCU",)
+)
 
 
 @dataclass
@@ -669,6 +671,7 @@ def encode_report(transaction_uid: str = "1.2.9") -> bytes:
         (event_report(), b"\x08\0\x99\x11\x10\0\0\0ab", COMMITMENT_CONTEXT, "ARCHIVE", 0x0115),
         (event_report(), bytes(5 << 20), COMMITMENT_CONTEXT, "ARCHIVE", 0x0115),
         (event_report(), encode_report(), VERIFICATION_CONTEXT, "ARCHIVE", 0x0122),
+        (event_report(), encode_report(), COMMITMENT_CONTEXT, "ARCHIVE_SCU", 0x0000),
         (event_report(), encode_report(), COMMITMENT_CONTEXT, "MODALITY", 0x0124),
     ],
 )
