@@ -127,6 +127,13 @@ def test_the_three_official_archives_are_read_as_they_unpack(official: Path) -> 
     assert source.notices == ["Tables of Excel: 1; they are not read. Save them as CSV to have their readings."]
 
 
+def test_what_else_lies_about_below_an_official_folder_is_no_table(official: Path) -> None:
+    (official / "__MACOSX").mkdir()
+    (official / "__MACOSX" / "._Validation Dataset.csv").write_bytes(b"\0\5\x16\7" + bytes(range(256)))
+    (official / "__MACOSX" / "one line.csv").write_text("a" * 200_000)
+    assert (len(open_source(official).entries), open_source(official).problems) == (6, [])
+
+
 def test_a_sites_table_counts_before_an_official_one_below_it(site: Path) -> None:
     (site / "rsna").mkdir()
     write_csv(site / "rsna" / "train.csv", ["id", "boneage", "male"], [[1, 100, "True"]])

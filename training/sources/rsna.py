@@ -35,6 +35,8 @@ TEST_COLUMNS = ("case id", "ground truth bone age (months)", "sex")
 COLUMNS = (("id", "boneage", "male"), ("image id", "bone age (months)", "male"), TEST_COLUMNS)
 """Id, bone age in months, whether male or which sex: in lower case, of each table."""
 OLDEST_MONTHS = 240.0
+LONGEST_HEADER = 10_000
+"""More letters than any table's header has: what lies about below a folder may be one line of millions."""
 _SITES_TABLE = "readings.csv"
 _EXCEL = frozenset({".xlsx", ".xls"})
 _MALE = {"true": Sex.MALE, "1": Sex.MALE, "false": Sex.FEMALE, "0": Sex.FEMALE}
@@ -137,7 +139,7 @@ def _names(path: Path) -> tuple[tuple[str, str, str], str] | None:
 def _header(path: Path) -> str:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         pass_word_to_excel(file)
-        return file.readline()
+        return file.readline(LONGEST_HEADER)
 
 
 def _rows(path: Path, separator: str) -> Iterator[dict[str, str]]:
