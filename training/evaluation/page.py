@@ -21,6 +21,7 @@ table { border-collapse: collapse; font-size: .9rem; margin: .8rem 0; }
 caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top; }
 th:first-child, td:first-child { text-align: left; } td.words, th.words { text-align: left; }
+td.words + td.words { overflow-wrap: anywhere; min-width: 6rem; }
 thead th { border-bottom: 2px solid var(--rule); } tr.strong td { font-weight: 600; }
 .scroll { overflow-x: auto; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; flex: 1 1 26rem; max-width: 34rem; }
