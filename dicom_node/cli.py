@@ -130,6 +130,8 @@ def _add_administration(commands: argparse._SubParsersAction[argparse.ArgumentPa
     purge = commands.add_parser("purge", help="remove the film files of studies that are done, or say which may go")
     for command in (status, show, retry, dismiss, reprocess, purge):
         _add_config(command)
+    status.add_argument("--json", action="store_true", help="for machines")
+    status.add_argument("--check", action="store_true", help="exit with 1 where something needs a person")
     for command in (show, reprocess):
         command.add_argument("study", metavar="STUDY", help="Study Instance UID, or its beginning where that is clear")
     chosen = retry.add_mutually_exclusive_group(required=True)

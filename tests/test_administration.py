@@ -5,6 +5,7 @@ Not covered: that a running node takes up what these commands leave.
 
 from __future__ import annotations
 
+import json
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -172,6 +173,41 @@ def test_status_on_a_full_disk_does_not_swear_that_no_node_runs(ward: Ward, monk
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=0))
     out = ward.run("status")[1]
     assert ("no room left to show that it lives" in out, "until `boneage-node serve`" in out) == (True, False), out
+
+
+def test_status_can_be_watched_by_a_machine(ward: Ward) -> None:
+    """Given what passes by itself, and then what does not, then --check says 0 and 1, and --json what it is."""
+    with ward.store.session() as session:
+        session.add(NodeRow(id="node-1", incarnation="x", started_at=AT, heartbeat_at=now()))
+    ward.add_study("1.2.3", delivery_error="peer-unreachable", due_at=now() + timedelta(minutes=5))
+    code, out = ward.run("status", "--check", "--json")
+    told = json.loads(out)
+    assert (code, told["needs_a_person"], told["shortage"]) == (0, False, None)
+    assert [(one["id"], one["state"]) for one in told["nodes"]] == [("node-1", "lives")]
+    assert [(one["study_instance_uid"], one["code"]) for one in told["troubles"]] == [("1.2.3", "peer-unreachable")]
+    assert (told["studies"][0]["number"], told["deliveries"][0]["peer"]) == (1, "pacs")
+    assert told["deliveries"][0]["next_try_at"].endswith("+00:00")
+    ward.add_study("1.2.4", walk_error="composition-failed")
+    code, out = ward.run("status", "--check", "--json")
+    assert (code, json.loads(out)["needs_a_person"]) == (1, True)
+    assert ward.run("status")[0] == 0
+
+
+@pytest.mark.parametrize("trouble", ["silent", "no room", "unanswered"])
+def test_what_needs_a_person_fails_the_check(ward: Ward, trouble: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(".")
+    with ward.store.session() as session:
+        beat = AT if trouble == "silent" else now()
+        session.add(NodeRow(id="node-1", incarnation="x", started_at=AT, heartbeat_at=beat))
+    ward.add_study("1.2.3", due_at=now() + timedelta(hours=1))
+    assert ward.run("status", "--check")[0] == (trouble == "silent")
+    if trouble == "no room":
+        monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=0))
+    if trouble == "unanswered":
+        with ward.store.session() as session:
+            asked = {"commitment": CommitmentState.REQUESTED, "sent_at": now() - timedelta(hours=2)}
+            session.execute(sa.update(Delivery).values(asked))
+    assert ward.run("status", "--check")[0] == 1
 
 
 def test_status_names_what_an_archive_never_vouches_for(ward: Ward) -> None:
