@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.anatomy import BOX_NAMES, POINT_NAMES
+from inference.anatomy import BOX_NAMES, POINT_NAMES, RUS_NAMES
 from inference.detector import Landmarks, crop_upright
 from inference.pose import Pose, fit_pose, template_points
 from inference.preparation import make_rois
@@ -85,20 +85,36 @@ def test_a_window_beyond_a_large_film_shows_its_edge(left):
     assert np.unique(patch).tolist() == [40 if left < 0 else 200]
 
 
-@given(st.floats(15, 30), st.sampled_from((-1, 1)), st.sampled_from((0, 90, 180)), st.booleans())
-def test_a_tilted_bones_box_is_between_an_ellipses_and_a_turned_rectangles(tilt, side, quarter, mirrored):
+@given(
+    st.sampled_from(RUS_NAMES),
+    st.floats(15, 30),
+    st.sampled_from((-1, 1)),
+    st.sampled_from((0, 90, 180)),
+    st.booleans(),
+)
+def test_a_tilted_bones_box_is_between_an_ellipses_and_a_turned_rectangles(name, tilt, side, quarter, mirrored):
     width, height = 0.06, 0.12
     pose = make_pose(quarter + side * tilt, 500, (300, 300), mirrored=mirrored)
     landmarks = Landmarks(
         pose.to_film(template_points()), np.ones(len(POINT_NAMES)), np.tile((width, height), (len(BOX_NAMES), 1)), pose
     )
-    box = next(roi for roi in make_rois(landmarks) if roi.name == "radius").box
+    box = next(roi for roi in make_rois(landmarks) if roi.name == name).box
     reach = np.abs(pose.matrix[:, :2])
     turned = tuple(reach @ (width, height))
     ellipse = tuple(np.sqrt(reach**2 @ np.square((width, height))))
     found = (box.x1 - box.x0, box.y1 - box.y0)
     assert ellipse[0] < found[0] < turned[0]
     assert ellipse[1] < found[1] < turned[1]
+
+
+@pytest.mark.parametrize(("name", "exponent"), [("radius", 4), ("MC5", 10), ("PP3", 10), ("DP1", 7)])
+def test_a_bones_box_grows_with_the_tilt_as_square_as_its_readers_draw_it(name, exponent):
+    """Given boxes as wide as high, when the hand lies at 45 degrees, then sides grow by 2^(1/2 - 1/n)."""
+    pose = make_pose(45, 500, (300, 300), mirrored=False)
+    sizes = np.tile((0.1, 0.1), (len(BOX_NAMES), 1))
+    rois = make_rois(Landmarks(pose.to_film(template_points()), np.ones(len(POINT_NAMES)), sizes, pose))
+    box = next(roi for roi in rois if roi.name == name).box
+    assert box.x1 - box.x0 == pytest.approx(50 * 2 ** (1 / 2 - 1 / exponent))
 
 
 def test_an_upright_bones_box_is_its_size():

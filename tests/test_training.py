@@ -1,6 +1,8 @@
 """The samples nets are fed, losses and recipes, on synthetic hands. The loop: test_fit.py. Not accuracy on films."""
 
 import csv
+import logging
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +15,7 @@ from inference.method import Prediction, open_method
 from inference.pose import Pose, template_points
 from inference.preparation import equalisation_table, prepare, roi_centres
 from training.ages import AgeBatch, LocatedFilm, Pool, age_batches, read_located, write_located
-from training.annotations import DISAGREEMENT, Annotation, disagreement, read_annotations
+from training.annotations import _KEYPOINTS, DISAGREEMENT, Annotation, disagreement, read_annotations
 from training.detector import (
     AnnotatedFilm,
     _place,
@@ -122,22 +124,12 @@ def test_a_mirrored_turned_film_is_prepared_as_the_same_hand():
     assert np.abs(straight - mirrored).mean() < 1
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-@pytest.mark.parametrize("swapped", [False, True])
-def test_fingers_are_numbered_by_geometry(tmp_path, mirrored, swapped):
-    """Given 21 boxes without finger numbers, when they are read, then every box gets the name of its bone.
-
-    That holds also where a reader took the ulna for the first metacarpal and this one for the ulna.
-    """
-    folder = tmp_path / "annotations"
-    folder.mkdir()
-    labels = {"radius": "Radius", "ulna": "Ulna", "MC1": "MCPFirst", "MC": "MCP", "PP": "ProximalPhalanx",
+BOX_LABELS = {"radius": "Radius", "ulna": "Ulna", "MC1": "MCPFirst", "MC": "MCP", "PP": "ProximalPhalanx",
               "MP": "MiddlePhalanx", "DP": "DistalPhalanx"}  # fmt: skip
-    if swapped:
-        labels["ulna"], labels["MC1"] = labels["MC1"], labels["ulna"]
-    points = dict(zip(POINT_NAMES, template_points() * 1000, strict=True))
-    if mirrored:
-        points = {name: np.array([1000 - x, y]) for name, (x, y) in points.items()}
+
+
+def write_boxes(folder: Path, points: dict, labels: dict[str, str], key_points_size: int | None = None) -> None:
+    """Write the three sets of annotations of film 7, 1000 x 1000 pixels; key points of a size, all unseen, if asked."""
     with (folder / "rus_boxes_881.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["rsna_id", "image_width", "image_height", "label", "xmin", "ymin", "xmax", "ymax"])
@@ -147,11 +139,44 @@ def test_fingers_are_numbered_by_geometry(tmp_path, mirrored, swapped):
     (folder / "ossification_rois_koitka2018.csv").write_text(
         "rsna_id,split,ref_width,ref_height,label,xmin,ymin,xmax,ymax,truncated,difficult\n"
     )
-    (folder / "keypoints21.csv").write_text("rsna_id,ref_width,ref_height\n")
+    seen = {f"{key}_v": 0 for key in _KEYPOINTS}
+    rows = [] if key_points_size is None else [[7, key_points_size, key_points_size, *seen.values()]]
+    with (folder / "keypoints21.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["rsna_id", "ref_width", "ref_height", *seen], *rows])
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_fingers_are_numbered_by_geometry(tmp_path, mirrored, swapped):
+    """Given 21 boxes without finger numbers, when they are read, then every box gets the name of its bone.
+
+    That holds also where a reader took the ulna for the first metacarpal and this one for the ulna.
+    """
+    folder = tmp_path / "annotations"
+    folder.mkdir()
+    labels = dict(BOX_LABELS)
+    if swapped:
+        labels["ulna"], labels["MC1"] = labels["MC1"], labels["ulna"]
+    points = dict(zip(POINT_NAMES, template_points() * 1000, strict=True))
+    if mirrored:
+        points = {name: np.array([1000 - x, y]) for name, (x, y) in points.items()}
+    write_boxes(folder, points, labels)
     annotation = read_annotations(tmp_path)[7]
     assert set(annotation.points) == set(BOX_NAMES)
     for name in BOX_NAMES:
         assert np.allclose(np.array(annotation.points[name]) * 1000, points[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize(("size", "kept"), [(1000, True), (1003, True), (1149, False)])
+def test_a_film_that_two_readers_had_in_two_sizes_is_left_out(tmp_path, caplog, size, kept):
+    """Given boxes on 1000 pixels, when key points say another size, then one is of another version of the film."""
+    folder = tmp_path / "annotations"
+    folder.mkdir()
+    points = dict(zip(POINT_NAMES, template_points() * 1000, strict=True))
+    write_boxes(folder, points, BOX_LABELS, size)
+    with caplog.at_level(logging.INFO):
+        assert (7 in read_annotations(tmp_path)) is kept
+    assert ("contradict each other: [7]" in caplog.text) is not kept
 
 
 def annotation_of(turned_deg: float) -> Annotation:

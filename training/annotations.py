@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 DISAGREEMENT = 0.05
 """Two readers' poses of one hand differ by less than this, in template units; else one read another version."""
+SIZE_TOLERANCE = 4.0
+"""Two readers' pictures of one film differ by no more pixels; all boxes are said to be in pixels of the original."""
 LEAST_POINTS = 6
 """So many points of each reader are needed to compare them."""
 
@@ -70,6 +72,7 @@ class Annotation:
     aspect: float  # columns / rows of the original film
     points: dict[str, Point] = field(default_factory=dict)
     sizes: dict[str, Point] = field(default_factory=dict)
+    pictures: set[tuple[float, float]] = field(default_factory=set)  # (columns, rows) of those its readers had
 
     def array(self) -> npt.NDArray[np.float32]:
         """Return shape (len(POINT_NAMES), 2), NaN where a point is not annotated."""
@@ -87,6 +90,13 @@ def _by_angle(origin: npt.NDArray[np.float64], start: npt.NDArray[np.float64], p
     return [int(i) for i in np.argsort(-cosines)]
 
 
+def _annotation_of(annotations: dict[int, Annotation], rsna_id: int, columns: float, rows: float) -> Annotation:
+    """Return a film's annotation, a new one if need be, with the size of one more reader's picture of it."""
+    annotation = annotations.setdefault(rsna_id, Annotation(rsna_id, columns / rows))
+    annotation.pictures.add((columns, rows))
+    return annotation
+
+
 def _read_rus_boxes(path: Path, annotations: dict[int, Annotation]) -> None:
     films: dict[int, list[dict[str, str]]] = defaultdict(list)
     with path.open(newline="") as file:
@@ -101,7 +111,7 @@ def _read_rus_boxes(path: Path, annotations: dict[int, Annotation]) -> None:
             boxes[row["label"]].append((centre, ((x1 - x0) / width, (y1 - y0) / height)))
         if not is_complete(boxes):
             continue  # a box too many or too few makes the order of the fingers a guess
-        add_rus_boxes(annotations.setdefault(rsna_id, Annotation(rsna_id, width / height)), boxes)
+        add_rus_boxes(_annotation_of(annotations, rsna_id, width, height), boxes)
 
 
 def is_complete(boxes: Mapping[str, list[Box]]) -> bool:
@@ -145,7 +155,7 @@ def _read_joint_boxes(path: Path, annotations: dict[int, Annotation]) -> None:
         if not single or any(len(centres[label]) != len(names) for label, names in _JOINT_CLASSES.items()):
             continue
         radius, ulna = np.array(centres["Radius"][0]), np.array(centres["Ulna"][0])
-        annotation = annotations.setdefault(rsna_id, Annotation(rsna_id, width / height))
+        annotation = _annotation_of(annotations, rsna_id, width, height)
         wrist = (radius + ulna) / 2
         for label, names in _JOINT_CLASSES.items():
             order = _by_angle(wrist, radius - ulna, centres[label])
@@ -161,7 +171,7 @@ def _read_keypoints(path: Path, annotations: dict[int, Annotation]) -> None:
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             rsna_id, width, height = int(row["rsna_id"]), float(row["ref_width"]), float(row["ref_height"])
-            annotation = annotations.setdefault(rsna_id, Annotation(rsna_id, width / height))
+            annotation = _annotation_of(annotations, rsna_id, width, height)
             for key, name in _KEYPOINTS.items():
                 if row[f"{key}_v"] == "2":
                     annotation.points[name] = (float(row[f"{key}_x"]) / width, float(row[f"{key}_y"]) / height)
@@ -173,7 +183,8 @@ def read_annotations(data: Path) -> dict[int, Annotation]:
     Boxes of RSNA's layout and a site's belong to the films of the folder's table, and must.
 
     Films whose boxes cannot be ordered are left out of the set concerned. Films on which two readers disagree about
-    where the hand lies are left out altogether, and named in the log: one of them had another version of the film.
+    where the hand lies, or how large the film is, are left out altogether, and named in the log: one of them had
+    another version of the film.
 
     Raises
     ------
@@ -195,10 +206,16 @@ def read_annotations(data: Path) -> dict[int, Annotation]:
     _read_rus_boxes(folder / "rus_boxes_881.csv", annotations)
     _read_joint_boxes(folder / "ossification_rois_koitka2018.csv", annotations)
     _read_keypoints(folder / "keypoints21.csv", annotations)
-    contradictory = [rsna_id for rsna_id, annotation in annotations.items() if disagreement(annotation) > DISAGREEMENT]
+    contradictory = [rsna_id for rsna_id, annotation in annotations.items() if is_contradictory(annotation)]
     if contradictory:
         _log.info("left out, since its annotations contradict each other: %s", sorted(contradictory))
     return {rsna_id: a for rsna_id, a in annotations.items() if rsna_id not in contradictory}
+
+
+def is_contradictory(annotation: Annotation) -> bool:
+    """Tell whether a film's readers had different versions of it: they place the hand, or size the film, otherwise."""
+    spread = np.ptp(list(annotation.pictures or {(0.0, 0.0)}), axis=0)
+    return bool(spread.max() > SIZE_TOLERANCE) or disagreement(annotation) > DISAGREEMENT
 
 
 def disagreement(annotation: Annotation) -> float:
