@@ -333,7 +333,9 @@ def _read_rows(arguments: argparse.Namespace, path: Path) -> tuple[list[Row], st
 def main(argv: list[str] | None = None) -> int:
     """Calibrate; returns 0, 1 when the model cannot be opened, 2 when the data cannot be used."""
     parser = argparse.ArgumentParser(prog="boneage-node calibrate", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, help="the data folder; its validation part is read")
+    parser.add_argument(
+        "--data", type=Path, help="this project's data folder, RSNA's or a site's own; its validation part is read"
+    )
     parser.add_argument("--small", action="store_true", help="add the held-out films at 100 x 100 pixels")
     parser.add_argument("--shape", action="store_true", help="take the widths' shape over ages from the train part")
     parser.add_argument("--rows", type=Path, nargs="+", help="take the rows of these evaluations' JSON instead")

@@ -364,7 +364,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="WHAT",
         help="a method, several with + between them, a run's folder, or an evaluation's JSON",
     )
-    parser.add_argument("--data", type=Path, help="the data folder, for methods and runs")
+    parser.add_argument(
+        "--data", type=Path, help="this project's data folder, RSNA's or a site's own, for methods and runs"
+    )
     parser.add_argument(
         "--part", default="test", choices=("train", "validation", "test"), help="part of the split (default test)"
     )

@@ -191,7 +191,9 @@ def make_parser() -> argparse.ArgumentParser:
     source.add_argument("--data", type=Path, help="this project's data folder, RSNA's layout or a site's own")
     source.add_argument("--films", type=Path, metavar="DIR", help="a site's own films, DICOM or PNG, with --readings")
     source.add_argument("--from", type=Path, dest="kept", metavar="JSON", help="figures kept by --json: read no film")
-    parser.add_argument("--readings", type=Path, metavar="CSV", help="their readings: file, sex, bone_age_months")
+    parser.add_argument(
+        "--readings", type=Path, metavar="CSV", help="their readings: file, sex, bone_age_months or _years"
+    )
     parser.add_argument("--method", default=DEFAULT_METHOD, help=f"whose bundle to evaluate (default {DEFAULT_METHOD})")
     parser.add_argument("--part", default="test", choices=("train", "validation", "test"), help="part of the split")
     parser.add_argument("--changed", action="store_true", help="find the ROIs on turned, mirrored, marked films, too")

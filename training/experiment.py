@@ -290,7 +290,7 @@ def make_parser() -> argparse.ArgumentParser:
     actions.add_parser("list", help="what there is to run, best first")
     packing = actions.add_parser("pack", help="write what an experiment needs into a folder")
     packing.add_argument("name", metavar="NAME")
-    packing.add_argument("--data", type=Path, required=True, help="the data folder (rsna2017/, ...)")
+    packing.add_argument("--data", type=Path, required=True, help="this project's data folder, RSNA's or a site's own")
     packing.add_argument("--out", type=Path, required=True, help="a new folder")
     packing.add_argument("--cache", type=Path, help="keeps where hands were found, such as runs/located")
     packing.add_argument("--imagenet", type=Path, help="ImageNet weights, for experiments that start from them")

@@ -368,7 +368,7 @@ def _cell(value: float, written: str) -> str:
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = argparse.ArgumentParser(prog="boneage-node stress", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="the data folder (rsna2017/)")
+    parser.add_argument("--data", type=Path, required=True, help="this project's data folder, RSNA's or a site's own")
     parser.add_argument(
         "--method", default=DEFAULT_METHOD, help=f"whose bundle to read with (default {DEFAULT_METHOD})"
     )
