@@ -113,9 +113,19 @@ def _fits(text: str, size: int, width_px: float) -> bool:
 
 
 def drawable(text: str) -> str:
-    """Return a text composed, without control characters, and with "?" for each letter that no font has."""
+    """Return a text composed, without control characters, and with "?" for each letter that no font has.
+
+    A form of a letter (a ligature, an Arabic letter as it stands in the middle of a word) is the letter, where it lacks.
+    """
     plain = " ".join(normalize("NFC", text).split())
-    return "".join("?" if _is_missing(letter) else letter for letter in plain if category(letter) not in {"Cc", "Cf"})
+    return "".join(map(_drawable, (letter for letter in plain if category(letter) not in {"Cc", "Cf"})))
+
+
+def _drawable(letter: str) -> str:
+    if not _is_missing(letter):
+        return letter
+    usual = normalize("NFKC", letter)
+    return "?" if any(map(_is_missing, usual)) else usual
 
 
 def _pieces(text: str) -> Iterator[tuple[str, bool]]:

@@ -31,6 +31,12 @@ def test_what_no_font_has_becomes_a_question_mark_and_control_characters_go():
     assert lettering.drawable("ใจดี กั") == "???? ??"  # marks too: no font of ours has Thai
 
 
+@pytest.mark.parametrize(("form", "letters"), [("ﻗﺒﺎﻧﻲ", "قباني"), ("Hoﬀmann", "Hoffmann"), ("𝒜nna", "Anna")])
+def test_a_form_of_a_letter_is_the_letter(form, letters):
+    """Given letters as older systems write them, by their form in a word, then they are drawn all the same."""
+    assert lettering.drawable(form) == letters
+
+
 @pytest.mark.parametrize("text", ["Bone age 11 y 0 mo", "骨龄 11岁0个月 (132.5个月)", "Ελένη / 王小明 / Muster"])
 def test_the_width_is_that_of_what_is_drawn(text):
     columns = np.nonzero(drawn(text).any(axis=0))[0]
