@@ -115,7 +115,7 @@ def _fits(text: str, size: int, width_px: float) -> bool:
 def drawable(text: str) -> str:
     """Return a text composed, without control characters, and with "?" for each letter that no font has.
 
-    A form of a letter (a ligature, an Arabic letter as it stands in the middle of a word) is the letter, where it lacks.
+    A form of a letter that lacks (a ligature, an Arabic letter as it stands within a word) is the letter itself.
     """
     plain = " ".join(normalize("NFC", text).split())
     return "".join(map(_drawable, (letter for letter in plain if category(letter) not in {"Cc", "Cf"})))
