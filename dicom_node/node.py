@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 
 import structlog
@@ -25,12 +26,14 @@ from dicom_node.retention import Keeper, Purger
 from dicom_node.settings import ArchivePeer, Settings, SettingsProblem
 from dicom_node.shadow import Shadows
 from dicom_node.spool import Received, Spool
-from dicom_node.store import Instance, NodeRow, Store, make_engine, upgrade
+from dicom_node.store import Instance, NodeRow, Store, make_engine, now, upgrade
 from dicom_node.street import Street
 from dicom_node.workflows import Workflows
 from dicom_node.worklist import Scales
 
 STOP_WITHIN_S = 30.0
+FORGOTTEN_AFTER = timedelta(days=1)
+"""How long the engine remembers what it has ended."""
 SWEPT_AFTER_S = 3600.0
 """How old a file without a row must be before a running node removes it: its row may still come."""
 
@@ -142,7 +145,7 @@ class Node:
             deliver=self._courier.run,
         )
         self._dispatcher = Dispatcher(self.store, self._workflows, self._street, node.id)
-        self._keeper = Keeper(Purger(self.store, settings), settings.retention, self._sweep)
+        self._keeper = Keeper(Purger(self.store, settings), settings.retention, self._tidy)
         self._fingerprinter = Fingerprinter(self.store, settings.spool_dir, node.id)
         self._intake = Intake(
             store=self.store,
@@ -238,6 +241,21 @@ class Node:
         what = f"The database has never seen {node_id}, but {self._spool.folder} holds films that it received."
         remedy = "Give the database they belong to, or, to begin anew, another data_dir; or move these films away."
         raise SettingsError(SettingsProblem("store", "", what, remedy))
+
+    def _tidy(self) -> None:
+        """Remove what nobody needs any more, whatever the settings say of retention.
+
+        Raises
+        ------
+        SpoolFailed
+            The disk failed.
+        StoreError
+            A database failed.
+        """
+        self._sweep()
+        forgotten = self._workflows.forget(now() - FORGOTTEN_AFTER)
+        if forgotten:
+            log.info("node.workflows-forgotten", workflows=forgotten)
 
     def _sweep(self, min_age_s: float = SWEPT_AFTER_S) -> None:
         """Remove what of this node's spool no row names.

@@ -12,6 +12,7 @@ import functools
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import datetime
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -35,6 +36,7 @@ TURNS_AT_ONCE = 2  # per node and peer
 STEP_ATTEMPTS = 8  # of a step whose error may pass: 1 + 2 + 4 + ... seconds, two minutes in all
 MAX_RECOVERIES = 10  # a walk that takes the process down with it each time is set aside after so many
 WALK_QUEUE = "walk"
+_FORGOTTEN_AT_ONCE = 200  # so that others who write to the engine's database wait for moments only
 GIVEN_UP = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
 
 log = structlog.get_logger(__name__)
@@ -187,6 +189,33 @@ class Workflows:
                 DBOS.resume_workflows([status.workflow_id], queue_name=status.queue_name or WALK_QUEUE)
                 taken.append(status.workflow_id)
         return tuple(taken)
+
+    def forget(self, before: datetime) -> int:
+        """Have the engine forget what ended before a time; return how many workflows that was.
+
+        What there is to do stands in the SQL store, and what was done as events. Without this an archive that is down
+        for weeks costs a workflow per revision and quarter of an hour, for good.
+
+        Raises
+        ------
+        StoreError
+            The engine's database failed.
+        """
+        number = 0
+        with _as_store_error("The engine's workflows cannot be forgotten"):
+            while not self._stopping:
+                ended = DBOS.list_workflows(
+                    status=["SUCCESS", "ERROR", "CANCELLED"],
+                    completed_before=before.isoformat(),
+                    limit=_FORGOTTEN_AT_ONCE,
+                    load_input=False,
+                    load_output=False,
+                )
+                if not ended:
+                    break
+                DBOS.delete_workflows([status.workflow_id for status in ended])
+                number += len(ended)
+        return number
 
     def _register(self) -> None:
         @DBOS.workflow(name="walk", max_recovery_attempts=MAX_RECOVERIES)

@@ -5,8 +5,11 @@ Not covered: kill -9 (test_kill_node.py), several nodes (test_cluster.py), a rea
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -29,12 +32,14 @@ from conformance.nodes import (
     states,
 )
 from conformance.stand_in import StandIn, estimate, refuse
+from dicom_node import node as node_module
 from dicom_node.archive import Archive, CallBack
 from dicom_node.assemble import reprocess
 from dicom_node.errors import SettingsError
 from dicom_node.findings import finding_from_json
 from dicom_node.node import Node
-from dicom_node.store import Document, Event, FindingRow, Instance, Revision
+from dicom_node.settings import Settings
+from dicom_node.store import Document, Event, FindingRow, Instance, Revision, now
 from inference.finding import Finding
 from reports.read_back import read_bone_age
 
@@ -388,6 +393,36 @@ def test_a_database_that_films_do_not_belong_to_costs_no_film(journal: Journal, 
     assert len(list(settings.spool_dir.rglob("*.dcm"))) == 1
     with run_node(settings, StandIn()):
         assert len(list(settings.spool_dir.rglob("*.dcm"))) == 1
+
+
+def test_the_engine_forgets_what_has_ended_and_nothing_is_done_twice(
+    journal: Journal, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a study that is committed, when its workflows are forgotten, then nothing of it is left or done again."""
+    settings = make_settings(tmp_path / "node", {"pacs": archive.address})
+    film, interpreter = make_film(), StandIn()
+    with run_node(settings, interpreter) as node:
+        send(node.address, [film])
+        wait_for_state(journal, node, film.StudyInstanceUID, "committed")
+        before = events_of(node)
+    assert engine_rows(settings)["operation_outputs"] > 0
+    with run_node(settings, interpreter) as node:
+        node._tidy()
+        assert engine_rows(settings)["operation_outputs"] > 0  # of today
+        monkeypatch.setattr(node_module, "FORGOTTEN_AFTER", timedelta(0))
+        node._tidy()
+        node._dispatcher.make_pass(now())
+        assert events_of(node)[: len(before)] == before
+        assert set(events_of(node)[len(before) :]) <= {"node-started", "node-stopped"}
+    assert set(engine_rows(settings).values()) == {0}
+    assert interpreter.calls == 1
+
+
+def engine_rows(settings: Settings) -> dict[str, int]:
+    """Return how many rows the engine's tables of workflows have."""
+    tables = ("workflow_status", "workflow_input", "workflow_output", "operation_outputs")
+    with contextlib.closing(sqlite3.connect(settings.node.data_dir / "workflows.db")) as connection:
+        return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
 
 
 def test_work_whose_workflow_was_lost_is_found_again(journal: Journal, archive: Archive, tmp_path: Path) -> None:
