@@ -5,7 +5,8 @@ the identity; here the first window is used, and INVERSE where the film is MONOC
 
 A state replaces all transformations of its image: one that it lacks is the identity (PS3.4 N.2). So it has the film's
 own modality and VOI LUT, as ``inference.greyscale`` reads them; a window would be applied to values of another scale.
-Likewise its display shutter: without one, a viewer shows what the modality had covered.
+Likewise its display shutter: without one, a viewer shows what the modality had covered. Likewise its overlay planes:
+without a layer for them, a viewer hides them, and with them the side marker that a modality has put there.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ from reports.placement import Letters, place_names, place_result
 
 SERIES_DESCRIPTION = "Bone age marks (research use only)"
 LABEL = "BONE AGE"
-REGIONS, RESULT = "REGIONS", "RESULT"
+REGIONS, RESULT, OVERLAYS = "REGIONS", "RESULT", "OVERLAYS"
 """Graphic layers: a viewer may switch each off."""
+OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
+OVERLAY_ACTIVATION_LAYER = 0x1001
+"""Groups of overlay planes (PS3.3 C.9.2), and the element of each that a state shows it by (C.11.7)."""
 LONGEST_TEXT = 1024
 """Characters of Unformatted Text Value, an ST (PS3.5 6.2)."""
 LONGEST_RESULT = 960
@@ -84,8 +88,12 @@ def compose_gsps(
     series.ReferencedImageSequence = Sequence([image_reference(source)])
     document.ReferencedSeriesSequence = Sequence([series])
     document.DisplayedAreaSelectionSequence = Sequence([_displayed(source, area)])
-    document.GraphicLayerSequence = Sequence([_layer(name, order) for order, name in enumerate((REGIONS, RESULT), 1)])
+    overlays = _overlay_groups(source)
+    layers = (REGIONS, RESULT, OVERLAYS) if overlays else (REGIONS, RESULT)
+    document.GraphicLayerSequence = Sequence([_layer(name, order) for order, name in enumerate(layers, 1)])
     document.GraphicAnnotationSequence = Sequence(_annotations(report, area, language))
+    for group in overlays:
+        document.add_new((group, OVERLAY_ACTIVATION_LAYER), "CS", OVERLAYS)
     _put_modality_lut(document, source)
     _put_voi_lut(document, source)
     _put_shutter(document, source)
@@ -98,6 +106,11 @@ def _is_coloured(source: Dataset) -> bool:
     photometric = text_of(source, "PhotometricInterpretation")
     is_grey = not photometric or photometric.startswith("MONOCHROME")
     return not is_grey or numbers_of(source, "SamplesPerPixel")[:1] > (1.0,)
+
+
+def _overlay_groups(source: Dataset) -> list[int]:
+    """Return the groups of the overlay planes that the source has."""
+    return sorted({tag.group for tag in source.keys()} & set(OVERLAY_GROUPS))  # noqa: SIM118 - a Dataset iterates elements
 
 
 def _side(finding: Finding) -> str:

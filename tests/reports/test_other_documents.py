@@ -326,3 +326,38 @@ def test_judges_have_nothing_against_shutters(dx, estimate, identify, require_pe
         for name, programs in (("dciodvfy", dicom3tools), ("dcmpschk", dcmtk)):
             assert unexplained(name, JUDGES[name].complaints(programs, path)) == [], shapes
     assert "RadiusOfCircularShutter" in dcmread(path)
+
+
+def with_overlay(source: Dataset, group: int) -> None:
+    """Give a source an overlay plane, as modalities put side markers there."""
+    for element, vr, value in (
+        (0x0010, "US", source.Rows), (0x0011, "US", source.Columns), (0x0040, "CS", "G"), (0x0050, "SS", [1, 1]),
+        (0x0100, "US", 1), (0x0102, "US", 0), (0x3000, "OW", bytes(source.Rows * source.Columns // 8)),
+    ):  # fmt: skip
+        source.add_new((group, element), vr, value)
+
+
+def test_the_films_own_overlays_stay_shown(dx, estimate, identify, require_peer, tmp_path):
+    """Given a film with a side marker as an overlay, then a viewer that applies the state still shows it.
+
+    An overlay that a state does not name is hidden (PS3.3 C.11.7).
+    """
+    for group in (0x6000, 0x6004):
+        with_overlay(dx, group)
+    document = compose_gsps(dx, estimate, identify(dx, "gsps"))
+    verify(document, dx, estimate)
+    layers = [item.GraphicLayer for item in document.GraphicLayerSequence]
+    for group in (0x6000, 0x6004):
+        assert document[group, 0x1001].value in layers
+    assert {one.tag.group for one in document if 0x6000 <= one.tag.group < 0x7000} == {0x6000, 0x6004}
+    path = tmp_path / "state.dcm"
+    path.write_bytes(encoded(document))
+    for name, peer in (("dciodvfy", "dicom3tools"), ("dcmpschk", "dcmtk")):
+        assert unexplained(name, JUDGES[name].complaints(require_peer(peer), path)) == []
+
+
+def test_without_overlays_there_is_no_layer_for_them(dx, estimate, identify):
+    dx.add_new((0x6001, 0x0010), "LO", "a private group")
+    document = compose_gsps(dx, estimate, identify(dx, "gsps"))
+    assert [item.GraphicLayer for item in document.GraphicLayerSequence] == ["REGIONS", "RESULT"]
+    assert not [one.tag for one in document if 0x6000 <= one.tag.group < 0x7000]
