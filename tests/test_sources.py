@@ -31,6 +31,7 @@ from training.evaluation.site import read_table
 from training.films import AgeFilms, DetectorFilms
 from training.radiographs import load_half, load_small, read_split
 from training.sources import open_source
+from training.sources import site as site_source
 from training.sources.boxes import check_boxes, read_boxes
 from training.sources.files import read_image, read_object
 from training.sources.source import LONG_SIDE, open_image, part_by_hash
@@ -636,6 +637,21 @@ def test_a_file_that_is_no_film_is_named_by_its_line(site: Path) -> None:
 def test_a_folder_without_a_table_says_what_is_known(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"readings\.csv"):
         open_source(tmp_path)
+
+
+def test_a_training_opens_each_film_once(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {0: "train", 2: "validation", 4: "test", 1: "train"}
+    rows = [[f"film{place}.dcm", "F", 8, part] for place, part in parts.items()]
+    write_csv(site / "readings.csv", ["file", "sex", "bone_age_years", "part"], rows)
+    opened: list[str] = []
+    read = site_source.open_film
+    monkeypatch.setattr(site_source, "open_film", lambda path: opened.append(path.name) or read(path))
+    monkeypatch.setattr("training.films.locate_all", lambda films, *_: films)
+    films = AgeFilms.load(site, None)
+    assert sorted(opened) == [f"film{place}.dcm" for place in (0, 1, 2, 4)]
+    assert [[film.reading.rsna_id for film in part] for part in (films.sharp, films.small, films.validation)] == [
+        [2, 5], [], [3],
+    ]  # fmt: skip
 
 
 def test_what_a_header_contradicts_is_noted_and_the_table_taken(

@@ -166,8 +166,10 @@ class AgeFilms:
         DataError
             If the films have problems, or none with a hand is there to train on or to validate with.
         """
-        films = [load_half(data, ["train"]), load_small(data, ["pretrain"]), load_half(data, ["validation"])]
-        if not films[0] or not films[2]:
+        sharp = load_half(data, ["train", "validation"])  # at once: a site's folder is looked through each time
+        train, validation = ([film for film in sharp if film.reading.part == part] for part in ("train", "validation"))
+        films = [train, load_small(data, ["pretrain"]), validation]
+        if not train or not validation:
             raise DataError("There are no films to train on, or none to validate with; see boneage-node data check.")
         if not machine.leads:
             machine.agree(True)
