@@ -154,7 +154,7 @@ def film_size(source: Dataset) -> tuple[int, int] | None:
 
 def pixel_shape(source: Dataset) -> tuple[int, int]:
     """Return height and width of a pixel as a pair of small whole numbers; a square where the header says nothing."""
-    for keyword in ("PixelAspectRatio", "ImagerPixelSpacing", "PixelSpacing"):
+    for keyword in ("PixelAspectRatio", "ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing"):
         sides = numbers_of(source, keyword)
         if len(sides) == 2 and min(sides) > 0 and max(sides) < MOST_ASPECT * min(sides):
             high, wide = (max(1, round(side / max(sides) * ASPECT_STEPS)) for side in sides)

@@ -152,9 +152,11 @@ def test_marks_without_what_the_node_cannot_use(dx, estimate, identify, has):
         ("ImagerPixelSpacing", ["0.1000", "0.1001"], [1, 1]),
         ("ImagerPixelSpacing", ["0.1", "7"], [1, 1]),
         ("PixelAspectRatio", ["3", "4"], [3, 4]),
+        ("NominalScannedPixelSpacing", ["0.1", "0.2"], [1, 2]),
     ],
 )
 def test_marks_keep_the_shape_of_pixels(dx, estimate, identify, keyword, sides, written):
+    del dx.ImagerPixelSpacing
     setattr(dx, keyword, sides)
     (area,) = compose_gsps(dx, estimate, identify(dx, "gsps")).DisplayedAreaSelectionSequence
     assert list(area.PresentationPixelAspectRatio) == written
