@@ -24,6 +24,10 @@ Cells = npt.NDArray[np.unsignedinteger]
 WINDOW_PERCENTILES = (0.5, 99.5)
 """The window of a film that has none of its own: these percentiles of its pixels, padding left out."""
 
+LEAST_SPAN, LEAST_WINDOW_SPAN = 0.02, 0.2
+"""Of what can be shown, the share that the middle 99.8 % of a film's pixels must span: by any window to be contrast at
+all, by the header's own to be followed. With less, networks see some dozens of 256 grey values."""
+
 _SAMPLE_PIXELS = 2**18  # enough for a percentile, a twentieth of a film
 
 
@@ -134,12 +138,12 @@ def _apply_modality(ds: Dataset, stored: npt.NDArray[np.int64]) -> tuple[Values,
 def _apply_voi(ds: Dataset, values: Values, counts: npt.NDArray[np.intp]) -> tuple[Values, tuple[Flag, ...]]:
     """Return what is shown for each cell, 0..1: by VOI LUT, else first window, else percentiles of the film."""
     shown, flags = _follow_header(ds, values)
-    if shown is not None and _has_contrast(shown, counts):
+    if shown is not None and _span(shown, counts) > LEAST_WINDOW_SPAN:
         return shown, flags
     fallback = _percentile_window(values, counts)
-    if shown is None or not _has_contrast(fallback, counts):
+    if shown is None or _span(fallback, counts) <= LEAST_SPAN:
         return fallback if shown is None else shown, flags
-    flag = Flag("voi-unusable", "The film's own window shows nothing; a window was taken from its pixels.")
+    flag = Flag("voi-unusable", "The film's own window shows little or nothing; a window was taken from its pixels.")
     return fallback, (*flags, flag)
 
 
@@ -177,9 +181,9 @@ def _percentile_window(values: Values, counts: npt.NDArray[np.intp]) -> Values:
     return np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros_like(values)
 
 
-def _has_contrast(shown: Values, counts: npt.NDArray[np.intp]) -> bool:
+def _span(shown: Values, counts: npt.NDArray[np.intp]) -> float:
     low, high = _percentiles(shown, counts, (0.1, 99.9))
-    return bool(high - low > 0.02)
+    return high - low
 
 
 def _percentiles(values: Values, counts: npt.NDArray[np.intp], percents: tuple[float, float]) -> tuple[float, float]:

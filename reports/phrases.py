@@ -28,6 +28,10 @@ CHINESE: dict[str, str] = {
         "图像噪声过大或灰阶过少，无法判断骨骼。"
     ),
     "The film is too blurred for its bones to be judged.": "图像过于模糊，无法判断骨骼。",
+    "Many bright or dark lines run across the hand; they look like growth plates to a model.": (
+        "多条亮线或暗线横贯手部；模型会将其误认为生长板。"
+    ),
+    "Check the detector or scanner, and send or take the film again.": "请检查探测器或扫描仪，并重新发送或拍摄图像。",
     "Send the film at the resolution it was acquired with; repeat it if the hand moved.": (
         "请以原始采集分辨率发送图像；如手部移动请重新拍摄。"
     ),
@@ -113,9 +117,18 @@ CHINESE: dict[str, str] = {
     "A bright, even object, such as a metal plate, lies over or beside a bone; check the estimate.": (
         "有明亮均匀的物体（如金属板）位于骨上或骨旁；请核对估计值。"
     ),
+    "A bright or dark line runs across the hand, as of a faulty detector; check the estimate.": (
+        "有亮线或暗线横贯手部（如探测器故障所致）；请核对估计值。"
+    ),
+    "The film shows the blocks of a strong compression; fine detail is missing, check the estimate.": (
+        "图像可见高压缩率产生的块状伪影；缺失细节，请核对估计值。"
+    ),
     "The header says that both sides are in the film.": "头信息说明图像含双侧。",
     "The header contradicts itself about the side, so none is used.": "头信息对侧别的说明自相矛盾，故未采用。",
-    "The film's pixels are not square.": "图像的像素不是正方形。",
+    "The film's pixels are not square.": "图像的像素不是正方形。",  # of older findings
+    "The film's pixels are not square; they were made square for reading.": (
+        "图像的像素不是正方形；判读前已转换为正方形像素。"
+    ),
     "The film came as a colour image and was converted to grey.": "图像以彩色传来，已转换为灰阶。",
     "The film was compressed with loss; fine detail may be missing.": "图像经过有损压缩；可能缺失细节。",
     "HighBit contradicts the pixel data or BitsStored; the low bits are read.": (
@@ -123,7 +136,10 @@ CHINESE: dict[str, str] = {
     ),
     "The modality LUT cannot be read; stored values are used.": "模态 LUT 无法读取；采用存储值。",
     "RescaleSlope is 0; stored values are used.": "RescaleSlope 为 0；采用存储值。",
-    "The film's own window shows nothing; a window was taken from its pixels.": (
+    "The film's own window shows little or nothing; a window was taken from its pixels.": (
+        "图像自带窗设置几乎不显示内容；已由像素确定窗。"
+    ),
+    "The film's own window shows nothing; a window was taken from its pixels.": (  # of older findings
         "图像自带窗设置不显示内容；已由像素确定窗。"
     ),
     "The film's VOI LUT or window cannot be used as the header gives it.": "头信息中的 VOI LUT 或窗设置无法使用。",

@@ -114,7 +114,16 @@ def test_a_window_of_width_one_is_a_threshold():
 
 @pytest.mark.parametrize(
     ("centre", "width"),
-    [("2000", "0"), ("2000", "-400"), ("90000", "10"), ("-5000", "100"), ("2000", None), (None, "100"), ("nan", "1")],
+    [
+        ("2000", "0"),
+        ("2000", "-400"),
+        ("90000", "10"),
+        ("-5000", "100"),
+        ("2000", None),
+        (None, "100"),
+        ("nan", "1"),
+        ("32768", "65536"),
+    ],
 )
 def test_an_unusable_window_falls_back_to_the_pixels_and_says_so(centre, width):
     with warnings.catch_warnings():

@@ -13,9 +13,11 @@ from hypothesis.extra.numpy import arrays
 from inference.anatomy import BOX_NAMES, POINT_NAMES
 from inference.detector import Landmarks
 from inference.eligibility import (
+    LEAST_GREY_COUNT,
     LEAST_SHARPNESS,
     MOST_BLACK,
     MOST_BRIGHT_RADIUS,
+    MOST_LINES,
     MOST_NOISE,
     MOST_WHITE,
     PictureEvidence,
@@ -123,6 +125,9 @@ def test_the_estimated_noise_grows_with_the_noise():
         (PictureEvidence(0, MOST_WHITE + 0.01, 1, 1), True),
         (PictureEvidence(0, 0, MOST_NOISE + 0.1, 1), True),
         (PictureEvidence(0, 0, 1, LEAST_SHARPNESS - 0.01), True),
+        (PictureEvidence(0, 0, 1, 1, lines=MOST_LINES, grey_count=LEAST_GREY_COUNT), False),
+        (PictureEvidence(0, 0, 1, 1, lines=MOST_LINES + 0.001), True),
+        (PictureEvidence(0, 0, 1, 1, grey_count=LEAST_GREY_COUNT - 0.1), True),
     ],
 )
 def test_thresholds_are_the_last_values_that_are_read(evidence, refused):
