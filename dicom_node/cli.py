@@ -54,8 +54,8 @@ def _is_reader_gone() -> bool:
         with suppress(BrokenPipeError):
             sys.stdout.flush()
         place = sys.stdout.fileno()
-    except (OSError, ValueError):  # a full disk, of which Python itself tells at its end, or no file of the system's
-        return False
+    except (OSError, ValueError, AttributeError):
+        return False  # a full disk, of which Python itself tells at its end; no file of the system's, or none at all
     poll = select.poll()
     poll.register(place, 0)
     gone = any(event & select.POLLERR for _, event in poll.poll(0))

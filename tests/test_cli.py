@@ -131,6 +131,12 @@ def test_an_answer_whose_reader_has_gone_is_no_defect(question: list[str]) -> No
     assert (said, asked.returncode in {cli.DONE, cli.READER_GONE}) == ("", True)
 
 
+def test_a_command_without_standard_output_does_its_work() -> None:
+    asked = [sys.executable, "-m", "dicom_node", "models", "list"]
+    done = subprocess.run(["/bin/sh", "-c", '"$@" >&-', "sh", *asked], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (cli.DONE, "")
+
+
 def test_a_pipe_that_broke_elsewhere_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     def break_off(_: Sequence[str]) -> int:
         raise BrokenPipeError("the database")
