@@ -24,6 +24,7 @@ from dicom_node.events import record
 from dicom_node.findings import finding_columns
 from dicom_node.older_films import Known, Read, ReadFilm, read_older_films
 from dicom_node.query import Asking, Wanted, fetch_reports
+from dicom_node.requestor import Patience
 from dicom_node.revisions import lock_revision
 from dicom_node.sources import read_source
 from dicom_node.store import (
@@ -250,6 +251,7 @@ class Seeker:
         self._years = years
         self._read = read
         self._films = films
+        self._patience = Patience("archive")
 
     def seek(self, finding_id: int) -> None:
         """Keep what the archive has of the patient of one finding. An archive that cannot be asked stops nothing.
@@ -297,12 +299,13 @@ class Seeker:
         films: list[ReadFilm] = []
         problem = None
         try:
-            found = fetch_reports(self._asking, wanted)
-            reports = [one for one in found if _is_ours(one) and patient_key(one) == own.patient_key]
-            if self._films and self._read is not None:
-                known = self._known(own.patient_key, reports)
-                read = read_older_films(self._asking, wanted, known, self._read, most=self._films)
-                films = [film for film in read if patient_key(film.header) == own.patient_key]
+            with self._patience.asking():
+                found = fetch_reports(self._asking, wanted)
+                reports = [one for one in found if _is_ours(one) and patient_key(one) == own.patient_key]
+                if self._films and self._read is not None:
+                    known = self._known(own.patient_key, reports)
+                    read = read_older_films(self._asking, wanted, known, self._read, most=self._films)
+                    films = [film for film in read if patient_key(film.header) == own.patient_key]
         except DeliveryError as error:
             log.warning("priors.unasked", peer=self._asking.archive.name, code=error.code)
             problem = error

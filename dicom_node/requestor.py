@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 from pydicom import Dataset
@@ -16,9 +17,44 @@ from pynetdicom import AE
 from dicom_node.errors import PeerUnreachable
 from dicom_node.settings import ArchivePeer, DeliverSettings, NodeSettings, WorklistPeer
 
+SLOW_S = 5.0  # one that fails sooner, such as a program that is being restarted, keeps nobody waiting
+SPARED_S = 60.0
 SUCCESS = 0x0000
 PENDING = frozenset({0xFF00, 0xFF01})
 """A match comes with it (PS3.4 tables C.4-1 and K.4-1)."""
+
+
+class Patience:
+    """Spares a peer that has just kept a film waiting for nothing: the next ones would wait as long, two at a time.
+
+    Parameters
+    ----------
+    whom
+        The kind of peer, for messages.
+    """
+
+    def __init__(self, whom: str) -> None:
+        self._whom = whom
+        self._spared_until = 0.0
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Ask the peer in the block, unless it is spared now.
+
+        Raises
+        ------
+        PeerUnreachable
+            It is spared, or what the block raised.
+        """
+        began = monotonic()
+        if began < self._spared_until:
+            raise PeerUnreachable(f"The {self._whom} has kept silent just now, and is not asked.")
+        try:
+            yield
+        except PeerUnreachable:
+            if monotonic() - began >= SLOW_S:
+                self._spared_until = monotonic() + SPARED_S
+            raise
 
 
 def calling(node: NodeSettings, timeouts: DeliverSettings) -> AE:

@@ -17,7 +17,7 @@ from pynetdicom.sop_class import ModalityWorklistInformationFind
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import DeliveryError, PeerUnreachable
-from dicom_node.requestor import associated, calling, matches
+from dicom_node.requestor import Patience, associated, calling, matches
 from dicom_node.settings import DeliverSettings, NodeSettings, WorklistPeer
 from dicom_node.sources import read_source
 from dicom_node.store import Document, FindingRow, Instance, OrderedSizeRow, Store, insert_if_absent, now
@@ -57,6 +57,7 @@ class Scales:
         self._worklist = worklist
         self._node = node
         self._timeouts = timeouts
+        self._patience = Patience("worklist")
 
     def ask(self, finding_id: int) -> None:
         """Keep what the order of one finding's film says, unless that was asked, or a document is written already.
@@ -80,7 +81,8 @@ class Scales:
         ):
             return
         try:
-            size = _agreed(film, find_orders(film, self._worklist, self._node, self._timeouts))
+            with self._patience.asking():
+                size = _agreed(film, find_orders(film, self._worklist, self._node, self._timeouts))
         except DeliveryError as error:
             log.warning("worklist.unasked", peer=self._worklist.name, code=error.code)
             size = None

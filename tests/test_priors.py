@@ -20,7 +20,9 @@ from conformance.films import make_film
 from conformance.nodes import Journal, make_settings, run_node, send
 from conformance.query_archive import QueryArchive
 from conformance.stand_in import StandIn
+from dicom_node import priors, requestor
 from dicom_node.archive import Archive
+from dicom_node.errors import PeerUnreachable
 from dicom_node.priors import Seeker, earliest_day
 from dicom_node.query import Asking, Wanted
 from dicom_node.settings import ArchivePeer, ComposeSettings, DeliverSettings, NodeSettings
@@ -299,6 +301,29 @@ def test_an_archive_that_cannot_be_asked_stops_nothing(department: Department, e
         report = department.read(film("1.2.2", "20250101", 125.0))
     assert earlier_ages(report) == []
     assert "Earlier results could not be asked of the archive." in said(report)
+
+
+@pytest.mark.parametrize(("waited_s", "asked"), [(10.0, 1), (1.0, 3)])
+def test_an_archive_that_keeps_films_waiting_is_spared_for_a_while(
+    department: Department, monkeypatch: pytest.MonkeyPatch, waited_s: float, asked: int
+) -> None:
+    """Given an archive that hangs, when films come, then one a minute waits for it; one that is down costs no time."""
+    clock, calls = [100.0], []
+
+    def hang(*_: object) -> list[Dataset]:
+        calls.append(clock[0])
+        clock[0] += waited_s
+        raise PeerUnreachable("silence")
+
+    monkeypatch.setattr(requestor, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(priors, "fetch_reports", hang)
+    ask(department, ArchivePeer(kind="archive", name="pacs", ae_title="A", host="127.0.0.1", port=1))
+    reports = [department.read(film(f"1.2.{number}", f"2025010{number}", 125.0)) for number in (1, 2, 3)]
+    assert len(calls) == asked
+    assert all("Earlier results could not be asked of the archive." in said(report) for report in reports)
+    clock[0] += requestor.SPARED_S
+    department.read(film("1.2.4", "20250104", 125.0))
+    assert len(calls) == asked + 1
 
 
 @pytest.mark.parametrize("fails", ["find", "get"])
