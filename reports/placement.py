@@ -90,6 +90,7 @@ def place_result(
     *,
     whole: str,
     most: int,
+    several: bool = False,
 ) -> Placed:
     """Return the result's lines, broken and placed where they cover least of the hand.
 
@@ -107,9 +108,11 @@ def place_result(
         A part of them that stays in one line where the image is wide enough.
     most
         Characters the text may have, two for each end of a line.
+    several
+        Whether the image shows another hand: it is taken to lie on the other side, as its mirror image.
     """
     area, letters = around
-    room = _Room(area, regions, hand)
+    room = _Room(area, regions, hand, several=several)
     words = [word for line in lines for word in line.replace(whole, _unbroken(whole)).split(" ")]
     narrowest = letters.extent([word for word in words if _NO_BREAK in word] or [""])[0] + 2 * _EDGE
     widest = area.x1 - area.x0 - 2 * _EDGE
@@ -171,7 +174,7 @@ def _unbroken(text: str) -> str:
 class _Room:
     """What each part of an image costs to be written over."""
 
-    def __init__(self, area: Box, regions: Mapping[str, Box], hand: Box | None) -> None:
+    def __init__(self, area: Box, regions: Mapping[str, Box], hand: Box | None, *, several: bool) -> None:
         self.area = area
         self.scale = CELLS / max(area.x1 - area.x0, area.y1 - area.y0)
         height, width = ((high - low) * self.scale for low, high in ((area.y0, area.y1), (area.x0, area.x1)))
@@ -180,6 +183,8 @@ class _Room:
             self._put_hand(costs, regions)
         for box in regions.values() or ([] if hand is None else [hand]):
             cv2.rectangle(costs, self._cell(box.x0, box.y0), self._cell(box.x1, box.y1), REGION_COST, cv2.FILLED)
+        if several:
+            costs = np.maximum(costs, costs[:, ::-1])
         self.sums = np.pad(costs.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
 
     def _cell(self, x: float, y: float) -> tuple[int, int]:

@@ -142,7 +142,8 @@ def _annotations(report: Report, area: Box, language: Language) -> list[Dataset]
     hand = None if finding.hand is None else report.on_image(finding.hand)
     around = area, Letters.on(area, pixel_shape(source))
     sentences = wording.summary_lines(finding, language, LONGEST_RESULT).split(wording.NEW_LINE)
-    said = place_result(sentences, around, regions, hand, whole=wording.DISCLAIMER, most=LONGEST_TEXT)
+    several = isinstance(finding, Estimate) and finding.hands_found > 1
+    said = place_result(sentences, around, regions, hand, whole=wording.DISCLAIMER, most=LONGEST_TEXT, several=several)
     result = _annotation(source, RESULT, [], [(wording.NEW_LINE.join(said.lines), said.box.x0, said.box.y0)])
     drawn = [*regions.values(), *([] if hand is None else [hand])]
     if not drawn:

@@ -62,6 +62,11 @@ def in_the_middle(x, y):
     return x + WIDTH / 2, y
 
 
+def beside_another(x, y):
+    """Return a place of the left one of two hands that fill a film."""
+    return 30 + 0.9 * x, 80 + 0.9 * y
+
+
 FILMS = {
     "upright": (upright, (1000, 800)),
     "tight": (tight, (1000, 800)),
@@ -70,6 +75,7 @@ FILMS = {
     "upside-down": (upside_down, (1000, 800)),
     "lying": (lying, (800, 1000)),
     "wide": (in_the_middle, (1000, 1600)),
+    "two": (beside_another, (1000, 1500)),
 }
 """Where a place of the hand is on each film, and its rows and columns."""
 
@@ -83,7 +89,7 @@ def moved(place, box):
 def composed(dx, estimate, identify):
     """``composed(film, scale, language, flags)`` returns the state of a film, checked, and its image's size."""
 
-    def make(film="upright", scale=1.0, language="en", flags=()):
+    def make(film="upright", scale=1.0, language="en", flags=(), hands=1):
         place, (rows, columns) = FILMS[film]
         dx.Rows, dx.Columns = round(rows * scale), round(columns * scale)
         boxes = {name: moved(place, box) for name, box in HAND.items()}
@@ -92,7 +98,7 @@ def composed(dx, estimate, identify):
         )
         x0, y0 = (min(getattr(roi.box, side) for roi in rois) for side in ("x0", "y0"))
         x1, y1 = (max(getattr(roi.box, side) for roi in rois) for side in ("x1", "y1"))
-        finding = replace(estimate, rois=rois, hand=Box(x0, y0, x1, y1), flags=flags)
+        finding = replace(estimate, rois=rois, hand=Box(x0, y0, x1, y1), flags=flags, hands_found=hands)
         document = compose_gsps(dx, finding, identify(dx, "gsps"), language=language)
         verify(document, dx, finding)
         return document, finding
@@ -148,6 +154,17 @@ def test_nor_over_fingers_without_regions(composed, dx, film):
     place = FILMS[film][0]
     fingers = {name: moved(place, box) for name, box in OTHER_FINGERS.items()}
     assert [name for name, finger in fingers.items() if shared(result, finger)] == []
+
+
+def test_nor_over_the_other_hand(composed, dx):
+    """Given two hands, of which one was read, then the other one lies on the other side as its mirror image."""
+    document, finding = composed("two", hands=2)
+    result = covered(document, max(dx.Rows, dx.Columns))[-1]
+    others = [
+        Box(dx.Columns - box.x1, box.y0, dx.Columns - box.x0, box.y1) for box in (roi.box for roi in finding.rois)
+    ]
+    assert [box for box in others if shared(result, box)] == []
+    assert [roi.name for roi in finding.rois if shared(result, roi.box)] == []
 
 
 def test_on_pixels_that_are_not_square(composed, dx):
