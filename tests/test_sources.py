@@ -639,6 +639,18 @@ def test_a_folder_without_a_table_says_what_is_known(tmp_path: Path) -> None:
         open_source(tmp_path)
 
 
+@pytest.mark.parametrize("place", ["nowhere", "readings.csv"])
+def test_a_path_without_a_folder_says_so(site: Path, place: str) -> None:
+    for read in (open_source, lambda folder: read_table(folder, site / "readings.csv")):
+        with pytest.raises(DataError, match=f"There is no folder .*{place}; correct the path"):
+            read(site / place)
+
+
+def test_a_table_that_is_not_there_is_no_broken_csv(site: Path) -> None:
+    with pytest.raises(DataError, match=r"no\.csv cannot be read: No such file"):
+        read_table(site, site / "no.csv")
+
+
 def test_a_training_opens_each_film_once(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {0: "train", 2: "validation", 4: "test", 1: "train"}
     rows = [[f"film{place}.dcm", "F", 8, part] for place, part in parts.items()]

@@ -26,7 +26,7 @@ from training.errors import DataError
 from training.evaluation.reading import Case, read_case
 from training.radiographs import Radiograph, Reading
 from training.sources.files import IMAGES, is_there, read_image, read_object
-from training.sources.source import SHOWN_PROBLEMS, fingerprint
+from training.sources.source import SHOWN_PROBLEMS, check_folder, fingerprint
 from training.sources.tables import AGES, BEYOND, COLUMNS, SEXES, Row, Table, kind_of, number_of, read_lines, sex_of
 from training.sources.units import years_for_months
 
@@ -59,9 +59,10 @@ def read_table(folder: Path, table: Path) -> list[SiteFilm]:
     Raises
     ------
     DataError
-        If a column is missing, or lines name no film, one named before, no sex or no plausible age; the message names
-        these lines, the first SHOWN_PROBLEMS in words. If all ages in months must be years.
+        If there is no such folder, a column is missing, or lines name no film, one named before, no sex or no plausible
+        age; the message names these lines, the first SHOWN_PROBLEMS in words. If all ages in months must be years.
     """
+    check_folder(folder)
     rows, films, problems = read_rows(table), [], list[str]()
     lines: dict[Path, int] = {}
     for line, row in rows.lines:

@@ -148,10 +148,11 @@ def open_source(folder: Path) -> Source:
     Raises
     ------
     DataError
-        If the folder has none of the known layouts.
+        If there is no such folder, or it has none of the known layouts.
     """
     from training.sources import rsna, site
 
+    check_folder(folder)
     readers: tuple[Callable[[Path], Source | None], ...] = (rsna.read, site.read)
     for read in readers:
         source = read(folder)
@@ -161,6 +162,18 @@ def open_source(folder: Path) -> Source:
         f"{folder} has no layout that is known: rsna2017/half.csv (this project's), images with a CSV of the columns "
         f"id, boneage, male (RSNA's), or DICOM objects with readings.csv (see training/README.md)."
     )
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a path at which no folder is.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}; correct the path.")
 
 
 def part_by_hash(key: str) -> str:

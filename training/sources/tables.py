@@ -68,7 +68,9 @@ def read_lines(path: Path, known: Collection[str]) -> Table:
             columns = [name.strip().lower() for name in reader.fieldnames or ()]
             reader.fieldnames = columns
             lines = [(above + reader.line_num, _whole(row)) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise DataError(f"The table of readings {path} cannot be read: {error.strerror}.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         words = "it must be a CSV in UTF-8 (in Excel: save as CSV UTF-8)"
         raise DataError(f"The table of readings {path} cannot be read; {words}.") from error
     if again := repeated(columns, known):
