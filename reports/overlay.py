@@ -259,17 +259,21 @@ def _labels(boxes: list[tuple[str, Colour, tuple[int, int, int, int]]], placemen
 
 
 def _spread(labels: list[Label], height: int) -> list[Label]:
-    """Return the labels of one margin at heights near their boxes, ``LABEL_PITCH`` apart or more, inside the film."""
+    """Return the labels of one margin at heights near their boxes, ``LABEL_PITCH`` apart or more, inside the film.
+
+    Beside a film that is too low for them they stand closer: one over the edge would not be seen at all.
+    """
+    pitch = min(LABEL_PITCH, height / max(1, len(labels)))
     ordered = sorted(labels, key=lambda label: label.anchor[1])
     heights = [float(label.anchor[1]) for label in ordered]
-    lowest = LABEL_PITCH / 2
+    lowest = pitch / 2
     for index, wanted in enumerate(heights):
         heights[index] = lowest = max(wanted, lowest)
-        lowest += LABEL_PITCH
-    highest = height - LABEL_PITCH / 2
+        lowest += pitch
+    highest = height - pitch / 2
     for index in reversed(range(len(heights))):
         heights[index] = highest = min(heights[index], highest)
-        highest -= LABEL_PITCH
+        highest -= pitch
     return [replace(label, y=round(y)) for label, y in zip(ordered, heights, strict=True)]
 
 

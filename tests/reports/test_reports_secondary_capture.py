@@ -245,3 +245,18 @@ def test_a_region_that_lies_beside_the_film_is_not_named(estimate, display):
     away = draw_overlay(display, replace(estimate, rois=(replace(first, box=Box(-90.0, 1.0, -20.0, 60.0)), *others)))
     without = draw_overlay(display, replace(estimate, rois=tuple(others)))
     np.testing.assert_array_equal(away[:FILM_LONG_SIDE], without[:FILM_LONG_SIDE])
+
+
+def test_names_beside_a_low_film_stand_inside_the_picture(estimate):
+    """Given a film four times as wide as high, then names stand close together and none is cut off above."""
+    boxes = [Box(10.0 + 20 * place, 10.0 + 4 * place, 40.0 + 20 * place, 25.0 + 4 * place) for place in range(18)]
+    rois = tuple(replace(roi, box=box) for roi, box in zip(estimate.rois, boxes, strict=True))
+    low = replace(estimate, rois=rois, hand=Box(1.0, 1.0, 399.0, 99.0))
+    placement = overlay.Placement(2.0, 2.0, 200, 200, 1200, 200)
+    labels = overlay._labels([(roi.name, overlay.CYAN, placement.placed(roi.box)) for roi in low.rois], placement)
+    assert len(labels) == 18
+    for on_left in (True, False):
+        heights = sorted(label.y for label in labels if label.on_left is on_left)
+        assert heights[0] >= 200 / 9 / 2 - 1
+        assert heights[-1] <= 200 - 200 / 9 / 2 + 1
+        assert min(np.diff(heights)) >= 200 / 9 - 1
