@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -1235,6 +1236,14 @@ def test_the_command_counts(official: Path, capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().out
     assert "RSNA's official layout: 6 films" in said
     assert "no problems" in said
+
+
+def test_the_oldest_that_a_table_may_have_are_counted_among_the_oldest(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_csv(site / "readings.csv", ["file", "sex", "bone_age_years"], [["film0.dcm", "F", 20], ["film2.dcm", "F", 4]])
+    main(["data", "check", str(site)])
+    assert re.findall(r"(\d+ to +\d+) years +(\d+)", capsys.readouterr().out) == [("4 to  8", "1"), ("16 to 20", "1")]
 
 
 def test_the_command_lists_every_problem(site: Path, capsys: pytest.CaptureFixture[str]) -> None:

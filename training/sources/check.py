@@ -17,6 +17,8 @@ from training.sources.boxes import Boxes, check_boxes
 from training.sources.source import ANNOTATIONS, Entry, Source, open_source
 
 AGE_GROUP_YEARS = 4
+OLDEST_GROUP = 4
+"""From 16 to 20 years, the last of which belong to it."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -104,7 +106,8 @@ def describe(source: Source) -> str:
     lines = [f"{source.layout}: {len(source.entries)} films"]
     for (part, sex), count in sorted(source.counts().items()):
         lines.append(f"  {part:16s} {sex}  {count:6d}")
-    groups = Counter(int(entry.reading.age_months / 12) // AGE_GROUP_YEARS for entry in source.entries)
+    years = (int(entry.reading.age_months / 12) for entry in source.entries)
+    groups = Counter(min(year // AGE_GROUP_YEARS, OLDEST_GROUP) for year in years)
     for group, count in sorted(groups.items()):
         lines.append(f"  {group * AGE_GROUP_YEARS:2d} to {(group + 1) * AGE_GROUP_YEARS:2d} years   {count:6d}")
     return "\n".join(lines) + "\n"
