@@ -153,10 +153,15 @@ def film_size(source: Dataset) -> tuple[int, int] | None:
 
 
 def pixel_shape(source: Dataset) -> tuple[int, int]:
-    """Return height and width of a pixel as a pair of small whole numbers; a square where the header says nothing."""
-    for keyword in ("PixelAspectRatio", "ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing"):
+    """Return height and width of a pixel as a pair of small whole numbers; a square where the header says nothing.
+
+    By its spacing, else by PixelAspectRatio, as the film was read (``inference.film.read_pixel_aspect``).
+    """
+    for keyword in ("ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
         sides = numbers_of(source, keyword)
         if len(sides) == 2 and min(sides) > 0 and max(sides) < MOST_ASPECT * min(sides):
+            if max(sides) - min(sides) <= max(sides) / ASPECT_STEPS:
+                break
             high, wide = (max(1, round(side / max(sides) * ASPECT_STEPS)) for side in sides)
             shared = gcd(high, wide)
             return high // shared, wide // shared

@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
 from conformance.judges import EVERY_KIND
+from inference.film import read_pixel_aspect
 from reports.document import encoded
 from reports.errors import IncompleteSource
 from reports.header import (
@@ -28,6 +29,7 @@ from reports.header import (
     items_of,
     numbers_of,
     patient_and_study,
+    pixel_shape,
     text_of,
 )
 from reports.secondary_capture import compose_sc
@@ -312,3 +314,21 @@ def test_an_estimate_comes_out_whatever_is_missing(dx, estimate, display, identi
     ):
         verify(document, source, estimate)
         assert all(document[keyword].is_empty for keyword in missing & set(PATIENT_AND_STUDY_TYPE_2))
+
+
+@pytest.mark.parametrize(
+    ("header", "shape"),
+    [
+        ({}, (1, 1)),
+        ({"ImagerPixelSpacing": ["0.2", "0.1"], "PixelAspectRatio": ["1", "3"]}, (2, 1)),
+        ({"PixelSpacing": ["0.1", "0.1009"]}, (1, 1)),
+        ({"NominalScannedPixelSpacing": ["0.1", "0.2"]}, (1, 2)),
+        ({"PixelAspectRatio": ["3", "4"]}, (3, 4)),
+    ],
+)
+def test_documents_show_pixels_in_the_shape_they_were_read_in(header, shape):
+    source = Dataset()
+    for keyword, value in header.items():
+        setattr(source, keyword, value)
+    assert pixel_shape(source) == shape
+    assert read_pixel_aspect(source) == pytest.approx(shape[0] / shape[1])
