@@ -552,9 +552,13 @@ def test_a_run_without_weights_or_of_the_detector_is_refused(tmp_path, capsys):
     assert "no weights yet" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["models", "export", "calibrate", "stress", "train", "experiment"])
+@pytest.mark.parametrize(
+    "command", ["models", "export", "calibrate", "evaluate", "compare", "stress", "train", "experiment"]
+)
 def test_the_workshops_commands_explain_themselves(command, capsys):
     with pytest.raises(SystemExit) as raised:
         cli.main([command, "--help"])
     assert raised.value.code == 0
-    assert f"boneage-node {command}" in capsys.readouterr().out
+    words = capsys.readouterr().out
+    assert f"boneage-node {command}" in words
+    assert "``" not in words

@@ -1,4 +1,7 @@
-"""Numbers of command lines: what means nothing is refused with the option's name, not taken for what was meant."""
+"""Command lines: their descriptions, and their numbers.
+
+A number that means nothing is refused with the option's name, not taken for what was meant.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,16 @@ import math
 
 MOST_SEED = 1 << 32
 """Seeds are below this."""
+
+
+def first_line(docstring: str | None) -> str:
+    """Return the first line of a module's docstring as ``--help`` shows it."""
+    return plain(docstring).partition("\n")[0]
+
+
+def plain(docstring: str | None) -> str:
+    """Return a module's docstring without the marks of code."""
+    return (docstring or "").replace("``", "")
 
 
 def positive_int(text: str) -> int:

@@ -34,7 +34,7 @@ from inference.precise_baa import FILM_SIDE
 from inference.preparation import equalisation_table
 from inference.warp import warp_onto
 from training.annotations import read_annotations
-from training.arguments import positive, positive_int, seed_number
+from training.arguments import plain, positive, positive_int, seed_number
 from training.cascade import detector_loss, palm_loss
 from training.detector import AnnotatedFilm, demand
 from training.errors import TimeUp, TrainingError
@@ -237,7 +237,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(prog="python -m training.bones", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.bones", description=plain(__doc__))
     commands = parser.add_subparsers(dest="command", required=True)
     for target, stretch in STRETCHES.items():
         one = commands.add_parser(target)

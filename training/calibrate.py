@@ -51,7 +51,7 @@ from inference.named_ensemble import calibration_path
 from inference.recalibration import SITE_MARK
 from inference.sex_alarm import SexAlarm
 from training.annotations import read_annotations
-from training.arguments import positive_int
+from training.arguments import first_line, positive_int
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.ages import age_groups, in_group
 from training.evaluation.output import check_outputs
@@ -332,7 +332,7 @@ def _read_rows(arguments: argparse.Namespace, path: Path) -> tuple[list[Row], st
 
 def main(argv: list[str] | None = None) -> int:
     """Calibrate; returns 0, 1 when the model cannot be opened, 2 when the data cannot be used."""
-    parser = argparse.ArgumentParser(prog="boneage-node calibrate", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="boneage-node calibrate", description=first_line(__doc__))
     parser.add_argument(
         "--data", type=Path, help="this project's data folder, RSNA's or a site's own; its validation part is read"
     )

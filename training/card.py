@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from training.arguments import plain
 from training.bundle_card import fill_metadata, without_mark
 from training.compare import (
     ROI_HEAD,
@@ -211,7 +212,7 @@ def fill(document: str, method: str, text: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Fill; returns 0, or 2 where a document has no place for the figures."""
-    parser = argparse.ArgumentParser(prog="python -m training.card", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.card", description=plain(__doc__))
     parser.add_argument("figures", type=Path, nargs="?")
     parser.add_argument("documents", type=Path, nargs="*", metavar="FILE")
     parser.add_argument("--sha256", type=Path, nargs="+", metavar="CARD", default=[], help="write the hashes there")

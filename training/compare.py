@@ -22,7 +22,7 @@ import numpy as np
 
 from inference.bundle import SEPARATOR, list_methods
 from inference.errors import InferenceError
-from training.arguments import positive_int
+from training.arguments import first_line, positive_int
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.ablation import HEAD as ABLATION_HEAD
 from training.evaluation.ablation import ablation_rows
@@ -357,7 +357,7 @@ def _distinct(contestants: list[Contestant]) -> list[Contestant]:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(prog="boneage-node compare", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="boneage-node compare", description=first_line(__doc__))
     parser.add_argument(
         "what",
         nargs="+",

@@ -16,6 +16,7 @@ from inference.ensemble import read_members
 from inference.errors import BundleError, InferenceError
 from inference.method import method_names
 from inference.named_ensemble import unconverged_of
+from training.arguments import first_line
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def _member(text: str) -> tuple[str, float]:
 
 def main(argv: list[str] | None = None) -> int:
     """Write; returns 0, 1 when a member cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m training.ensemble", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m training.ensemble", description=first_line(__doc__))
     parser.add_argument("name", help="the ensemble's name in the settings")
     parser.add_argument("members", nargs="+", type=_member, metavar="METHOD=WEIGHT", help="methods that have bundles")
     arguments = parser.parse_args(argv)

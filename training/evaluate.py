@@ -28,7 +28,7 @@ from inference.finding import ModelIdentity, RefusalCode
 from inference.method import DEFAULT_METHOD
 from inference.recalibration import SITE_MARK
 from training.annotations import read_annotations
-from training.arguments import count, positive_int
+from training.arguments import count, first_line, positive_int
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation import recalibration
 from training.evaluation.acceptance import Threshold, read_thresholds
@@ -186,7 +186,7 @@ def furthest(rows: list[Row], count: int) -> list[Row]:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(prog="boneage-node evaluate", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="boneage-node evaluate", description=first_line(__doc__))
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", type=Path, help="this project's data folder, RSNA's layout or a site's own")
     source.add_argument("--films", type=Path, metavar="DIR", help="a site's own films, DICOM or PNG, with --readings")

@@ -26,7 +26,7 @@ from safetensors.torch import load
 from inference.method import open_method
 from inference.torch_backend import OnDevice
 from training.ages import estimate
-from training.arguments import positive_int, seed_number
+from training.arguments import first_line, positive_int, seed_number
 from training.errors import RecipeError, RunError, TimeUp, TrainingError
 from training.export import save_weights
 from training.films import AgeFilms
@@ -285,7 +285,7 @@ def take(results: Path, run_folder: Path) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(prog="boneage-node experiment", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="boneage-node experiment", description=first_line(__doc__))
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser("list", help="what there is to run, best first")
     packing = actions.add_parser("pack", help="write what an experiment needs into a folder")

@@ -29,6 +29,7 @@ from inference.house import HouseMethod, more_file
 from inference.method import open_method
 from inference.precise_baa import LOCALISER_FILE
 from inference.quantised import EIGHT, SIX, pack
+from training.arguments import first_line
 from training.bundle_card import card_of, fill_metadata, mark_stale
 from training.bundle_intervals import DETECTOR_KEYS, drop_intervals, makes_ages, read_with
 from training.bundle_terms import are_own, described, terms_by_file
@@ -421,7 +422,7 @@ def export_compact(name: str, bits: int = EIGHT) -> Path:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(prog="boneage-node export", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="boneage-node export", description=first_line(__doc__))
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     detector = kinds.add_parser("detector", help="the hand detector; a net without a run keeps the weights it has")
     detector.add_argument("--finder", type=Path, metavar="RUN")

@@ -23,7 +23,7 @@ from inference.familiarity import DIMENSIONS, FILE, QUANTILE, Familiarity
 from inference.house import HouseMethod
 from inference.method import DEFAULT_METHOD, open_method
 from training.ages import LocatedFilm, sample, stack_inputs
-from training.arguments import positive_int
+from training.arguments import first_line, positive_int
 from training.errors import DataError, TrainingError, exit_code
 from training.films import locate_all
 from training.radiographs import load_half, load_small
@@ -132,7 +132,7 @@ def _films(data: Path, cache: Path | None) -> tuple[list[LocatedFilm], list[Loca
 
 def main(argv: list[str] | None = None) -> int:
     """Fit and write; returns 0, 1 when the bundle cannot be opened, 2 when the data cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m training.familiarity", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m training.familiarity", description=first_line(__doc__))
     parser.add_argument("--data", type=Path, required=True, help="the data folder (rsna2017/)")
     parser.add_argument("--method", default=DEFAULT_METHOD, help=f"whose bundle (default {DEFAULT_METHOD})")
     parser.add_argument("--cache", type=Path, help="folder that keeps where hands were found, as a run's does")

@@ -32,7 +32,7 @@ from inference.finding import Estimate, Finding, Sex, Subject
 from inference.method import DEFAULT_METHOD
 from inference.pose import Pose, fit_pose, template_points
 from inference.preparation import roi_centres
-from training.arguments import positive_int
+from training.arguments import first_line, positive_int
 from training.errors import TrainingError, exit_code
 from training.evaluation.output import check_outputs
 from training.evaluation.reading import film_of
@@ -231,7 +231,7 @@ def print_rates(rates: list[Rate]) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(prog="python -m training.outliers", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m training.outliers", description=first_line(__doc__))
     parser.add_argument("--data", type=Path, required=True, help="the data folder (rsna2017/, negatives/)")
     parser.add_argument("--method", default=DEFAULT_METHOD, help=f"whose bundle (default {DEFAULT_METHOD})")
     parser.add_argument("--part", default="validation", choices=("train", "validation", "test"), help="of the split")

@@ -36,6 +36,7 @@ from inference.bundle import DETECTOR, open_bundle
 from inference.finding import Sex
 from inference.pose import fit_pose, template_points
 from inference.torch_backend import TorchLocator
+from training.arguments import plain
 from training.errors import DataError
 from training.radiographs import Radiograph, load_half, load_negatives, load_small
 
@@ -244,7 +245,7 @@ def _compress(ds: FileDataset, syntax: UID) -> FileDataset:
 
 def main(argv: list[str] | None = None) -> int:
     """Make the samples; returns 0."""
-    parser = argparse.ArgumentParser(prog="python -m training.samples", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.samples", description=plain(__doc__))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args(argv)

@@ -23,7 +23,7 @@ from inference.finding import Sex
 from inference.method import DEFAULT_METHOD
 from inference.named_ensemble import calibration_path
 from inference.sex_alarm import LEAST_MONTHS, SexAlarm, against, other
-from training.arguments import positive_int
+from training.arguments import first_line, positive_int
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.figures import clean
 from training.evaluation.output import check_outputs
@@ -124,7 +124,7 @@ def write_alarm(path: Path, found: Rates, part: str) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(prog="python -m training.sexes", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m training.sexes", description=first_line(__doc__))
     parser.add_argument("--data", type=Path, required=True, help="the data folder (rsna2017/)")
     parser.add_argument("--method", default=DEFAULT_METHOD, help=f"whose bundle (default {DEFAULT_METHOD})")
     parser.add_argument("--part", default="validation", choices=("train", "validation", "test"), help="of the split")

@@ -30,7 +30,7 @@ from inference.errors import InferenceError
 from inference.film import Film, read_film
 from inference.finding import Box, Estimate, Finding, Subject
 from inference.method import DEFAULT_METHOD
-from training.arguments import positive_int
+from training.arguments import first_line, positive_int
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.figures import clean
 from training.evaluation.output import check_outputs, write_output
@@ -367,7 +367,7 @@ def _cell(value: float, written: str) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(prog="boneage-node stress", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="boneage-node stress", description=first_line(__doc__))
     parser.add_argument("--data", type=Path, required=True, help="this project's data folder, RSNA's or a site's own")
     parser.add_argument(
         "--method", default=DEFAULT_METHOD, help=f"whose bundle to read with (default {DEFAULT_METHOD})"

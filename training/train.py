@@ -29,7 +29,7 @@ from inference.method import AgeMethod, open_method
 from inference.torch_backend import OnDevice
 from inference.yolo import RegionNet
 from training.ages import Pool, age_batches, estimate
-from training.arguments import count, decay, positive, positive_int, seed_number
+from training.arguments import count, decay, first_line, positive, positive_int, seed_number
 from training.detector import NETS, finder_batches, finder_loss, landmark_batches, landmark_loss
 from training.errors import DataError, RecipeError, RunError, TimeUp, TrainingError
 from training.films import AgeFilms, DetectorFilms
@@ -327,7 +327,7 @@ def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(prog="boneage-node train", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(prog="boneage-node train", description=first_line(__doc__))
     parser.add_argument(
         "target",
         metavar="TARGET",

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from training.annotations import read_annotations
+from training.arguments import first_line
 from training.detector import POSE_POINTS
 from training.errors import DataError
 from training.films import films_without_hand
@@ -23,7 +24,7 @@ OLDEST_GROUP = 4
 
 def main(argv: list[str] | None = None) -> int:
     """Check; returns 0, 1 where there are problems."""
-    parser = argparse.ArgumentParser(prog="boneage-node data", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="boneage-node data", description=first_line(__doc__))
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     check = commands.add_parser("check", help="count the films of a folder and name what is wrong with them")
     check.add_argument("folder", type=Path, help="films with their table, in one of the layouts of training/README.md")
