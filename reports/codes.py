@@ -94,7 +94,13 @@ MODALITIES: dict[str, Code] = {
     "1.2.840.10008.5.1.4.1.1.1.1": _dcm("DX", "Digital Radiography"),
     "1.2.840.10008.5.1.4.1.1.1.1.1": _dcm("DX", "Digital Radiography"),
 }
-"""By SOP class of the source, CID 29; others are written as OT."""
+"""By SOP class of the source, CID 29."""
+STATED_MODALITIES: dict[str, Code] = {
+    "CR": _dcm("CR", "Computed Radiography"),
+    "DX": _dcm("DX", "Digital Radiography"),
+    "RG": _dcm("RG", "Radiographic imaging"),
+}
+"""By Modality (0008,0060), of films that come as secondary captures; others are written as OT."""
 OTHER_MODALITY = _dcm("OT", "Other")
 
 # A measurement group, TID 1410 and what it includes.

@@ -114,7 +114,8 @@ def _image_library(source: Dataset) -> Item:
 def _descriptors(source: Dataset) -> list[Item]:
     """TID 1602 and 1603. CR often has neither spacing nor orientation, so each is written where it is usable."""
     context = Relation.HAS_ACQ_CONTEXT
-    modality = codes.MODALITIES.get(required_uid(source, "SOPClassUID"), codes.OTHER_MODALITY)
+    stated = codes.STATED_MODALITIES.get(text_of(source, "Modality"), codes.OTHER_MODALITY)
+    modality = codes.MODALITIES.get(required_uid(source, "SOPClassUID"), stated)
     items = [content.code(codes.MODALITY, modality, relation=context)]
     side = _header_side(source)
     if side is not None:
