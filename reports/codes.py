@@ -100,8 +100,7 @@ STATED_MODALITIES: dict[str, Code] = {
     "DX": _dcm("DX", "Digital Radiography"),
     "RG": _dcm("RG", "Radiographic imaging"),
 }
-"""By Modality (0008,0060), of films that come as secondary captures; others are written as OT."""
-OTHER_MODALITY = _dcm("OT", "Other")
+"""By Modality (0008,0060), of films that come as secondary captures. Of others none is written: CID 29 has no OT."""
 
 # A measurement group, TID 1410 and what it includes.
 TRACKING_IDENTIFIER = _dcm("112039", "Tracking Identifier")

@@ -114,9 +114,9 @@ def _image_library(source: Dataset) -> Item:
 def _descriptors(source: Dataset) -> list[Item]:
     """TID 1602 and 1603. CR often has neither spacing nor orientation, so each is written where it is usable."""
     context = Relation.HAS_ACQ_CONTEXT
-    stated = codes.STATED_MODALITIES.get(text_of(source, "Modality"), codes.OTHER_MODALITY)
+    stated = codes.STATED_MODALITIES.get(text_of(source, "Modality"))
     modality = codes.MODALITIES.get(required_uid(source, "SOPClassUID"), stated)
-    items = [content.code(codes.MODALITY, modality, relation=context)]
+    items = [] if modality is None else [content.code(codes.MODALITY, modality, relation=context)]
     side = _header_side(source)
     if side is not None:
         items.append(content.code(codes.IMAGE_LATERALITY, codes.SIDES[side], relation=context))

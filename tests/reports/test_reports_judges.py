@@ -49,6 +49,7 @@ CASES = ISSUE | {
     "two-models": ("dx", "two_models", "en"),
     "chinese-refused": ("chinese", "refusal", "zh"),
     "chinese-sex-unknown": ("chinese", "sex_unknown", "zh"),
+    "capture": ("capture", "few", "en"),
 }
 
 IODS = {
@@ -82,6 +83,17 @@ def chest(dx, _cr, _display):
     return dx
 
 
+def capture(dx, _cr, _display):
+    """Return a film that came as a secondary capture, with a side marker as an overlay plane."""
+    dx.SOPClassUID, dx.Modality = "1.2.840.10008.5.1.4.1.1.7", "OT"
+    for element, vr, value in (
+        (0x0010, "US", dx.Rows), (0x0011, "US", dx.Columns), (0x0040, "CS", "G"), (0x0050, "SS", [1, 1]),
+        (0x0100, "US", 1), (0x0102, "US", 0), (0x3000, "OW", bytes(dx.Rows * dx.Columns // 8)),
+    ):  # fmt: skip
+        dx.add_new((0x6000, element), vr, value)
+    return dx
+
+
 def jpeg2000(_dx, cr, display):
     """Return a CR with a JPEG 2000 codestream that lost something."""
     cr.file_meta = FileMetaDataset()
@@ -102,6 +114,7 @@ SOURCES = {
     "greek": greek,
     "chest": chest,
     "jpeg2000": jpeg2000,
+    "capture": capture,
 }
 
 
