@@ -51,6 +51,11 @@ LEAST_SHARPNESS = 0.28
 """Smallest ratio of fine (under a pixel of the crop) to coarse detail (one to three pixels) in the equalised crop;
 training films: 0.62 to 1.2, the shipped averages of films down to 0.43, films of 100 x 100 pixels down to 0.30."""
 
+LEAST_COARSE_SHARPNESS, LEAST_COARSE_DETAIL = 0.58, 1.5
+"""Smallest ratio of coarse to coarser detail (three to six pixels), and smallest standard deviation of the coarse one
+in grey values of 256. A strong blur leaves so little fine detail that rounding makes up for it; these tell it. Training
+films: 0.73 and 3.1 or more, the shipped averages 0.65 and 2.2, films of 100 x 100 pixels 0.66."""
+
 MOST_BRIGHT_RADIUS = 7.0
 """Largest radius, in pixels of the crop (384 from top to bottom), of a disc in the surroundings of the bones that all
 lies within BRIGHT_LEVELS of their brightest grey value: metal. Of 920 training films at half resolution 99.7 % have at
@@ -69,7 +74,7 @@ With fewer than 4, as of dark films rounded to 32 values, ages moved by up to 51
 by 1."""
 
 _CROP_EXTENT = (296, 384)
-_FINE, _COARSE = 1.0, 3.0
+_FINE, _COARSE, _COARSER = 1.0, 3.0, 6.0
 _NOISE_KERNEL = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], dtype=np.float32)
 
 Grey = npt.NDArray[np.uint8]
@@ -119,7 +124,7 @@ def weigh(hand: FoundHand, landmarks: Landmarks) -> HandEvidence:
 
 @dataclass(frozen=True, slots=True)
 class PictureEvidence:
-    """How well the bones can be seen: see MOST_BLACK, MOST_WHITE, MOST_NOISE, LEAST_SHARPNESS, MOST_BRIGHT_RADIUS.
+    """How well the bones can be seen: see the thresholds above.
 
     ``lines``, ``blocks`` and ``grey_count`` are those of ``inference.artefacts``.
     """
@@ -132,6 +137,8 @@ class PictureEvidence:
     lines: float = 0.0
     blocks: float = 1.0
     grey_count: float = 256.0
+    coarse_sharpness: float = 1.0
+    coarse_detail: float = 255.0
 
 
 def weigh_picture(image: Grey, landmarks: Landmarks) -> PictureEvidence:
@@ -147,12 +154,23 @@ def weigh_picture(image: Grey, landmarks: Landmarks) -> PictureEvidence:
     equal = cv2.LUT(crop, equalisation_table(crop)).astype(np.float32)
     noise = np.sqrt(np.pi / 2) / 6 * np.abs(cv2.filter2D(equal, -1, _NOISE_KERNEL)[bones]).mean()
     smooth, smoother = cv2.GaussianBlur(equal, (0, 0), _FINE), cv2.GaussianBlur(equal, (0, 0), _COARSE)
-    sharpness = (equal - smooth)[bones].std() / max(float((smooth - smoother)[bones].std()), 1e-6)
+    coarse = max(float((smooth - smoother)[bones].std()), 1e-6)
+    sharpness = (equal - smooth)[bones].std() / coarse
+    coarser = max(float((smoother - cv2.GaussianBlur(equal, (0, 0), _COARSER))[bones].std()), 1e-6)
     bright = _bright_radius(crop, _around_bones(landmarks, 0.5))
     found = find_artefacts(part_between(image, landmarks.points))
     greys = grey_count(image, landmarks.pose.warp_matrix(_CROP_EXTENT, HAND_WINDOW), bones)
     return PictureEvidence(
-        float(black), float(white), float(noise), float(sharpness), bright, found.lines, found.blocks, greys
+        float(black),
+        float(white),
+        float(noise),
+        float(sharpness),
+        bright,
+        found.lines,
+        found.blocks,
+        greys,
+        coarse / coarser,
+        coarse,
     )
 
 
@@ -247,13 +265,21 @@ def doubt_picture(evidence: PictureEvidence) -> Doubt | None:
             "Many bright or dark lines run across the hand; they look like growth plates to a model.",
             "Check the detector or scanner, and send or take the film again.",
         )
-    if evidence.sharpness < LEAST_SHARPNESS:
+    if _is_blurred(evidence):
         return Doubt(
             RefusalCode.POOR_IMAGE,
             "The film is too blurred for its bones to be judged.",
             "Send the film at the resolution it was acquired with; repeat it if the hand moved.",
         )
     return None
+
+
+def _is_blurred(evidence: PictureEvidence) -> bool:
+    return (
+        evidence.sharpness < LEAST_SHARPNESS
+        or evidence.coarse_sharpness < LEAST_COARSE_SHARPNESS
+        or evidence.coarse_detail < LEAST_COARSE_DETAIL
+    )
 
 
 def flags_of_picture(evidence: PictureEvidence) -> list[Flag]:

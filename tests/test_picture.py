@@ -13,6 +13,8 @@ from hypothesis.extra.numpy import arrays
 from inference.anatomy import BOX_NAMES, POINT_NAMES
 from inference.detector import Landmarks
 from inference.eligibility import (
+    LEAST_COARSE_DETAIL,
+    LEAST_COARSE_SHARPNESS,
     LEAST_GREY_COUNT,
     LEAST_SHARPNESS,
     MOST_BLACK,
@@ -111,6 +113,14 @@ def test_a_spoiled_picture_is_refused_with_a_reason(spoil, word):
     assert word in doubt.sentence or (word == "grey values" and "black" in doubt.sentence)
 
 
+@pytest.mark.parametrize("sigma", [5, 6, 8, 12])
+def test_the_stronger_a_blur_the_less_it_is_read(sigma):
+    """Given a blur so strong that rounding makes more detail than is left, then the film is refused as blurred."""
+    doubt = doubt_picture(weigh_picture(cv2.GaussianBlur(picture(), (0, 0), sigma), LANDMARKS))
+    assert doubt is not None
+    assert "blurred" in doubt.sentence
+
+
 def test_the_estimated_noise_grows_with_the_noise():
     weighed = [weigh_picture(picture(noise), LANDMARKS).noise for noise in (0, 10, 20)]
     assert weighed == sorted(weighed)
@@ -125,6 +135,12 @@ def test_the_estimated_noise_grows_with_the_noise():
         (PictureEvidence(0, MOST_WHITE + 0.01, 1, 1), True),
         (PictureEvidence(0, 0, MOST_NOISE + 0.1, 1), True),
         (PictureEvidence(0, 0, 1, LEAST_SHARPNESS - 0.01), True),
+        (
+            PictureEvidence(0, 0, 1, 1, coarse_sharpness=LEAST_COARSE_SHARPNESS, coarse_detail=LEAST_COARSE_DETAIL),
+            False,
+        ),
+        (PictureEvidence(0, 0, 1, 1, coarse_sharpness=LEAST_COARSE_SHARPNESS - 0.01), True),
+        (PictureEvidence(0, 0, 1, 1, coarse_detail=LEAST_COARSE_DETAIL - 0.1), True),
         (PictureEvidence(0, 0, 1, 1, lines=MOST_LINES, grey_count=LEAST_GREY_COUNT), False),
         (PictureEvidence(0, 0, 1, 1, lines=MOST_LINES + 0.001), True),
         (PictureEvidence(0, 0, 1, 1, grey_count=LEAST_GREY_COUNT - 0.1), True),
