@@ -3,7 +3,7 @@
 Three SHA-256: of the data set as it came; of its picture, that is the pixels and whose image they are, in whatever
 lossless syntax they come; and of what the film is read by and whose it is. None is taken before a C-STORE is answered.
 The first is cheap, and taken at the end of a walk. The others decode the film again, up to a fifth of a second of a
-processor that its report still needs: they are taken once nothing is on its way, and at the latest by a purge.
+processor that reports may need: they are taken once nothing is on its way, and at the latest by a purge.
 """
 
 from __future__ import annotations
