@@ -18,6 +18,8 @@ LINE_CONTRAST, LINE_DEVIATIONS = 4.0, 6.0
 deviations of that difference over all lines: noise has none of its own that stand out."""
 LINE_STRIPS, LINE_SHARE = 8, 0.5
 """A line stands out in this share of so many strips across the hand, and is the contrary in none."""
+LEAST_GRID_CONTRAST = 0.5
+"""Least root mean square in grey values of what lines all across the hand have in common to count as a grid."""
 LEAST_PART = 24
 """Smallest side in pixels of a part that is looked at."""
 
@@ -34,11 +36,14 @@ class Artefacts:
     """What was found between a hand's outermost points.
 
     ``lines`` is the larger share, of rows or of columns, that belong to a line. ``blocks`` is the difference between
-    pixels on either side of every eighth edge over that at other edges, the smaller of rows and columns.
+    pixels on either side of every eighth edge over that at other edges, the smaller of rows and columns. ``grid`` is
+    how much of what sets rows, or columns, off from their neighbours is the same all across, as a share of its
+    variance: an eighth by chance, all of it under the lines of an anti-scatter grid.
     """
 
     lines: float = 0.0
     blocks: float = 1.0
+    grid: float = 0.0
 
 
 def find_artefacts(part: Grey) -> Artefacts:
@@ -46,7 +51,8 @@ def find_artefacts(part: Grey) -> Artefacts:
     if min(part.shape) < LEAST_PART:
         return Artefacts()
     views = [_sampled(part), _sampled(part.T)]
-    return Artefacts(max(map(_line_share, views)), min(map(_block_ratio, views)))
+    strips = [_strips(view) for view in views]
+    return Artefacts(max(map(_line_share, strips)), min(map(_block_ratio, views)), max(map(_grid_share, strips)))
 
 
 def part_between(image: Grey, points: Float) -> Grey:
@@ -74,16 +80,26 @@ def _sampled(part: Grey) -> npt.NDArray[np.int16]:
     return part[:, columns].astype(np.int16)
 
 
-def _line_share(view: npt.NDArray[np.int16]) -> float:
-    """Return the share of rows that stand out, all across, from both their neighbours."""
+def _strips(view: npt.NDArray[np.int16]) -> Float:
+    """Return by how much rows differ from the mean of both their neighbours: medians (LINE_STRIPS, rows) of strips."""
     step = view[1:-1] - (view[:-2] + view[2:]) / 2
-    strips = np.stack([np.median(strip, axis=1) for strip in np.array_split(step, LINE_STRIPS, axis=1)])
+    return np.stack([np.median(strip, axis=1) for strip in np.array_split(step, LINE_STRIPS, axis=1)])
+
+
+def _line_share(strips: Float) -> float:
+    """Return the share of rows that stand out, all across, from both their neighbours."""
     deviation = 1.4826 * np.median(np.abs(strips), axis=1, keepdims=True)  # of a Gaussian with that median distance
     contrast = np.maximum(LINE_CONTRAST, LINE_DEVIATIONS * deviation)
     least = LINE_SHARE * LINE_STRIPS
     bright = ((strips > contrast).sum(0) >= least) & (strips >= -contrast / 4).all(0)
     dark = ((strips < -contrast).sum(0) >= least) & (strips <= contrast / 4).all(0)
     return float((bright | dark).mean())
+
+
+def _grid_share(strips: Float) -> float:
+    """Return the share of the strips' variance that is common to all of them, 0 where that is hardly to be seen."""
+    common = float((strips.mean(0) ** 2).mean())
+    return 0.0 if common < LEAST_GRID_CONTRAST**2 else common / float((strips**2).mean())
 
 
 def _block_ratio(view: npt.NDArray[np.int16]) -> float:

@@ -120,6 +120,9 @@ CHINESE: dict[str, str] = {
     "A bright or dark line runs across the hand, as of a faulty detector; check the estimate.": (
         "有亮线或暗线横贯手部（如探测器故障所致）；请核对估计值。"
     ),
+    "Even lines run across the hand, as of an anti-scatter grid; check the estimate.": (
+        "有均匀的线条横贯手部（如滤线栅所致）；请核对估计值。"
+    ),
     "The film shows the blocks of a strong compression; fine detail is missing, check the estimate.": (
         "图像可见高压缩率产生的块状伪影；缺失细节，请核对估计值。"
     ),

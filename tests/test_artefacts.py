@@ -13,6 +13,7 @@ from inference.detector import Landmarks
 from inference.eligibility import (
     LEAST_GREY_COUNT,
     MOST_BLOCKS,
+    MOST_GRID,
     MOST_LINES,
     doubt_picture,
     flags_of_picture,
@@ -70,11 +71,22 @@ def test_many_lines_are_refused(film):
     assert "lines" in doubt.sentence
 
 
+@pytest.mark.parametrize("period", [3, 4, 6])
+@pytest.mark.parametrize("axis", [0, 1], ids=["rows", "columns"])
+def test_the_lines_of_a_grid_are_said(film, axis, period):
+    lines = 8 * np.sin(2 * np.pi * np.arange(540) / period + 0.3)
+    smooth = cv2.GaussianBlur(film, (0, 0), 1.5).astype(np.float64)
+    shown = np.clip(np.rint(smooth + (lines[:, None] if axis == 0 else lines)), 0, 255).astype(np.uint8)
+    assert flags(smooth.astype(np.uint8)) == []
+    assert flags(shown) == ["grid-lines"]
+
+
 @pytest.mark.parametrize("deviation", [0, 5, 15, 30])
 def test_noise_has_no_lines(film, deviation):
     noise = np.random.default_rng(1).normal(0, deviation, film.shape)
     noisy = np.clip(film + noise, 0, 255).astype(np.uint8)
     assert find_artefacts(noisy).lines == 0
+    assert find_artefacts(noisy).grid < MOST_GRID
 
 
 def test_the_edge_of_a_shutter_beside_the_hand_is_no_line(film):
