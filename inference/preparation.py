@@ -33,13 +33,17 @@ PATCH_SIDES = np.array(
 )
 """Sides of the square patches in template units: median long sides of the annotated boxes, in ROI_NAMES order."""
 
-_SQUARENESS = np.array([4, 4, 10, 4, 10, 4, 10, 7, 7, 10, 7, 7, 10] + [3] * len(CARPAL_NAMES))
-"""How square a region is drawn, in ROI_NAMES order: the exponent n of the superellipse |x|^n + |y|^n = 1 whose upright
-box is taken where the hand lies askew (2 is an ellipse, infinity a rectangle).
+_UPRIGHT_SQUARENESS = 3.0
+"""How square a region of a hand that lies nearly upright is drawn: the exponent n of the superellipse
+|x|^n + |y|^n = 1 whose upright box is taken (2 is an ellipse, infinity a rectangle)."""
+_TILTED_SQUARENESS = np.array([4, 4, 10, 4, 10, 4, 10, 7, 7, 10, 7, 7, 10] + [3] * len(CARPAL_NAMES))
+"""The same of a hand that lies askew, in ROI_NAMES order.
 
 Chosen on the annotated films of the training parts, as they are laid and turned by 15 to 30 degrees: for each bone a
 large one that loses no box, or hardly one, of hands that lie askew by themselves, which readers draw closer.
 """
+_UPRIGHT_DEG, _ASKEW_DEG = 5.0, 15.0
+"""Up to how far from the nearest quarter turn a hand lies nearly upright, and from where on it lies askew."""
 
 _RUS_PLACES = [POINT_NAMES.index(name) for name in RUS_NAMES]
 _BOX_PLACES = [BOX_NAMES.index(name) for name in RUS_NAMES]
@@ -69,7 +73,8 @@ def make_rois(landmarks: Landmarks) -> tuple[Roi, ...]:
     centres = roi_centres(landmarks.points, pose)
     sizes = np.concatenate([np.clip(landmarks.sizes[_BOX_PLACES], 0.04, 0.35), _CARPAL_SIZES])
     # The support function of a superellipse of exponent n is the norm of exponent n / (n - 1).
-    norm = (_SQUARENESS / (_SQUARENESS - 1))[:, None]
+    exponents = _squareness(pose)[:, None]
+    norm = exponents / (exponents - 1)
     reach = (sizes[:, None, :] * np.abs(pose.matrix[:, :2])) ** norm[..., None]
     extents = reach.sum(-1) ** (1 / norm)
     scores = np.concatenate(
@@ -79,6 +84,13 @@ def make_rois(landmarks: Landmarks) -> tuple[Roi, ...]:
         Roi(name, Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2), float(score))
         for name, (x, y), (w, h), score in zip(ROI_NAMES, centres.tolist(), extents.tolist(), scores, strict=True)
     )
+
+
+def _squareness(pose: Pose) -> Float:
+    """Return the exponents (18,) of the superellipses whose boxes are drawn where a hand lies so."""
+    tilt = abs((pose.rotation_deg + 45) % 90 - 45)
+    askew = np.clip((tilt - _UPRIGHT_DEG) / (_ASKEW_DEG - _UPRIGHT_DEG), 0, 1)
+    return np.asarray(_UPRIGHT_SQUARENESS + askew * (_TILTED_SQUARENESS - _UPRIGHT_SQUARENESS))
 
 
 def hand_box(landmarks: Landmarks, margin: float = 0.02) -> Box:

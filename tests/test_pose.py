@@ -107,14 +107,31 @@ def test_a_tilted_bones_box_is_between_an_ellipses_and_a_turned_rectangles(name,
     assert ellipse[1] < found[1] < turned[1]
 
 
-@pytest.mark.parametrize(("name", "exponent"), [("radius", 4), ("MC5", 10), ("PP3", 10), ("DP1", 7)])
-def test_a_bones_box_grows_with_the_tilt_as_square_as_its_readers_draw_it(name, exponent):
-    """Given boxes as wide as high, when the hand lies at 45 degrees, then sides grow by 2^(1/2 - 1/n)."""
-    pose = make_pose(45, 500, (300, 300), mirrored=False)
-    sizes = np.tile((0.1, 0.1), (len(BOX_NAMES), 1))
+@pytest.mark.parametrize(
+    ("name", "turned", "exponent"),
+    [
+        ("radius", 45, 4),
+        ("MC5", 45, 10),
+        ("PP3", -45, 10),
+        ("DP1", 135, 7),
+        ("carpus", 45, 3),
+        ("MC5", 10, 6.5),
+        ("MC5", 5, 3),
+    ],
+)
+def test_a_bones_box_grows_with_the_tilt_as_square_as_its_readers_draw_it(name, turned, exponent):
+    """Given a hand that lies askew, when boxes are drawn, then each is that of its superellipse |x|^n + |y|^n = 1."""
+    pose = make_pose(turned, 500, (300, 300), mirrored=False)
+    width, height = 0.1, 0.16
+    sizes = np.tile((width, height), (len(BOX_NAMES), 1))
     rois = make_rois(Landmarks(pose.to_film(template_points()), np.ones(len(POINT_NAMES)), sizes, pose))
     box = next(roi for roi in rois if roi.name == name).box
-    assert box.x1 - box.x0 == pytest.approx(50 * 2 ** (1 / 2 - 1 / exponent))
+    if name == "carpus":
+        width, height = 0.26, 0.20
+    angles = np.linspace(0, 2 * np.pi, 100_001)
+    x, y = (np.sign(f(angles)) * np.abs(f(angles)) ** (2 / exponent) for f in (np.cos, np.sin))
+    outline = np.column_stack([x * width / 2, y * height / 2]) @ pose.matrix[:, :2].T
+    assert (box.x1 - box.x0, box.y1 - box.y0) == pytest.approx(tuple(np.ptp(outline, axis=0)), rel=1e-4)
 
 
 def test_an_upright_bones_box_is_its_size():
