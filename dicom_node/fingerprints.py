@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,7 +22,7 @@ from pydicom import Dataset
 from dicom_node import ledger
 from dicom_node.assemble import pending_walks
 from dicom_node.corrections import digest, header_of, kind_of, open_object, pixels_of
-from dicom_node.errors import StoreError
+from dicom_node.rounds import Rounds
 from dicom_node.store import Instance, Store, Study, now
 from reports.header import numbers_of
 
@@ -166,8 +165,8 @@ def _tell_untaken(instance: Instance, error: OSError) -> None:
     log.warning("fingerprint.untaken", sop_instance_uid=instance.sop_instance_uid, kind=type(error).__name__)
 
 
-class Fingerprinter:
-    """One thread that takes the hashes of pictures while nothing is on its way.
+class Fingerprinter(Rounds):
+    """Takes the hashes of pictures while nothing is on its way.
 
     What is to be taken stands in the store, so that a kill costs nothing. A node that never rests leaves it to a purge.
 
@@ -182,32 +181,11 @@ class Fingerprinter:
     """
 
     def __init__(self, store: Store, spool_dir: Path, node_id: str) -> None:
+        super().__init__("fingerprint", EVERY_S)
         self._store = store
         self._spool_dir = spool_dir
         self._node_id = node_id
         self._without_file: set[int] = set()  # told once
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="fingerprints", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread after the film it is at."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.make_pass()
-            except StoreError as error:
-                log.warning("fingerprint.failed", code=error.code, reason=str(error))
-            except Exception:  # the boundary of the thread: without it no more would be taken, and nobody know
-                log.exception("fingerprint.fault")
-            self._stop.wait(EVERY_S)
 
     def make_pass(self) -> None:
         """Take what is to be taken, until something is on its way.
@@ -218,7 +196,7 @@ class Fingerprinter:
             The database failed.
         """
         for instance_id in self._open():
-            if self._stop.is_set() or not self._rests():
+            if self.is_stopping() or not self._rests():
                 return
             if not keep_fingerprint(self._store, self._spool_dir, instance_id):
                 self._without_file.add(instance_id)

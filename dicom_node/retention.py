@@ -10,7 +10,6 @@ turns at each study. ``decisions/0005`` says why these rules.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,10 +21,11 @@ import structlog
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node import ballast
-from dicom_node.errors import NodeError, SpoolFailed
+from dicom_node.errors import SpoolFailed
 from dicom_node.events import record
 from dicom_node.fingerprints import keep_fingerprint
 from dicom_node.revisions import WALKING, CommitmentState, DeliveryState, StudyState
+from dicom_node.rounds import Rounds
 from dicom_node.settings import DAY_S, MEBIBYTE, RetentionSettings, Settings
 from dicom_node.store import Delivery, Document, Instance, Revision, Store, Study, now
 
@@ -267,8 +267,8 @@ def _unlink(path: Path) -> None:
         raise SpoolFailed(f"The file {path} cannot be removed: {error.strerror}. {remedy}") from error
 
 
-class Keeper:
-    """One thread of a running node that removes what belongs to nobody, and what the settings let go, once in a while.
+class Keeper(Rounds):
+    """Removes what belongs to nobody, and what the settings let go, while a node runs.
 
     Parameters
     ----------
@@ -281,32 +281,21 @@ class Keeper:
     """
 
     def __init__(self, purger: Purger, settings: RetentionSettings, sweep: Callable[[], None] = lambda: None) -> None:
+        super().__init__("retention", EVERY_S)
         self._purger = purger
         self._settings = settings
         self._sweep = sweep
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
 
-    def start(self) -> None:
-        """Start the thread; its first purge is at once."""
-        self._thread.start()
+    def make_pass(self) -> None:
+        """Sweep, and purge what is old enough, until the node stops.
 
-    def stop(self) -> None:
-        """End the thread after the study it is at."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._sweep()
-                limits = limits_of(self._settings, now())
-                gone = [] if limits == Limits(None, None) else self._purger.purge(limits, self._stop.is_set)
-                if gone:
-                    log.info("retention.purged", studies=len({portion.study_id for portion in gone}))
-            except NodeError as error:
-                log.warning("retention.failed", code=error.code, reason=str(error))
-            except Exception:  # the boundary of the thread: without it nothing would go any more, and nobody know
-                log.exception("retention.fault")
-            self._stop.wait(EVERY_S)
+        Raises
+        ------
+        NodeError
+            The spool or the database failed.
+        """
+        self._sweep()
+        limits = limits_of(self._settings, now())
+        gone = [] if limits == Limits(None, None) else self._purger.purge(limits, self.is_stopping)
+        if gone:
+            log.info("retention.purged", studies=len({portion.study_id for portion in gone}))
