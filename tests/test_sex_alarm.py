@@ -61,6 +61,7 @@ def subject(sex) -> Subject:
 @pytest.fixture(autouse=True)
 def any_picture(monkeypatch):
     monkeypatch.setattr("inference.eligibility.doubt_picture", lambda _evidence: None)
+    monkeypatch.setattr("inference.eligibility.flags_of_picture", lambda _evidence: [])
 
 
 def interpret(network, alarm, sex=Sex.MALE):
