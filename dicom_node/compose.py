@@ -185,7 +185,12 @@ class Composer:
             identity, display = self._identify(task), partial(_display, source)
             return kinds.compose(task.kind, source, finding, identity, display=display, choices=choices)
         except InapplicableKind as error:
-            log.info("compose.inapplicable", kind=task.kind, reason=str(error))
+            log.info(
+                "compose.inapplicable",
+                kind=task.kind,
+                sop_instance_uid=task.instance.sop_instance_uid,
+                reason=str(error),
+            )
             return None
         except ReportError as error:
             raise CompositionFailed(f"The document {document.sop_instance_uid} cannot be made: {error}") from error
