@@ -6,6 +6,8 @@ Not covered: reading the data folder (test_split.py, and whoever has the data), 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +108,34 @@ def test_an_age_method_is_trained_phase_by_phase(tmp_path):
         assert f'<td class="words">{setting}</td>' in page
     assert torch.isfinite(read_run(run)["density.weight"]).all()
     assert run_train(*options, "--seed", "3") == 2
+
+
+HOLDER = """
+import fcntl, sys
+file = open(sys.argv[1], "r+")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_run_that_another_process_trains_is_refused_and_stays_as_it_is(tmp_path, caplog):
+    """Given a run's folder that another process writes to, then it is named; given that one's end, then it goes on."""
+    (tmp_path / "r.toml").write_text(AGE_RECIPE)
+    options, run = (str(tmp_path / "r.toml"), tmp_path / "run"), tmp_path / "run"
+    assert run_train(*options) == 0
+    (run / "final.pt").unlink()
+    before = (run / "run.json").read_bytes()
+    command = [sys.executable, "-c", HOLDER, str(run / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        assert run_train(*options) == 2
+        assert f"{run} is being written to by another process" in caplog.text
+        assert (run / "run.json").read_bytes() == before
+        assert not (run / "final.pt").exists()
+        other.communicate()
+    assert run_train(*options) == 0
 
 
 @pytest.mark.parametrize("target", ["finder", "landmarks"])

@@ -42,7 +42,7 @@ from training.films import annotated
 from training.machine import join as join_machine
 from training.radiographs import load_half, load_small, read_split
 from training.recipe import Stretch
-from training.run import begin_run, check_run, data_sha256, finish_run
+from training.run import check_run, data_sha256, finish_run, running
 from training.train import (
     DONE,
     SEED,
@@ -226,13 +226,13 @@ def _train(arguments: argparse.Namespace) -> None:
         check_run(job.run, about)
         films = annotated_films(arguments.data)
         _log.info("%d films with all 13 bones", len(films))
-        if machine.leads:
-            about["data_terms"] = terms_of_run(arguments.data, None)
-            hashed = data_sha256((b"film", film.pixels, film.points, film.sizes) for film in films)
-            begin_run(job.run, about | {"data_sha256": hashed})
-        net = train(arguments.command, films, arguments.width, stretch, job)
-        if machine.leads:
-            finish_run(job.run, net)
+        if not machine.leads:
+            train(arguments.command, films, arguments.width, stretch, job)
+            return
+        about["data_terms"] = terms_of_run(arguments.data, None)
+        hashed = data_sha256((b"film", film.pixels, film.points, film.sizes) for film in films)
+        with running(job.run, about | {"data_sha256": hashed}):
+            finish_run(job.run, train(arguments.command, films, arguments.width, stretch, job))
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -14,7 +14,8 @@ import os
 import platform
 import subprocess
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +28,7 @@ from torch import nn
 from training.errors import RunError
 from training.fit import BEFORE, CHECKPOINT, load_checkpoint, read_curve
 from training.recipe import complete
-from training.storage import check_writable, load_state, make_folder, save_state, write_text
+from training.storage import check_writable, claimed, load_state, make_folder, save_state, write_text
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +99,21 @@ def begin_run(run: Path, about: dict[str, Any]) -> None:
     if start["revision"] == "unknown":
         _log.warning("The revision of these sources is not known: name it in %s.", REVISION)
     write_about(run, about | {"starts": [*before.get("starts", []), start]})
+
+
+@contextmanager
+def running(run: Path, about: dict[str, Any]) -> Iterator[None]:
+    """Begin a run, and keep its folder to this process until it is done or broken off.
+
+    Raises
+    ------
+    RunError
+        As :func:`begin_run`, or if another process trains in the folder; nothing is written then.
+    """
+    check_run(run, about)
+    with claimed(run):
+        begin_run(run, about)
+        yield
 
 
 def check_run(run: Path, about: dict[str, Any]) -> dict[str, Any]:

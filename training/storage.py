@@ -1,10 +1,13 @@
 """Files that a kill or a power cut leaves whole: written beside the old one, flushed, then put in its place.
 
-What a disk refuses, full or not to be written to, is a RunError.
+What a disk refuses, full or not to be written to, is a RunError; so is a folder that another process writes to.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import logging
 import os
 import pickle
 from collections.abc import Iterator, Mapping
@@ -15,6 +18,11 @@ from typing import Any
 import torch
 
 from training.errors import RunError
+
+_log = logging.getLogger(__name__)
+
+LOCK = "lock"
+"""In a folder that only one process may write to: empty, and held by that process."""
 
 
 def _flush(path: Path) -> None:
@@ -67,6 +75,38 @@ def make_folder(path: Path) -> None:
     """
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep a folder, which is made where it is not there, to this process; a kill gives it free, too.
+
+    Raises
+    ------
+    RunError
+        If another process has it, or it cannot be written to.
+    """
+    make_folder(folder)
+    lock = folder / LOCK
+    with writing(lock):
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        _lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        # A record lock: processes that make batches, which a kill leaves for a while, do not inherit it.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in {errno.EACCES, errno.EAGAIN}:
+            raise RunError(
+                f"{folder} is being written to by another process; wait until that has ended, or name another folder."
+            ) from error
+        _log.warning("%s: its file system has no locks; let no other process train there.", folder)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -50,7 +50,7 @@ from training.recipe import (
     shipped_recipes,
 )
 from training.regions import region_batches, region_loss
-from training.run import begin_run, best_score, check_run, finish_run, read_about, read_run
+from training.run import best_score, check_run, finish_run, read_about, read_run, running
 from training.summary import write_summary
 from training.terms import RSNA_TERMS, terms_of_films, terms_of_weights
 
@@ -439,22 +439,21 @@ def make_job(arguments: argparse.Namespace, machine: Machine, start: Start) -> J
 
 def carry_out(recipe: AnyRecipe, films: AgeFilms | DetectorFilms, job: Job) -> None:
     """Train what a recipe says into the run's folder: ``run.json`` first, ``final.pt`` last."""
-    if job.machine.leads:
-        begin_run(job.run, about_of(recipe, job) | {"data_sha256": films.sha256()})
-    torch.manual_seed(job.seed)
-    if not isinstance(recipe, Recipe):
-        assert isinstance(films, DetectorFilms)
-        net = (
-            train_regions(recipe, films, job)
-            if isinstance(recipe, RegionRecipe)
-            else train_detector(recipe, films, job)
-        )
-    else:
-        assert isinstance(films, AgeFilms)
-        net = train_age(recipe, films, job)
-    if job.machine.leads:
-        finish_run(job.run, net)
+    if not job.machine.leads:
+        _train_net(recipe, films, job)
+        return
+    with running(job.run, about_of(recipe, job) | {"data_sha256": films.sha256()}):
+        finish_run(job.run, _train_net(recipe, films, job))
         write_summary(job.run)
+
+
+def _train_net(recipe: AnyRecipe, films: AgeFilms | DetectorFilms, job: Job) -> nn.Module:
+    torch.manual_seed(job.seed)
+    if isinstance(recipe, Recipe):
+        assert isinstance(films, AgeFilms)
+        return train_age(recipe, films, job)
+    assert isinstance(films, DetectorFilms)
+    return train_regions(recipe, films, job) if isinstance(recipe, RegionRecipe) else train_detector(recipe, films, job)
 
 
 def about_of(recipe: AnyRecipe, job: Job) -> dict[str, Any]:
