@@ -60,6 +60,9 @@ def scaled_channels(channels: int, width: float) -> int:
 class InvertedResidual(nn.Module):
     """Expand, filter each channel, project; add the input where shape allows (Sandler et al., CVPR 2018, Figure 4b)."""
 
+    drop = 0.0
+    """Probability of leaving the block out in training."""
+
     def __init__(self, channels_in: int, channels_out: int, *, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         inner = channels_in * expansion
@@ -81,7 +84,14 @@ class InvertedResidual(nn.Module):
         inner = self._act(self._bn0(self._expand_conv(maps))) if self._expands else maps
         inner = self._act(self._bn1(self._depthwise_conv(inner)))
         out: Tensor = self._bn2(self._project_conv(inner))
-        return out + maps if self._adds else out
+        return self._dropped(out) + maps if self._adds else out
+
+    def _dropped(self, out: Tensor) -> Tensor:
+        """Leave the block out for some images in training (Huang et al., ECCV 2016), as EfficientNet's authors do."""
+        if not self.training or not self.drop:
+            return out
+        kept = torch.rand((len(out), 1, 1, 1), device=out.device) >= self.drop
+        return out * (kept.to(out.dtype) / (1 - self.drop))
 
 
 class EfficientNetLite(nn.Module):
@@ -91,6 +101,8 @@ class EfficientNetLite(nn.Module):
     ----------
     variant
         One of VARIANTS.
+    drop_path
+        Probability of leaving the last block out in training; that of others grows with their depth up to it.
 
     Raises
     ------
@@ -98,11 +110,11 @@ class EfficientNetLite(nn.Module):
         If it is none of them.
     """
 
-    def __init__(self, variant: str = "lite0") -> None:
+    def __init__(self, variant: str = "lite0", drop_path: float = 0.0) -> None:
         super().__init__()
         if variant not in VARIANTS:
             raise ValueError(f"There is no EfficientNet-Lite {variant!r}; there are {', '.join(VARIANTS)}.")
-        width, depth = VARIANTS[variant]
+        width, lengthening = VARIANTS[variant]
         stem = 32  # the Lite models keep stem, first and last stage as they are
         self._conv_stem = nn.Conv2d(1, stem, 3, stride=2, padding=1, bias=False)
         self._bn0 = _norm(stem)
@@ -112,7 +124,7 @@ class EfficientNetLite(nn.Module):
             if place == _MIDDLE_STAGES:
                 self.middle_channels, self._middle_blocks = channels_in, len(blocks)
             fixed = place in (0, len(STAGES) - 1)
-            repeats = stage.repeats if fixed else math.ceil(stage.repeats * depth)
+            repeats = stage.repeats if fixed else math.ceil(stage.repeats * lengthening)
             channels_out = scaled_channels(stage.channels, width)
             for repeat in range(repeats):
                 stride = stage.stride if repeat == 0 else 1
@@ -122,6 +134,8 @@ class EfficientNetLite(nn.Module):
                     )
                 )
                 channels_in = channels_out
+        for depth, block in enumerate(blocks, 1):
+            block.drop = drop_path * depth / len(blocks)
         self._blocks = nn.ModuleList(blocks)
         self._conv_head = nn.Conv2d(channels_in, FEATURES, 1, bias=False)
         self._bn1 = _norm(FEATURES)

@@ -49,13 +49,17 @@ class HouseNet(nn.Module):
         Probability of dropping a feature in training, before each dense layer.
     familiarity
         Whether to tell how strange a hand looks.
+    drop_path
+        Of the trunk, in training.
     """
 
     centres: Tensor
 
-    def __init__(self, variant: str = "lite0", dropout: float = 0.2, *, familiarity: bool = False) -> None:
+    def __init__(
+        self, variant: str = "lite0", dropout: float = 0.2, *, familiarity: bool = False, drop_path: float = 0.0
+    ) -> None:
         super().__init__()
-        self.trunk = EfficientNetLite(variant)
+        self.trunk = EfficientNetLite(variant, drop_path)
         self.familiarity = Familiarity(self.trunk.middle_channels) if familiarity else None
         self.sex = nn.Sequential(nn.Linear(1, _SEX_FEATURES), nn.ReLU(inplace=True))
         self.dropout = nn.Dropout(dropout)
@@ -150,6 +154,8 @@ class HouseMethod:
         Whether grey values are equalised, as in the weights that are shipped.
     more
         Networks besides the first, trained apart (``boneage-node export age --more``).
+    drop_path
+        Of the first network's trunk, in training.
     """
 
     name = "house"
@@ -163,9 +169,11 @@ class HouseMethod:
         familiarity: bool = False,
         equalise: bool = True,
         more: Sequence[Member] = (),
+        drop_path: float = 0.0,
     ) -> None:
         self.rows, self.columns, self.variant = rows, columns, variant
         self.familiarity, self.equalise, self.more = familiarity, equalise, tuple(more)
+        self.drop_path = drop_path
         self.weight_files = {
             **WEIGHTS,
             **({FILE: "familiarity."} if familiarity else {}),
@@ -174,7 +182,7 @@ class HouseMethod:
 
     def make_plain_net(self) -> HouseNet:
         """Return the first network as it is trained, which knows no strangeness, with fresh weights."""
-        return HouseNet(self.variant)
+        return HouseNet(self.variant, drop_path=self.drop_path)
 
     def make_familiarity(self) -> Familiarity:
         """Return what tells strangeness, with nothing fitted."""
@@ -183,7 +191,7 @@ class HouseMethod:
     def make_net(self) -> HouseNet:
         """Return the network, or all of them, with fresh weights."""
         if not self.more:
-            return HouseNet(self.variant, familiarity=self.familiarity)
+            return HouseNet(self.variant, familiarity=self.familiarity, drop_path=self.drop_path)
         return HouseMeanNet([self.variant, *(one.variant for one in self.more)], familiarity=self.familiarity)
 
     def prepare(self, film: Grey, pose: Pose, centres: Float) -> tuple[Grey, ...]:  # noqa: ARG002 - as AgeMethod has it
@@ -202,12 +210,15 @@ def more_file(place: int) -> str:
     return f"model-{place + 2}.safetensors"
 
 
-KEYS = ("rows", "columns", "variant", "familiarity", "equalise", "more")
+KEYS = ("rows", "columns", "variant", "familiarity", "equalise", "more", "drop_path")
 """What :func:`open_method` reads of a configuration."""
 
 
 def open_method(config: dict[str, Any]) -> HouseMethod:
-    """Read ``rows``, ``columns``, ``variant``, ``familiarity`` (false), ``equalise`` (true) and ``more`` (none)."""
+    """Read ``rows``, ``columns`` and ``variant``, and what may be left out.
+
+    These are ``familiarity`` (false), ``equalise`` (true), ``more`` (none) and ``drop_path`` (0, of training alone).
+    """
     return HouseMethod(
         int(config["rows"]),
         int(config["columns"]),
@@ -215,4 +226,5 @@ def open_method(config: dict[str, Any]) -> HouseMethod:
         familiarity=bool(config.get("familiarity", False)),
         equalise=bool(config.get("equalise", True)),
         more=[Member(int(one["rows"]), int(one["columns"]), str(one["variant"])) for one in config.get("more", ())],
+        drop_path=float(config.get("drop_path", 0.0)),
     )

@@ -288,6 +288,14 @@ def test_a_fit_needs_its_minutes(packed, tmp_path):
         experiment.run(packed, Job(tmp_path / "run"), tmp_path / "out", fit=True)
 
 
+def test_the_method_s_configuration_can_be_changed_where_it_is_trained(packed, tmp_path):
+    """Given --set, as for the networks of an ensemble from one pack, then the run says so, and keys are checked."""
+    options = ["--run", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--epochs", "1", "--threads", "1"]
+    assert experiment.main(["run", str(packed), *options, "--set", "nosuch=3"]) == 2
+    assert experiment.main(["run", str(packed), *options, "--set", "width=0.125"]) == 0
+    assert read_about(tmp_path / "run")["recipe"]["method"]["width"] == 0.125
+
+
 def test_weights_to_start_from_travel_along(films, tmp_path):
     shipped = TINY.model_copy(
         update={"init": True, "method": {}, "changes": TINY.changes | {"peak_learning_rate": 1e-9}}

@@ -11,9 +11,11 @@ import json
 import logging
 import math
 import tomllib
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -52,6 +54,7 @@ from training.train import (
     carry_out,
     make_fresh_net,
     make_job,
+    read_assignment,
     terms_of_run,
 )
 
@@ -59,6 +62,7 @@ _log = logging.getLogger(__name__)
 
 PIECE_MB, LEAST_PIECE_MB, MOST_PIECE_MB = 30.0, 1.0, 59.0
 RESULT_BYTES = 15_000_000
+_AS_PACKED: Mapping[str, Any] = MappingProxyType({})
 _START, _WEIGHTS, _FIGURES = "start.safetensors", "weights.safetensors", "figures.json"
 
 
@@ -184,14 +188,23 @@ def write_experiment(
     return pieces
 
 
-def run(folder: Path, job: Job, out: Path, *, fit: bool = False, epochs: int | None = None) -> int:
+def run(
+    folder: Path,
+    job: Job,
+    out: Path,
+    *,
+    fit: bool = False,
+    epochs: int | None = None,
+    method: Mapping[str, Any] = _AS_PACKED,
+) -> int:
     """Train a pack's experiment into ``job.run``, results after every epoch into ``out``; returns 0, 3 out of time.
 
     With ``fit`` the recipe's steps are scaled to the job's deadline first; a run that goes on keeps those it has.
-    ``epochs`` are those of each phase instead of the recipe's.
+    ``epochs`` are those of each phase instead of the recipe's, ``method`` changes its configuration.
     """
     about = read_about_pack(folder)
     recipe, begun = Recipe.model_validate(about["recipe"]), (job.run / "run.json").exists()
+    recipe = known_keys_only(recipe.model_copy(update={"method": recipe.method | dict(method)}))
     if about["start"]:
         job = replace(job, start=Start(Path(about["start"]), state=load(joined(folder, _START))))
     if fit and begun:
@@ -303,6 +316,14 @@ def make_parser() -> argparse.ArgumentParser:
     running.add_argument("--fit", action="store_true", help="scale the recipe's steps so that it ends in --minutes")
     running.add_argument("--epochs", type=positive_int, help="epochs instead of the recipe's (of each of its phases)")
     running.add_argument("--seed", type=seed_number, default=SEED)
+    running.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=read_assignment,
+        metavar="KEY=VALUE",
+        help="of the recipe's method, such as rows=256; again for each",
+    )
     add_machine_options(running)
     taking = actions.add_parser("take", help="make a run's folder of results that were brought home")
     taking.add_argument("results", metavar="RESULTS", type=Path)
@@ -319,7 +340,8 @@ def _run(arguments: argparse.Namespace) -> int:
         if job.deadline is not None:
             job = replace(job, deadline=job.deadline - RESERVE_S)
         out = arguments.out or arguments.pack / "results"
-        return run(arguments.pack, job, out, fit=arguments.fit, epochs=arguments.epochs)
+        changed = dict(arguments.set)
+        return run(arguments.pack, job, out, fit=arguments.fit, epochs=arguments.epochs, method=changed)
 
 
 def main(argv: list[str] | None = None) -> int:

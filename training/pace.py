@@ -62,11 +62,11 @@ def measure(recipe: Recipe, films: AgeFilms, job: Job) -> list[Pace]:
         method = open_method(recipe.target, recipe.method | phase.method)
         rate = rate_of(
             job.start.apply(recipe.target, method.make_net()),
-            age_draw(recipe, phase, method, films, job.machine.share(phase.batch)),
+            age_draw(recipe, phase, method, films, job.machine),
             lambda forward, batch: loss(forward(*batch.inputs, batch.male), batch),
             phase.schedule(half_precision=job.half_precision),
             machine=job.machine,
-            workers=job.workers,
+            workers=0 if recipe.makes_batches_itself() else job.workers,
             skipped=WARM_UP_STEPS,
             skipped_s=WARM_UP_S,
             seconds=MEASURED_S,

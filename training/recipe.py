@@ -167,8 +167,9 @@ class Recipe(BaseModel):
     choose_epoch: bool = True
     """Whether the last phase's best epoch by validation MAE is kept, else its last: intervals from the validation part
     are honest where nothing was chosen on it."""
-    augmentation: Literal["house"] | Augmentation = "house"
-    """How films are changed at random: as this project does it, or as a paper names it."""
+    augmentation: Literal["house", "faults"] | Augmentation = "house"
+    """How films are changed at random: as this project does it, as films fail in practice (``training.faults``, on the
+    device that trains, for ``house`` alone), or as a paper names it."""
     label_softness_months: float = Field(LABEL_SOFTNESS_MONTHS, ge=0)
     """Ages of training films move by up to this much, at random."""
     phases: tuple[Phase, ...] = Field(min_length=1)
@@ -178,6 +179,16 @@ class Recipe(BaseModel):
         if METHODS_OF.get(self.loss, self.target) != self.target:
             raise ValueError(f"the loss {self.loss!r} judges answers of {METHODS_OF[self.loss]} only")
         return self
+
+    @model_validator(mode="after")
+    def _changes_what_its_method_sees(self) -> Self:
+        if self.augmentation == "faults" and self.target != "house":
+            raise ValueError(f"the augmentation 'faults' changes crops of house only, not of {self.target}")
+        return self
+
+    def makes_batches_itself(self) -> bool:
+        """Whether batches are made where the net is trained, and by no workers."""
+        return self.augmentation == "faults"
 
     def with_phases(self, changes: dict[str, Any]) -> Self:
         """Return the recipe with changes of each of its phases."""

@@ -24,6 +24,7 @@ from inference.bundle import DETECTOR, open_bundle
 from inference.efficientnet_lite import read_imagenet
 from inference.errors import BundleError
 from inference.global_local import REGIONS_FILE, GlobalLocalMethod
+from inference.house import HouseMethod
 from inference.localiser import HasLocaliser
 from inference.method import AgeMethod, open_method
 from inference.torch_backend import OnDevice
@@ -32,6 +33,7 @@ from training.ages import Pool, age_batches, estimate
 from training.arguments import count, decay, first_line, positive, positive_int, seed_number
 from training.detector import NETS, finder_batches, finder_loss, landmark_batches, landmark_loss
 from training.errors import DataError, RecipeError, RunError, TimeUp, TrainingError
+from training.faults import FaultyHands
 from training.films import AgeFilms, DetectorFilms
 from training.fit import Loss, fit
 from training.losses import LOSSES
@@ -281,11 +283,13 @@ def pools_of(phase: Phase, films: AgeFilms) -> list[Pool]:
     return pools
 
 
-def age_draw(recipe: Recipe, phase: Phase, method: AgeMethod, films: AgeFilms, size: int) -> Draw:
-    """Return what makes the batches of a phase; raises as :func:`pools_of`."""
-    pools = pools_of(phase, films)
+def age_draw(recipe: Recipe, phase: Phase, method: AgeMethod, films: AgeFilms, machine: Machine) -> Draw:
+    """Return what makes a process's batches of a phase; raises as :func:`pools_of`."""
+    pools, size, softness = pools_of(phase, films), machine.share(phase.batch), recipe.label_softness_months
+    if recipe.augmentation == "faults":
+        assert isinstance(method, HouseMethod)
+        return FaultyHands(pools, method, size, machine.device, softness=softness)
     augmentation = None if recipe.augmentation == "house" else recipe.augmentation
-    softness = recipe.label_softness_months
     return lambda seed: next(age_batches(pools, method, size, seed, augmentation=augmentation, softness=softness))
 
 
@@ -303,14 +307,16 @@ def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
     net = job.start.apply(recipe.target, make_fresh_net(recipe))
     for phase in recipe.phases:
         pools_of(phase, films)
+    if recipe.makes_batches_itself():
+        job = replace(job, workers=0)
     loss, device = LOSSES[recipe.loss], job.machine.device
     reference = np.array([film.reading.age_months for film in films.validation])
     for place, phase in enumerate(recipe.phases):
-        method, size = open_method(recipe.target, recipe.method | phase.method), job.machine.share(phase.batch)
+        method = open_method(recipe.target, recipe.method | phase.method)
         _log.info("phase %s: %d epochs", phase.name, phase.epochs)
         net = job.fit(
             net,
-            age_draw(recipe, phase, method, films, size),
+            age_draw(recipe, phase, method, films, job.machine),
             lambda forward, batch: loss(forward(*batch.inputs, batch.male), batch),
             phase,
             place=place,
