@@ -61,7 +61,8 @@ _NOT_NEEDED = (
     *("cuda", "cupy", "cupyx", "einops", "h5py", "huggingface_hub", "ignite", "itk", "matplotlib", "nibabel", "pandas"),
     *("requests", "skimage", "sklearn", "tensorboard", "tifffile", "torchaudio", "torchvision", "tqdm", "transformers"),
 )
-"""What MONAI imports where it is installed, and no network of ours uses: 13 seconds on a machine that has them all."""
+"""What MONAI imports where it is installed, and no network of ours uses: with them all, 3000 modules, 470 MB of files
+and 5 seconds from a fast disk."""
 _PACKAGES = ("cv2", "pydicom", "torch", "monai.networks.nets", "inference.torch_backend", "inference.engine")
 
 Case = tuple["Film", "Subject"]
