@@ -11,7 +11,7 @@ import logging
 import os
 import pickle
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +87,11 @@ def claimed(folder: Path) -> Iterator[None]:
         If another process has it, or it cannot be written to.
     """
     make_folder(folder)
-    lock = folder / LOCK
-    with writing(lock):
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        _lock(descriptor, folder)
+    with ExitStack() as stack:
+        with writing(folder / LOCK):
+            file = stack.enter_context((folder / LOCK).open("ab"))
+        _lock(file.fileno(), folder)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _lock(descriptor: int, folder: Path) -> None:
