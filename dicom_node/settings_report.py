@@ -24,7 +24,9 @@ from dicom_node.terminal import make_table, open_console
 from inference.bundle import DETECTOR, SEPARATOR, list_methods, open_bundle
 from inference.catalogue import identify, read_bundle
 from inference.engine import read_intervals
+from inference.ensemble import read_members
 from inference.errors import BundleError
+from inference.method import open_method
 from inference.recalibration import Recalibration
 
 CONNECT_TIMEOUT_S = 5
@@ -81,7 +83,7 @@ def _find_model_hindrances(interpret: InterpretSettings) -> Iterator[SettingsPro
     """Open what the engine opens, without its networks: hashes, intervals, and the site's recalibration."""
     try:
         open_bundle(DETECTOR)
-        read_intervals(open_bundle(interpret.method))
+        _open_method(interpret.method)
     except BundleError as error:
         remedy = (
             f"Do so, or choose another method; boneage-node models verify {interpret.method} says all that is wrong."
@@ -100,6 +102,14 @@ def _find_model_hindrances(interpret: InterpretSettings) -> Iterator[SettingsPro
     except BundleError as error:
         remedy = "Name the file that was fitted with these weights, or leave the key out."
         yield SettingsProblem("interpret", "recalibration", str(error), remedy)
+
+
+def _open_method(name: str) -> None:
+    """Open a method as the engine does, and each member of an ensemble; BundleError where the engine would raise it."""
+    bundle = open_bundle(name)
+    read_intervals(bundle)
+    for member in read_members(bundle) or (name,):
+        open_method(member, open_bundle(member).config)
 
 
 def _find_connection_hindrances(url: URL, key: str) -> Iterator[SettingsProblem]:
@@ -134,7 +144,7 @@ def _unfit_shadows(interpret: InterpretSettings) -> Iterator[str]:
     """Say of each shadow method that could not be opened: the node starts, and nothing is read with it."""
     for name in interpret.shadow:
         try:
-            read_intervals(open_bundle(name))
+            _open_method(name)
         except BundleError as error:
             yield f"interpret.shadow: nothing would be read with {name}. {error}"
 

@@ -6,7 +6,9 @@ Not covered: `serve` under signals with a real model (test_serve.py), the demo (
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -23,7 +25,7 @@ from dicom_node.archive import Archive
 from dicom_node.errors import SettingsError, UnknownStudy
 from dicom_node.settings import load_settings
 from dicom_node.settings_report import mask
-from inference.bundle import Bundle, open_bundle
+from inference.bundle import Bundle, bundles_folder, open_bundle
 from inference.errors import BundleError
 
 HEADER = '[node]\ndata_dir = "data"\n'
@@ -202,6 +204,30 @@ def test_settings_check_names_methods_without_intervals(
     out = capsys.readouterr().out
     assert "1 problem." in out
     assert "calibrate" in out
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [("house-ours", "no method named 'house-ours'"), ("both", "no model bundle named 'retired'")],
+)
+def test_settings_check_opens_methods_as_the_engine_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], method: str, words: str
+) -> None:
+    """Given a bundle copied under a name that no method has, or an ensemble without a member, then no node starts."""
+    bundles = tmp_path / "bundles"
+    bundles.mkdir()
+    for name in ("hand-detector", "house"):
+        (bundles / name).symlink_to(bundles_folder() / name)
+    shutil.copytree(bundles_folder() / "house", bundles / "house-ours")
+    shutil.copytree(bundles_folder() / "house" / "configs", bundles / "both" / "configs")
+    metadata = {"version": "1", "weights_sha256": {}, "members": {"house": 1, "retired": 1}}
+    (bundles / "both" / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    for module in ("bundle", "catalogue"):
+        monkeypatch.setattr(f"inference.{module}.bundles_folder", lambda: bundles)
+    assert cli.main(["settings", "check", "--config", write(tmp_path, f'[interpret]\nmethod = "{method}"\n')]) == 2
+    assert words in " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert cli.main(["settings", "check", "--config", write(tmp_path, f'[interpret]\nshadow = ["{method}"]\n')]) == 0
+    assert f"nothing would be read with {method}" in capsys.readouterr().out
 
 
 def test_settings_check_opens_the_model_that_tells_stages(
