@@ -5,11 +5,13 @@ Not covered: real films (a pack's size and speed stand in training/EXPERIMENTS.m
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -25,7 +27,7 @@ from inference.finding import Sex
 from inference.method import method_names
 from inference.pose import Pose, template_points
 from inference.preparation import HAND_WINDOW, roi_centres
-from training import experiment, fit, pack, train
+from training import experiment, fit, pack, storage, train
 from training.ages import LocatedFilm
 from training.errors import DataError, RecipeError, RunError
 from training.experiment import Experiment, experiments, take, write_experiment
@@ -193,6 +195,63 @@ def test_a_pack_is_trained_within_its_time_resumed_and_taken_home(packed, tmp_pa
     assert all(torch.allclose(ours[key].float(), theirs[key].float(), rtol=1e-3, atol=1e-4) for key in theirs)
     with pytest.raises(RunError, match="holds a run"):
         take(out, tmp_path / "home")
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let the disk be full when a file of this name is flushed, or written as a piece."""
+    flush, savez = storage._flush, np.savez
+
+    def refuse(path: Path, write: Callable[[], None]) -> None:
+        if fnmatchcase(path.name, name):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write()
+
+    monkeypatch.setattr(storage, "_flush", lambda path: refuse(path, lambda: flush(path)))
+    monkeypatch.setattr(np, "savez", lambda path, **arrays: refuse(path, lambda: savez(path, **arrays)))
+
+
+@pytest.mark.parametrize("name", ["piece-*.npz", "pack.part"])
+def test_a_pack_for_which_there_is_no_room_is_told_in_words(films, tmp_path, monkeypatch, name):
+    fill_disk(monkeypatch, name)
+    with pytest.raises(RunError, match=r"No space left on device\); make room"):
+        pack.write_pack(tmp_path / "p", films, 200, {}, 100_000)
+    with pytest.raises(RunError, match="is a file; name a folder"):
+        pack.check_new(Path(__file__) / "p")
+
+
+@pytest.mark.parametrize("name", ["weights.part", "figures.part", "summary.part"])
+def test_results_for_which_there_is_no_room_leave_whole_ones_to_take(packed, tmp_path, monkeypatch, name):
+    """Given results of a run and then a full disk, then that is said, and there are weights and figures as before."""
+    monkeypatch.setattr(experiment, "RESULT_BYTES", 500_000)
+    job, out = Job(tmp_path / "run"), tmp_path / "results"
+    experiment.run(packed, job, out)
+    before = (out / "figures.json").read_bytes()
+    with monkeypatch.context() as patch:
+        fill_disk(patch, name)
+        with pytest.raises(RunError, match=r"No space left on device\); make room"):
+            experiment.write_results(job.run, out)
+    assert (out / "figures.json").read_bytes() == before or name == "summary.part"
+    take(out, tmp_path / "home")
+    assert set(read_run(tmp_path / "home")) == set(read_run(job.run))
+
+
+@pytest.mark.parametrize("name", ["curve.part", "final.part", "run.part"])
+def test_results_that_a_full_disk_did_not_take_are_taken_again(packed, tmp_path, monkeypatch, name):
+    job, out = Job(tmp_path / "run"), tmp_path / "results"
+    experiment.run(packed, job, out)
+    with monkeypatch.context() as patch:
+        fill_disk(patch, name)
+        with pytest.raises(RunError, match="make room"):
+            take(out, tmp_path / "home")
+    take(out, tmp_path / "home")
+    assert (tmp_path / "home" / "summary.html").exists()
+
+
+def test_a_place_that_results_cannot_be_written_to_is_refused_before_the_pack_is_opened(packed, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "read_pack", lambda _: pytest.fail("films were opened"))
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(RunError, match="notes is a file; name a folder"):
+        experiment.run(packed, Job(tmp_path / "run"), tmp_path / "notes" / "results")
 
 
 @pytest.mark.parametrize("content", ["[1]", '{"schema": "boneage-node/evaluation/2"}'])

@@ -38,6 +38,7 @@ from training.pace import RESERVE_S, check_time, fit_to_deadline
 from training.pack import check_new, joined, read_about_pack, read_pack, split_file, write_pack
 from training.recipe import Recipe, known_keys_only, read_recipe
 from training.run import check_run, read_about, read_run
+from training.storage import check_writable, make_folder, save_state, write_text
 from training.summary import NAME as SUMMARY
 from training.summary import write_summary
 from training.terms import RSNA_TERMS
@@ -211,6 +212,7 @@ def run(
         recipe = Recipe.model_validate(read_about(job.run)["recipe"])
     recipe = recipe if epochs is None else recipe.with_phases({"epochs": epochs})
     check_run(job.run, about_of(recipe, job))  # before films are read
+    check_writable(out)
     if fit and not begun:
         check_time(recipe, job)
     keys = ("experiment", "packed_from_sha256", "data_terms")
@@ -246,8 +248,16 @@ def _validation(recipe: Recipe, films: AgeFilms, job: Job) -> list[dict[str, flo
 
 
 def write_results(run_folder: Path, out: Path, readings: list[dict[str, float]] | None = None) -> list[Path]:
-    """Write the best weights so far, the figures and the summary, in files of at most RESULT_BYTES; returns them."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Write the best weights so far, the figures and the summary, in files of at most RESULT_BYTES; returns them.
+
+    Weights that were there stay until the new ones lie beside them.
+
+    Raises
+    ------
+    RunError
+        As :func:`training.storage.writing`.
+    """
+    make_folder(out)
     about = read_about(run_folder)
     phases = [phase["name"] for phase in about["recipe"]["phases"]]
     figures: dict[str, Any] = {
@@ -258,12 +268,12 @@ def write_results(run_folder: Path, out: Path, readings: list[dict[str, float]] 
     if readings is not None:
         errors = [row["estimate_months"] - row["reference_months"] for row in readings]
         figures |= {"validation_mae_months": float(np.abs(errors).mean()), "validation": readings}
-    for old in out.glob(f"{_WEIGHTS}*"):
-        old.unlink()
     save_weights(read_run(run_folder), out / _WEIGHTS)
+    for old in out.glob(f"{_WEIGHTS}.*"):
+        old.unlink()
     parts = split_file(out / _WEIGHTS, RESULT_BYTES)
-    (out / _FIGURES).write_text(json.dumps(figures) + "\n")
-    (out / SUMMARY).write_bytes((run_folder / SUMMARY).read_bytes())
+    write_text(out / _FIGURES, json.dumps(figures) + "\n")
+    write_text(out / SUMMARY, (run_folder / SUMMARY).read_text("utf-8"))
     return [*parts, out / _FIGURES, out / SUMMARY]
 
 
@@ -273,7 +283,7 @@ def take(results: Path, run_folder: Path) -> None:
     Raises
     ------
     RunError
-        If the folder holds a run already, or what was brought is torn.
+        If the folder holds a run already or cannot be written to, or what was brought is torn.
     DataError
         If something was not brought.
     """
@@ -286,13 +296,14 @@ def take(results: Path, run_folder: Path) -> None:
         raise RunError(f"What lies in {results} is torn; bring all files of the results again.") from error
     if not isinstance(figures, dict) or not {"about", "curves"} <= set(figures):
         raise RunError(f"The {_FIGURES} in {results} is none of an experiment; name the folder that its run wrote.")
-    run_folder.mkdir(parents=True, exist_ok=True)
+    make_folder(run_folder)
     for name, rows in figures["curves"].items():
-        (run_folder / name).mkdir(exist_ok=True)
-        (run_folder / name / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (run_folder / "run.json").write_text(json.dumps(figures["about"], indent=2) + "\n")
+        make_folder(run_folder / name)
+        write_text(run_folder / name / "curve.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     full = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
-    torch.save(full, run_folder / "final.pt")
+    save_state(full, run_folder / "final.pt")
+    # Last, for it makes a run of the folder, which is taken no second time.
+    write_text(run_folder / "run.json", json.dumps(figures["about"], indent=2) + "\n")
     write_summary(run_folder)
 
 

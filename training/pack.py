@@ -26,6 +26,7 @@ from training.ages import LocatedFilm
 from training.errors import DataError
 from training.films import AgeFilms
 from training.radiographs import Reading
+from training.storage import check_writable, make_folder, write_text, writing
 
 NAME = "pack.json"
 GROUPS = ("sharp", "small", "validation")
@@ -89,15 +90,18 @@ def packed(films: AgeFilms, hand_rows: int) -> Iterator[PackedFilm]:
 
 
 def check_new(folder: Path) -> None:
-    """Refuse a folder that holds something.
+    """Refuse a folder that holds something, or that cannot be written to.
 
     Raises
     ------
     DataError
         If it does, or is a file.
+    RunError
+        As :func:`training.storage.check_writable`.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} is not empty; pack into a new folder.")
+    check_writable(folder)
 
 
 def write_pack(folder: Path, films: AgeFilms, hand_rows: int, about: dict[str, Any], piece_bytes: int) -> list[Path]:
@@ -107,15 +111,17 @@ def write_pack(folder: Path, films: AgeFilms, hand_rows: int, about: dict[str, A
     ------
     DataError
         As :func:`check_new`.
+    RunError
+        If the disk is full.
     """
     check_new(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     pieces: list[Path] = []
     for entries in _divided(packed(films, hand_rows), piece_bytes):
         pieces.append(folder / f"piece-{len(pieces):02}.npz")
         _write_piece(pieces[-1], entries)
     hashes = {piece.name: file_sha256(piece) for piece in pieces}
-    (folder / NAME).write_text(json.dumps(about | {"hand_rows": hand_rows, "pieces": hashes}, indent=2) + "\n")
+    write_text(folder / NAME, json.dumps(about | {"hand_rows": hand_rows, "pieces": hashes}, indent=2) + "\n")
     return pieces
 
 
@@ -134,18 +140,19 @@ def _divided(films: Iterable[PackedFilm], piece_bytes: int) -> Iterator[list[Pac
 
 
 def _write_piece(path: Path, films: list[PackedFilm]) -> None:
-    np.savez(
-        path,
-        group=np.array([GROUPS.index(film.group) for film in films], dtype=np.uint8),
-        rsna_id=np.array([film.reading.rsna_id for film in films]),
-        age_months=np.array([film.reading.age_months for film in films]),
-        sex=np.array([film.reading.sex.value for film in films]),
-        part=np.array([film.reading.part for film in films]),
-        matrix=np.array([film.matrix for film in films]),
-        centres=np.array([film.centres for film in films]),
-        ends=np.cumsum([len(film.jpeg) for film in films]),
-        jpeg=np.frombuffer(b"".join(film.jpeg for film in films), dtype=np.uint8),
-    )
+    with writing(path):
+        np.savez(
+            path,
+            group=np.array([GROUPS.index(film.group) for film in films], dtype=np.uint8),
+            rsna_id=np.array([film.reading.rsna_id for film in films]),
+            age_months=np.array([film.reading.age_months for film in films]),
+            sex=np.array([film.reading.sex.value for film in films]),
+            part=np.array([film.reading.part for film in films]),
+            matrix=np.array([film.matrix for film in films]),
+            centres=np.array([film.centres for film in films]),
+            ends=np.cumsum([len(film.jpeg) for film in films]),
+            jpeg=np.frombuffer(b"".join(film.jpeg for film in films), dtype=np.uint8),
+        )
 
 
 def read_about_pack(folder: Path) -> dict[str, Any]:
@@ -203,14 +210,21 @@ def _read_piece(path: Path) -> Iterator[tuple[str, LocatedFilm]]:
 
 
 def split_file(path: Path, most_bytes: int) -> list[Path]:
-    """Divide a file into ``NAME.00``, ``NAME.01``, ... of at most so many bytes; one that is small enough stays."""
+    """Divide a file into ``NAME.00``, ``NAME.01``, ... of at most so many bytes; one that is small enough stays.
+
+    Raises
+    ------
+    RunError
+        If the disk is full; the file is still there then.
+    """
     if path.stat().st_size <= most_bytes:
         return [path]
     content = path.read_bytes()
     parts: list[Path] = []
     for start in range(0, len(content), most_bytes):
         parts.append(path.with_name(f"{path.name}.{len(parts):02}"))
-        parts[-1].write_bytes(content[start : start + most_bytes])
+        with writing(parts[-1]):
+            parts[-1].write_bytes(content[start : start + most_bytes])
     path.unlink()
     return parts
 
