@@ -22,7 +22,7 @@ from inference.finding import Estimate, ModelIdentity, Sex, Subject
 from inference.intervals import Calibration
 from inference.pose import Pose, template_points
 from inference.sex_alarm import SexAlarm
-from training import sexes
+from training import ensemble, sexes
 from training.ensemble import write_ensemble
 from training.errors import DataError
 from training.evaluation.reading import film_of
@@ -219,6 +219,55 @@ def test_an_ensemble_of_unknown_or_of_ensembles_is_refused(tmp_path):
     write_ensemble("both", {"house": 1.0, "global-local": 1.0}, folder)
     with pytest.raises(BundleError, match="ensemble itself"):
         write_ensemble("more", {"house": 1.0, "both": 1.0}, folder)
+
+
+def test_other_weights_take_an_ensembles_intervals_away(tmp_path):
+    """Given intervals of an ensemble, then the same ensemble written again keeps them, and another one does not."""
+    folder = make_bundles(tmp_path)
+    calibration = write_ensemble("both", {"house": 1.0, "global-local": 1.0}, folder) / "configs" / "calibration.json"
+    calibration.write_text("{}")
+    write_ensemble("both", {"global-local": 1.0, "house": 1.0}, folder)
+    assert calibration.exists()
+    write_ensemble("both", {"house": 1.0, "global-local": 9.0}, folder)
+    assert not calibration.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "words"),
+    [
+        ("both", {"house": -1.0, "global-local": 1.0}, "positive weights"),
+        ("both", {"house": 1.0}, "two members or more"),
+        ("both", {"house": 1.0, "hand-detector": 1.0}, "'hand-detector' is no method"),
+        ("hand-detector", {"house": 1.0, "global-local": 1.0}, "no name for an ensemble"),
+        ("../both", {"house": 1.0, "global-local": 1.0}, "no name for an ensemble"),
+        ("..", {"house": 1.0, "global-local": 1.0}, "no name for an ensemble"),
+        ("", {"house": 1.0, "global-local": 1.0}, "no name for an ensemble"),
+        ("house+global-local", {"house": 2.0, "global-local": 1.0}, "no name for an ensemble"),
+    ],
+)
+def test_what_makes_no_ensemble_is_refused_and_leaves_nothing(tmp_path, name, members, words):
+    folder = make_bundles(tmp_path / "bundles")
+    (folder / "house").rename(folder / "hand-detector")
+    make_bundles(tmp_path / "more")
+    (tmp_path / "more" / "house").rename(folder / "house")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(BundleError, match=words):
+        write_ensemble(name, members, folder)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        (["house=0", "ala-net"], "'0' is no number above 0"),
+        (["house=much", "ala-net"], "'much' is no number above 0"),
+        (["house=2", "house=1"], "named twice"),
+    ],
+)
+def test_members_that_are_written_wrongly_are_refused(members, words, capsys):
+    with pytest.raises(SystemExit):
+        ensemble.main(["both", *members])
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("members", [{"house": 1.0}, {"house": 1.0, "b": 0.0}, {"house": 1.0, "b": "x"}, [1, 2]])
