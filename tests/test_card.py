@@ -58,6 +58,28 @@ def test_a_document_without_a_place_is_refused(tmp_path, caplog):
     assert "put one there" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "cannot be read"), ("torn", "cannot be read"), ("[]", "no evaluation"), ("{}", "holds no figures")],
+)
+def test_a_file_without_figures_is_named(tmp_path, caplog, content, words):
+    figures, document = tmp_path / "figures.json", tmp_path / "README.md"
+    document.write_text("a\n<!-- figures house -->\n<!-- /figures -->\n")
+    if content is not None:
+        figures.write_text(content)
+    assert main([str(figures), str(document)]) == 2
+    assert f"{figures} " in caplog.text
+    assert words in caplog.text
+
+
+@pytest.mark.parametrize("line", [["figures.json", "absent.md"], ["--sha256", "absent.md"]])
+def test_a_document_that_is_not_there_is_named(line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(line)
+    assert ended.value.code == 2
+    assert "there is no file absent.md" in capsys.readouterr().err
+
+
 def test_an_acceptance_test_says_nothing_of_what_it_did_not_measure():
     """Given a site's own films, which have no boxes and no images without a hand, then neither is spoken of."""
     rows = [Row(str(place), "MF"[place % 2], 100.0, 104.0, 90.0, 118.0, None, None) for place in range(4)]

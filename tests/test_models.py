@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -480,6 +481,34 @@ old
 """
 
 
+def measured(folder: Path, tmp_path: Path, **more: str) -> Path:
+    """Write figures as they are measured with the weights of global-local that a folder of bundles has."""
+    path, model = tmp_path / "figures.json", asdict(catalogue.identify("global-local", folder))
+    path.write_text(json.dumps(FIGURES | {"model": model | more}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"weights_sha256": "ab" * 32}, "other weights of 'global-local'; evaluate again"),
+        ({"version": "0.1.0+site.12345678"}, "has recalibrated ages"),
+        ({"method": "house"}, "was measured with 'house'"),
+    ],
+)
+def test_figures_of_something_else_stay_out_of_a_card(folder, tmp_path, caplog, more, words):
+    """Given a card that says that its weights are newer, then figures of other ones are refused, and it goes on so."""
+    card = folder / "global-local" / "docs" / "README.md"
+    card.parent.mkdir()
+    card.write_text(CARD)
+    export.export_compact("global-local")
+    before = card.read_text()
+    assert "newer than this card" in before
+    assert write_card([str(measured(folder, tmp_path, **more)), str(card)]) == 2
+    assert words in caplog.text
+    assert card.read_text() == before
+
+
 def test_a_card_of_other_weights_says_so_until_they_are_measured(folder, tmp_path, caplog, monkeypatch):
     bundle = folder / "global-local"
     card, path = bundle / "docs" / "README.md", bundle / "models" / "model.safetensors"
@@ -496,8 +525,7 @@ def test_a_card_of_other_weights_says_so_until_they_are_measured(folder, tmp_pat
     export_again(folder)
     assert card.read_text().count("The weights are newer than this card") == 1
     assert file_sha256(path) in card.read_text()
-    figures = tmp_path / "figures.json"
-    figures.write_text(json.dumps(FIGURES | {"model": {"method": "global-local"}}))
+    figures = measured(folder, tmp_path)
     assert write_card([str(figures), str(card)]) == 0
     assert "newer than this card" not in card.read_text()
     assert "MAE 8.0 months" in card.read_text()
@@ -521,8 +549,7 @@ def test_a_card_of_weights_of_other_films_has_their_terms(folder, tmp_path, type
     assert typed in card.read_text()
     write_about(run, {**read_about(run), "data_terms": "Trained on films of a hospital."})
     export_again(folder, others=True)
-    figures = tmp_path / "figures.json"
-    figures.write_text(json.dumps(FIGURES | {"model": {"method": "global-local"}}))
+    figures = measured(folder, tmp_path)
     for _ in range(2):
         text = card.read_text()
         assert text.count("**Data and terms.** Trained on films of a hospital.") == 1

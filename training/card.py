@@ -5,22 +5,24 @@
 what stands at ``<!-- figures compare -->`` by the tables of a comparison (``boneage-node compare --json``), whose plots
 it writes into ``training/evaluation/plots`` beside that file.
 
-A bundle's card gets the hashes of its weights as well, at ``<!-- sha256 -->`` to ``<!-- /sha256 -->``, the terms of
-these where they are not RSNA's, and loses the mark of ``export`` that its weights are newer; ``python -m training.card
---sha256 CARD...`` writes hashes and terms alone.
+A bundle's card takes figures of its own weights only. It gets the hashes of these as well, at ``<!-- sha256 -->`` to
+``<!-- /sha256 -->``, the terms of these where they are not RSNA's, and loses the mark of ``export`` that its weights
+are newer; ``python -m training.card --sha256 CARD...`` writes hashes and terms alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from inference.catalogue import identify
+from inference.errors import InferenceError
 from training.arguments import plain
 from training.bundle_card import fill_metadata, without_mark
+from training.calibrate import check_rows
 from training.compare import (
     ROI_HEAD,
     UNCONVERGED_NOTE,
@@ -31,10 +33,12 @@ from training.compare import (
     plots,
     roi_rows,
 )
-from training.errors import RunError, TrainingError, exit_code
+from training.errors import DataError, RunError, TrainingError, exit_code
 from training.evaluation.ablation import HEAD as ABLATION_HEAD
 from training.evaluation.ablation import ablation_rows
 from training.evaluation.page import decimal, percent
+from training.evaluation.reading import read_json
+from training.storage import write_text
 
 
 def figures_text(figures: dict[str, Any]) -> str:
@@ -210,8 +214,35 @@ def fill(document: str, method: str, text: str) -> str:
     return pattern.sub(lambda found: f"{found[1]}{text}\n{found[2]}", document)
 
 
+def read_figures(path: Path) -> dict[str, Any]:
+    """Read the figures of an evaluation or a comparison.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, or holds neither.
+    """
+    figures = read_json(path)
+    if "contestants" not in figures and not {"model", "table_3", "part"} <= set(figures):
+        raise DataError(f"{path} holds no figures; write them with boneage-node evaluate --json, or compare --json.")
+    return figures
+
+
+def check_card(card: Path, figures: dict[str, Any], name: str) -> None:
+    """Refuse figures in a bundle's card that were measured with other weights than the bundle's, or recalibrated.
+
+    Raises
+    ------
+    DataError
+        If they were; ``name`` is their file's, for the message.
+    """
+    bundle = card.resolve().parents[1]
+    if (bundle / "configs" / "metadata.json").is_file():
+        check_rows(figures, name, identify(bundle.name, bundle.parent))
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Fill; returns 0, or 2 where a document has no place for the figures."""
+    """Fill; returns 0, 2 where the figures cannot be used or a document has no place for them, 1 for a torn bundle."""
     parser = argparse.ArgumentParser(prog="python -m training.card", description=plain(__doc__))
     parser.add_argument("figures", type=Path, nargs="?")
     parser.add_argument("documents", type=Path, nargs="*", metavar="FILE")
@@ -219,25 +250,29 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if bool(arguments.sha256) == bool(arguments.documents):
         parser.error("give figures and the files they go into, or --sha256 and cards")
+    if missing := [str(path) for path in (*arguments.sha256, *arguments.documents) if not path.is_file()]:
+        parser.error(f"there is no file {', '.join(missing)}")
     for path in arguments.sha256:
         fill_metadata(path)
     try:
         if arguments.documents:
             _fill_all(arguments)
-    except TrainingError as error:
+    except (TrainingError, InferenceError) as error:
         return exit_code(error)
     return 0
 
 
 def _fill_all(arguments: argparse.Namespace) -> None:
-    figures = json.loads(arguments.figures.read_text())
+    figures = read_figures(arguments.figures)
     compared = "contestants" in figures
     name, write = ("compare", comparison_text) if compared else (figures["model"]["method"], figures_text)
     if compared and is_ablation(figures):
         name, write = "ablation", ablation_text
     text = write(figures)
     for path in arguments.documents:
-        path.write_text(without_mark(fill(path.read_text(), name, text)))
+        if not compared:
+            check_card(path, figures, str(arguments.figures))
+        write_text(path, without_mark(fill(path.read_text("utf-8"), name, text)))
         fill_metadata(path)
         if name == "compare":
             write_plots(figures, path.parent / PLOTS)
