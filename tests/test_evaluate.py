@@ -669,9 +669,11 @@ def test_intervals_after_recalibration_cover_the_site():
 def test_on_paper_a_wide_table_is_set_small_for_nobody_can_scroll_there():
     narrow, wide = (page.table("caption", ["x"] * columns, []) for columns in (8, 9))
     assert ("class" in narrow.split("<caption>")[0].split("<table")[1], '<table class="wide">' in wide) == (False, True)
-    on_paper = page.page("title", "lead", []).split("@media print")[1]
+    on_screen, on_paper = page.page("title", "lead", []).split("@media print")
     assert ".scroll { overflow: visible; }" in on_paper
     assert "table.wide { font-size: 10px; }" in on_paper
+    assert "table.wide { font-size: .8rem; }" in on_screen, "its last columns lay beyond the page"
+    assert "td { white-space: nowrap; } td.words, th.words { text-align: left; white-space: normal; }" in on_screen
 
 
 def test_a_page_names_the_films_that_were_refused():

@@ -729,6 +729,17 @@ def test_the_summary_says_how_far_a_run_is_and_how_it_was_made(tmp_path):
     assert "not finished" not in (tmp_path / "summary.html").read_text()
 
 
+def test_a_curve_of_one_epoch_is_seen(tmp_path):
+    """Given one epoch, through which no line goes, then loss and score have a dot each."""
+    begin_run(tmp_path, {"target": "house", "seed": 7, "recipe": RECIPE})
+    (tmp_path / "one").mkdir()
+    row = {"epoch": 0, "loss": 5.2, "score": 6.5, "seconds": 1.0}
+    (tmp_path / "one" / "curve.jsonl").write_text(json.dumps(row) + "\n")
+    write_summary(tmp_path)
+    loss, score = re.findall(r"<title>one: .*?</svg>", (tmp_path / "summary.html").read_text(), re.DOTALL)
+    assert (loss.count("<circle"), score.count("<circle")) == (1, 1)
+
+
 def test_a_curve_that_is_all_but_flat_has_ticks_that_fit_and_whole_epochs(tmp_path):
     """Given scores thousandths apart, resumed once, then no tick has over five digits and none is half an epoch."""
     about = {"target": "house", "seed": 7, "recipe": RECIPE}

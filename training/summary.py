@@ -88,10 +88,13 @@ def _curve(phase: str, key: str, label: str, curve: Curve) -> str:
         across, (low - margin, high + margin), x_label="epoch", y_label=label, title=f"{phase}: {label}",
         x_ticks=[place for place in ticks(*across) if place == round(place)],
     )  # fmt: skip
-    plot.line(points, COLOURS[0] if key == "loss" else COLOURS[1])
+    colour = COLOURS[0] if key == "loss" else COLOURS[1]
+    plot.line(points, colour)
     best = best_of(curve) if key == "score" else None
-    if best is not None:
-        plot.points([(best["epoch"] + 1.0, best["score"])], COLOURS[1])
+    if len(points) == 1:  # no line goes through one epoch
+        plot.points(points, colour)
+    elif best is not None:
+        plot.points([(best["epoch"] + 1.0, best["score"])], colour)
     return figure(plot.svg(), f"{phase}: {label}" + (" (the best epoch as a dot)" if best else ""))
 
 

@@ -10,7 +10,7 @@ DISCLAIMER = (
     "results for diagnosis or treatment."
 )
 WIDE_COLUMNS = 9
-"""Tables of so many columns are set small on paper, where nobody can scroll."""
+"""Tables of so many columns are set small, so that they fit a page, and smaller on paper, where nobody can scroll."""
 
 _STYLE = """
 :root { color-scheme: light dark; --rule: #8886; --soft: #8882; }
@@ -20,7 +20,8 @@ h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-t
 table { border-collapse: collapse; font-size: .9rem; margin: .8rem 0; }
 caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top; }
-th:first-child, td:first-child { text-align: left; } td.words, th.words { text-align: left; }
+td { white-space: nowrap; } td.words, th.words { text-align: left; white-space: normal; }
+table.wide { font-size: .8rem; } table.wide th, table.wide td { padding: .25rem .35rem; }
 td.words + td.words { overflow-wrap: anywhere; min-width: 6rem; }
 thead th { border-bottom: 2px solid var(--rule); } tr.strong td { font-weight: 600; }
 .scroll { overflow-x: auto; }
@@ -37,7 +38,7 @@ table.wide td:first-child { min-width: 9rem; }
 @media print {
   body { max-width: none; margin: 0; font-size: 13px; }
   h2 { break-after: avoid; } figure, table { break-inside: avoid; }
-  .scroll { overflow: visible; } figure { flex: 1 1 18rem; }
+  .scroll { overflow: visible; } td { white-space: normal; } figure { flex: 1 1 18rem; }
   table.wide { font-size: 10px; } table.wide th, table.wide td { padding: .15rem .25rem; }
   table.wide td:first-child { min-width: 6rem; }
 }
@@ -69,7 +70,7 @@ def table(
 ) -> str:
     """Return a table of plain-text cells; the first ``words`` columns hold words, the others numbers.
 
-    On a screen a table wider than its page scrolls; on paper it is set smaller.
+    Numbers are not broken. On a screen a table wider than its page scrolls; on paper it is set smaller.
     """
     listed = list(rows)
 
