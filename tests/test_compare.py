@@ -273,6 +273,12 @@ def test_what_cannot_be_found_is_named(tmp_path, monkeypatch, what):
     assert command.main([what]) == 2
 
 
+def test_a_run_that_is_none_is_named_before_films_are_read(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(command, "load_half", lambda *_: pytest.fail("films were read"))
+    assert command.main(["house", str(tmp_path / "mine"), "--data", str(tmp_path)]) == 2
+    assert "mine is no run's folder" in caplog.text
+
+
 def test_methods_need_films():
     assert command.main(["global-local"]) == 2
 

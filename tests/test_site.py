@@ -109,6 +109,7 @@ def test_a_film_that_is_cut_off_is_refused_as_unreadable(tmp_path: Path, caplog:
     assert case.case.finding.code is RefusalCode.UNREADABLE_PIXELS
     assert "cut off" in case.case.finding.sentence
     assert "Jane" not in caplog.text
+    assert case.case.row.milliseconds is None, "no film is read in no time"
 
 
 @pytest.mark.parametrize(("factor", "tolerance"), [(16, 0.6), (257, 1e-3)])

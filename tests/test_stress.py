@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from inference.finding import Box, Estimate, Flag, Laterality, ModelIdentity, Refusal, RefusalCode, Sex, Subject
+from training import compare as comparison
+from training import outliers
 from training import stress as suite
 from training.errors import DataError
 from training.evaluation.report import stress_section
@@ -169,6 +171,17 @@ def test_the_command_writes_figures_and_a_page(grey, tmp_path):
         assert words in text, words
     assert suite.main([*arguments, "--only", "brighter"]) == 1
     assert "0 of 2 changes pass" in page.read_text()
+
+
+def test_a_part_without_films_is_named_by_each_command(grey, monkeypatch, caplog, tmp_path):
+    """Given a folder without films of the part, then that is said, not that the model reads none of them."""
+    monkeypatch.setattr(outliers.Engine, "load", classmethod(lambda *_, **__: GreyEngine()))
+    for command in (suite, outliers, comparison):
+        monkeypatch.setattr(command, "load_half", lambda *_: [])
+        caplog.clear()
+        what = ["house"] if command is comparison else []
+        assert command.main([*what, "--data", str(tmp_path), "--part", "train"]) == 2
+        assert f"{tmp_path} holds no film of the part 'train'; name another" in caplog.text
 
 
 def test_a_change_that_is_not_there_is_refused_and_does_not_pass(grey, caplog):

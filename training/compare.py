@@ -34,6 +34,7 @@ from training.evaluation.contestants import (
     from_bundle,
     from_evaluation,
     from_run,
+    recipe_of,
 )
 from training.evaluation.drawing import COLOURS, Plot
 from training.evaluation.figures import clean
@@ -43,7 +44,7 @@ from training.evaluation.page import decimal, figure, figures, page, paragraph, 
 from training.evaluation.papers import own_groups, paper_cells, paper_of
 from training.evaluation.reading import read_json
 from training.evaluation.report import cumulative_plot, short_names
-from training.radiographs import is_project_folder, load_half, read_split
+from training.radiographs import is_project_folder, load_half, read_split, refuse_no_films
 from training.run import git_revision
 from training.terms import SITE_FILMS, terms_of_films
 
@@ -325,16 +326,23 @@ def _gather(arguments: argparse.Namespace) -> tuple[list[Contestant], str]:
     if to_read:
         if arguments.data is None:
             raise DataError("Methods and runs read films here; give the data folder with --data.")
+        for run in (what for what in to_read if not _is_method(what)):
+            recipe_of(Path(run))  # said before films are read
         films, boxed = load_half(arguments.data, [arguments.part]), boxed_films(arguments.data, arguments.part)
+        refuse_no_films(films, arguments.data, arguments.part)
     computing, contestants = Computing(arguments.threads, arguments.device), []
     for what in arguments.what:
         if what in kept:
             contestants.append(kept[what][0])
-        elif set(what.split(SEPARATOR)) <= set(list_methods()):
+        elif _is_method(what):
             contestants.append(from_bundle(what, films, computing, boxed=boxed))
         else:
             contestants.append(from_run(Path(what), films, computing, boxed))
     return _distinct(contestants), parts.pop() if parts else arguments.part
+
+
+def _is_method(what: str) -> bool:
+    return set(what.split(SEPARATOR)) <= set(list_methods())
 
 
 def _films_of(arguments: argparse.Namespace) -> str | None:

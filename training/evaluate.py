@@ -52,7 +52,14 @@ from training.evaluation.reading import (
 )
 from training.evaluation.report import report
 from training.evaluation.site import SiteFilm, read_site, read_site_film, read_table
-from training.radiographs import Radiograph, load_half, load_negatives, load_small, read_split
+from training.radiographs import (
+    Radiograph,
+    load_half,
+    load_negatives,
+    load_small,
+    read_split,
+    refuse_no_films,
+)
 from training.stress import print_outcomes, spread, stress, stress_figures
 from training.terms import SITE_FILMS, terms_of_films
 
@@ -86,8 +93,7 @@ def evaluate(
     """
     split, annotations = read_split(), read_annotations(data) if (data / "annotations").is_dir() else {}
     films = load_half(data, [part], split)
-    if not films:
-        raise DataError(f"{data} holds no film of the part {part!r}.")
+    refuse_no_films(films, data, part)
     cases = read_cases(engine, films)
     aspects = {rsna_id: annotation.aspect for rsna_id, annotation in annotations.items()}
     small = load_small(data, ["annotation-test"], split, aspects) if part == "test" and annotations else []

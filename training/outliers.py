@@ -36,7 +36,7 @@ from training.arguments import first_line, positive_int
 from training.errors import TrainingError, exit_code
 from training.evaluation.output import check_outputs
 from training.evaluation.reading import film_of
-from training.radiographs import Radiograph, load_half, load_negatives
+from training.radiographs import Radiograph, load_half, load_negatives, refuse_no_films
 from training.stress import SEED, spread, turned
 
 Grey = npt.NDArray[np.uint8]
@@ -250,8 +250,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         check_outputs(arguments.json)
         engine = Engine.load(arguments.method, threads=arguments.threads)
-        films = spread(load_half(arguments.data, [arguments.part]), arguments.films)
-        rates = measure(engine, films, load_negatives(arguments.data))
+        films = load_half(arguments.data, [arguments.part])
+        refuse_no_films(films, arguments.data, arguments.part)
+        rates = measure(engine, spread(films, arguments.films), load_negatives(arguments.data))
     except (TrainingError, InferenceError) as error:
         return exit_code(error)
     print_rates(rates)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -116,6 +116,18 @@ def load_half(data: Path, parts: Iterable[str], split: dict[int, str] | None = N
                 )
             films.append(Radiograph(reading, np.asarray(pixels, dtype=np.uint8)))
     return films
+
+
+def refuse_no_films(films: Sequence[object], data: Path, part: str) -> None:
+    """Refuse a folder that has no film of the part that is to be read.
+
+    Raises
+    ------
+    DataError
+        If ``films``, those of the part, are none.
+    """
+    if not films:
+        raise DataError(f"{data} holds no film of the part {part!r}; name another --part, or another folder.")
 
 
 def load_small(

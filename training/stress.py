@@ -37,7 +37,7 @@ from training.evaluation.output import check_outputs, write_output
 from training.evaluation.page import page
 from training.evaluation.reading import film_of
 from training.evaluation.report import stress_section
-from training.radiographs import Radiograph, load_half
+from training.radiographs import Radiograph, load_half, refuse_no_films
 from training.radiographs import Reading as Reference
 from training.terms import terms_of_films
 
@@ -401,7 +401,9 @@ def _run(arguments: argparse.Namespace) -> list[Outcome]:
     if not changes:
         raise DataError(f"No change is called {arguments.only!r}; there are: {'; '.join(c.name for c in CHANGES)}.")
     engine = Engine.load(arguments.method, threads=arguments.threads, device=arguments.device)
-    films = spread(load_half(arguments.data, [arguments.part]), arguments.films)
+    films = load_half(arguments.data, [arguments.part])
+    refuse_no_films(films, arguments.data, arguments.part)
+    films = spread(films, arguments.films)
     outcomes = stress(engine, films, changes)
     print_outcomes(outcomes)
     found = stress_figures(outcomes)

@@ -123,6 +123,20 @@ def _rois(
     return {"detector": detector_of(bundle), "shared": roi_figures(shared), "own": own}
 
 
+def recipe_of(run: Path) -> dict[str, Any]:
+    """Return the recipe of a run of an age method.
+
+    Raises
+    ------
+    RunError
+        If the folder is none.
+    """
+    recipe = read_about(run).get("recipe")
+    if not isinstance(recipe, dict) or "method" not in recipe:
+        raise RunError(f"{run} is no run of an age method; compare knows nothing of detectors.")
+    return recipe
+
+
 def from_run(
     run: Path, films: list[Radiograph], computing: Computing, boxed: list[BoxedFilm] | None = None
 ) -> Contestant:
@@ -133,9 +147,7 @@ def from_run(
     RunError
         If the folder is no run of an age method, or holds no weights.
     """
-    recipe = read_about(run).get("recipe")
-    if not isinstance(recipe, dict) or "method" not in recipe:
-        raise RunError(f"{run} is no run of an age method; compare knows nothing of detectors.")
+    recipe = recipe_of(run)
     target = str(recipe["target"])
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / target

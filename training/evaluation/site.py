@@ -209,7 +209,7 @@ def _read(engine: Engine, film: SiteFilm, opened: _Opened | FilmError) -> SiteCa
     if isinstance(opened, FilmError):
         refusal = Refusal(opened.refusal, str(opened), opened.remedy, subject)
         case = read_case(_line(film, _NO_PIXELS), lambda: refusal)
-        return SiteCase(case, sex_differs=False)
+        return SiteCase(replace(case, row=replace(case.row, milliseconds=None)), sex_differs=False)  # nothing was read
     shown = _line(film, opened.shown)
     case = read_case(shown, lambda: engine.interpret_film(opened.film, subject))
     return SiteCase(case, sex_differs=opened.stated not in {None, film.reading.sex})
