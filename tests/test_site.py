@@ -108,6 +108,8 @@ def test_a_film_that_is_cut_off_is_refused_as_unreadable(tmp_path: Path, caplog:
     assert isinstance(case.case.finding, Refusal)
     assert case.case.finding.code is RefusalCode.UNREADABLE_PIXELS
     assert "cut off" in case.case.finding.sentence
+    assert "Line 2 does not open and counts as refused: " in caplog.text
+    assert case.case.finding.sentence in caplog.text
     assert "Jane" not in caplog.text
     assert case.case.row.milliseconds is None, "no film is read in no time"
 

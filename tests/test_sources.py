@@ -635,6 +635,15 @@ def test_a_file_that_is_no_film_is_named_by_its_line(site: Path) -> None:
         load_half(site, ["train", "validation", "test"])
 
 
+@pytest.mark.parametrize("ending", [".tif", ".bmp", ".webp", ".png"])
+def test_an_image_that_is_not_read_is_called_one(site: Path, ending: str) -> None:
+    """Given an image of another kind, or one whose name hides what it is, then that is said and what it must be."""
+    cv2.imwrite(str(site / f"picture{ending}"), np.full((40, 30), 90, dtype=np.uint8))
+    (site / f"picture{ending}").rename(site / "film3.dcm")
+    with pytest.raises(DataError, match=r"Line 5: The file is an image, which must be PNG or JPEG and be named so\."):
+        load_half(site, ["train", "validation", "test"])
+
+
 def test_a_folder_without_a_table_says_what_is_known(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"readings\.csv"):
         open_source(tmp_path)

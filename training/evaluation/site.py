@@ -8,6 +8,7 @@ lines is refused. The sex is the table's; a header that says otherwise is counte
 
 from __future__ import annotations
 
+import logging
 import math
 import unicodedata
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ from training.sources.files import IMAGES, is_there, read_image, read_object
 from training.sources.source import SHOWN_PROBLEMS, check_folder, fingerprint
 from training.sources.tables import AGES, BEYOND, COLUMNS, SEXES, Row, Table, kind_of, number_of, read_lines, sex_of
 from training.sources.units import years_for_months
+
+_log = logging.getLogger(__name__)
 
 OLDEST_MONTHS = 240.0
 _TENTH_MONTHS = 1.2
@@ -207,6 +210,7 @@ def _read(engine: Engine, film: SiteFilm, opened: _Opened | FilmError) -> SiteCa
     """Read a film that was opened; one that could not be is a refusal, as in the node."""
     subject = Subject(film.reading.sex, "table", None, "table")
     if isinstance(opened, FilmError):
+        _log.warning("Line %d does not open and counts as refused: %s", film.reading.rsna_id, opened)
         refusal = Refusal(opened.refusal, str(opened), opened.remedy, subject)
         case = read_case(_line(film, _NO_PIXELS), lambda: refusal)
         return SiteCase(replace(case, row=replace(case.row, milliseconds=None)), sex_differs=False)  # nothing was read

@@ -24,6 +24,8 @@ IMAGES = frozenset({".png", ".jpg", ".jpeg"})
 
 _JPEG = frozenset({".jpg", ".jpeg"})
 _START_OF_IMAGE, _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+_PICTURES = (b"II*\0", b"MM\0*", b"BM", b"GIF8", b"RIFF", b"\0\0\0\x0cjP", b"\x89PNG", b"\xff\xd8\xff")
+"""How images begin: TIFF, BMP, GIF, WebP, JPEG 2000; PNG and JPEG, which other endings hide."""
 _PREAMBLE = 128
 _DIRECTORY = "DICOMDIR"
 
@@ -78,10 +80,13 @@ def read_object(path: Path) -> Dataset:
         If it is none.
     """
     try:
+        content = path.read_bytes()
         with warnings.catch_warnings():  # pydicom only warns of a file that ends too early, and returns nothing of it
             warnings.filterwarnings("ignore", message="End of file reached", category=UserWarning)
-            return dcmread(BytesIO(path.read_bytes()))  # given the path, it would name the file in the log
+            return dcmread(BytesIO(content))  # given the path, it would name the file in the log
     except InvalidDicomError as error:
+        if content.startswith(_PICTURES):
+            raise UnreadablePixels("The file is an image, which must be PNG or JPEG and be named so.") from error
         raise UnreadablePixels("The file is no DICOM object.") from error
     except (EOFError, struct.error) as error:
         raise CutOff("The object is cut off: it ends before its data does.") from error
