@@ -403,6 +403,22 @@ def test_a_number_that_means_nothing_is_refused_and_not_passed_over(tmp_path, wr
     assert f"argument {wrong[0]}: " in capsys.readouterr().err
 
 
+def test_a_resumed_run_keeps_its_precision(tmp_path, monkeypatch):
+    """Given a run begun where bfloat16 pays, then the same command goes on in it where it does not."""
+    (tmp_path / "r.toml").write_text(AGE_RECIPE)
+    for pays in (True, False):
+        monkeypatch.setattr(Machine, "half_precision_pays", lambda _, pays=pays: pays)
+        assert run_train(str(tmp_path / "r.toml"), tmp_path / "run") == 0
+        assert read_about(tmp_path / "run")["half_precision"] is True
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_a_cpu_multiplies_bfloat16_faster_with_amx_only(monkeypatch, amx):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert Machine(torch.device("cpu")).half_precision_pays() is amx
+
+
 def test_no_averaging_is_a_choice(tmp_path):
     (tmp_path / "r.toml").write_text(AGE_RECIPE)
     options = ("--precision", "float32", "--averaging", "0", "--epochs", "1")

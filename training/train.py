@@ -375,7 +375,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
-        help="precision of the forward pass; auto takes bfloat16 where the machine is faster at it",
+        help="precision of the forward pass; auto takes bfloat16 where the machine is faster at it, or a resumed run's",
     )
     parser.add_argument("--seed", type=seed_number, default=SEED, help=f"seed of weights and batches (default {SEED})")
     add_machine_options(parser)
@@ -430,17 +430,24 @@ def read_assignment(text: str) -> tuple[str, Any]:
 
 
 def make_job(arguments: argparse.Namespace, machine: Machine, start: Start) -> Job:
-    """Turn the command line into a job."""
-    auto = arguments.precision == "auto"
+    """Turn the command line into a job; raises RunError if the run found in its folder has a torn ``run.json``."""
     return Job(
         run=arguments.run,
         start=start,
         machine=machine,
         seed=arguments.seed,
-        half_precision=machine.half_precision_pays() if auto else arguments.precision == "bfloat16",
+        half_precision=_half_precision(arguments, machine),
         workers=machine.workers() if arguments.workers is None else arguments.workers,
         deadline=None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes,
     )
+
+
+def _half_precision(arguments: argparse.Namespace, machine: Machine) -> bool:
+    """Return the precision that is asked for; ``auto`` is that of the run that is resumed, also on another machine."""
+    if arguments.precision != "auto":
+        return bool(arguments.precision == "bfloat16")
+    before = read_about(arguments.run) if (arguments.run / "run.json").exists() else {}
+    return bool(before.get("half_precision", machine.half_precision_pays()))
 
 
 def carry_out(recipe: AnyRecipe, films: AgeFilms | DetectorFilms, job: Job) -> None:
