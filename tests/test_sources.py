@@ -629,6 +629,42 @@ def test_a_sites_lines_are_checked(site: Path, row: list[str], words: str) -> No
     assert [problem for problem in open_source(site).problems if words in problem]
 
 
+HALF = "rsna_id,bone_age_months,sex\n1377,180,F\n1380,120,M\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (HALF.replace("180,F", "180,U"), "line 2 must"),
+        (HALF.replace("120", ""), "line 3 must"),
+        (HALF.replace("180", "-5").replace("120", "9999"), "line 2, 3 must"),
+        (HALF.replace("1377", "x1377"), "line 2 must"),
+        (HALF.replace("sex", "gender"), "line 2, 3 must"),
+        ("rsna_id,bone_age_months,sex\n" + "1377,none,F\n" * 30, "20, 21 and more must"),
+    ],
+)
+def test_broken_lines_of_this_projects_own_table_are_named(
+    tmp_path: Path, content: str, lines: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "rsna2017"
+    (folder / "half").mkdir(parents=True)
+    (folder / "half.csv").write_text(content)
+    assert main(["data", "check", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "half.csv: line 2" in said or "half.csv: line 3 must" in said
+    assert f"{lines} have numbers as rsna_id" in said
+
+
+@pytest.mark.parametrize("content", [None, b"torn"])
+def test_small_films_that_are_missing_or_torn_are_named(tmp_path: Path, content: bytes | None) -> None:
+    folder = tmp_path / "rsna2017" / "lowres100"
+    folder.mkdir(parents=True)
+    if content is not None:
+        (folder / "part0.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"part0\.npz is missing or torn; restore"):
+        load_small(tmp_path, ["pretrain"])
+
+
 def test_a_file_that_is_no_film_is_named_by_its_line(site: Path) -> None:
     (site / "film3.dcm").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"Line 5: The file is no DICOM object\."):

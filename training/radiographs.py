@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -21,6 +23,9 @@ from inference.finding import Sex
 from training.errors import DataError
 
 Grey = npt.NDArray[np.uint8]
+
+OLDEST_MONTHS = 240.0
+_SHOWN_LINES = 20
 
 PARTS = ("train", "validation", "test", "pretrain", "annotation-test")
 """Parts of the committed split: the first three are half-resolution films, the other two exist at 100 x 100 only."""
@@ -70,18 +75,38 @@ def read_split(path: Path | None = None) -> dict[int, str]:
 
 
 def read_half_readings(data: Path, split: dict[int, str]) -> list[Reading]:
-    """Return the readings of the half-resolution films, those of the split only, in the file's order."""
+    """Return the readings of the half-resolution films, those of the split only, in the file's order.
+
+    Raises
+    ------
+    DataError
+        If the table is missing, or lines of it name no film, age or sex; they are named by their numbers.
+    """
     path = data / "rsna2017" / "half.csv"
     if not path.is_file():
         raise DataError(f"{path} is missing; give the data folder with --data.")
-    readings = []
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            rsna_id = int(row["rsna_id"])
-            if rsna_id in split:
-                sex = Sex(row["sex"])
-                readings.append(Reading(rsna_id, float(row["bone_age_months"]), sex, split[rsna_id]))
-    return readings
+    readings, broken = [], []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        for row in rows:
+            try:
+                readings.append(_reading_of(row, split))
+            except (KeyError, TypeError, ValueError):
+                broken.append(str(rows.line_num))
+    if broken:
+        raise DataError(
+            f"{path}: line {', '.join(broken[:_SHOWN_LINES])}{' and more' if broken[_SHOWN_LINES:] else ''} must have "
+            "numbers as rsna_id and bone_age_months (above 0, up to 240) and M or F as sex; correct the table."
+        )
+    return [reading for reading in readings if reading.part]
+
+
+def _reading_of(row: dict[str, str], split: dict[int, str]) -> Reading:
+    """Return a line's reading, of the part "" where the split has it not; ValueError and its like where it has none."""
+    rsna_id, age_months = int(row["rsna_id"]), float(row["bone_age_months"])
+    if not 0 < age_months <= OLDEST_MONTHS:
+        raise ValueError(age_months)
+    return Reading(rsna_id, age_months, Sex(row["sex"]), split.get(rsna_id, ""))
 
 
 def is_project_folder(data: Path) -> bool:
@@ -136,15 +161,18 @@ def load_small(
     """Load the 100 x 100 films of some parts, un-squashed to their aspect ratio (columns / rows) where it is known.
 
     Films without a known aspect get 0.8, the median of the collection. Folders in other layouts have no small films.
+
+    Raises
+    ------
+    DataError
+        If the small films of this project's layout are missing or torn.
     """
     wanted, parts_of = set(parts), split if split is not None else read_split()
     films: list[Radiograph] = []
     if not is_project_folder(data):
         return films
     for name in ("part0.npz", "part1.npz"):
-        table = np.load(data / "rsna2017" / "lowres100" / name)
-        rows = zip(table["rsna_id"], table["images"], table["bone_age_months"], table["male"], strict=True)
-        for rsna_id, image, age, male in rows:
+        for rsna_id, image, age, male in _small_rows(data / "rsna2017" / "lowres100" / name):
             part = parts_of.get(int(rsna_id))
             if part not in wanted:
                 continue
@@ -154,6 +182,15 @@ def load_small(
             reading = Reading(int(rsna_id), float(age), Sex.MALE if male else Sex.FEMALE, str(part))
             films.append(Radiograph(reading, np.asarray(pixels, dtype=np.uint8)))
     return films
+
+
+def _small_rows(path: Path) -> list[tuple[Any, ...]]:
+    """Return id, image, age in months and whether it is a boy's, of each small film in a file."""
+    try:
+        with np.load(path) as table:
+            return list(zip(*(table[key] for key in ("rsna_id", "images", "bone_age_months", "male")), strict=True))
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+        raise DataError(f"{path} is missing or torn; restore the folder of small films.") from error
 
 
 def load_negatives(data: Path) -> list[Grey]:

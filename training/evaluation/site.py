@@ -25,7 +25,7 @@ from inference.finding import Laterality, Refusal, Sex, Subject
 from inference.subject import read_subject
 from training.errors import DataError
 from training.evaluation.reading import Case, read_case
-from training.radiographs import Radiograph, Reading
+from training.radiographs import OLDEST_MONTHS, Radiograph, Reading
 from training.sources.files import IMAGES, is_there, read_image, read_object
 from training.sources.source import SHOWN_PROBLEMS, check_folder, fingerprint
 from training.sources.tables import AGES, BEYOND, COLUMNS, SEXES, Row, Table, kind_of, number_of, read_lines, sex_of
@@ -33,7 +33,6 @@ from training.sources.units import years_for_months
 
 _log = logging.getLogger(__name__)
 
-OLDEST_MONTHS = 240.0
 _TENTH_MONTHS = 1.2
 """A tenth of a year: what years with one decimal leave open."""
 _SEPARATOR_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}

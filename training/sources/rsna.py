@@ -17,7 +17,7 @@ from pathlib import Path
 
 from inference.finding import Sex
 from training.errors import DataError
-from training.radiographs import Reading, read_split
+from training.radiographs import OLDEST_MONTHS, Reading, read_split
 from training.sources.files import IMAGES, files_below
 from training.sources.source import ANNOTATIONS, Entry, Source, open_image, part_by_hash
 from training.sources.tables import (
@@ -34,7 +34,6 @@ from training.sources.units import years_for_months
 TEST_COLUMNS = ("case id", "ground truth bone age (months)", "sex")
 COLUMNS = (("id", "boneage", "male"), ("image id", "bone age (months)", "male"), TEST_COLUMNS)
 """Id, bone age in months, whether male or which sex: in lower case, of each table."""
-OLDEST_MONTHS = 240.0
 LONGEST_HEADER = 10_000
 """More letters than any table's header has: what lies about below a folder may be one line of millions."""
 _SITES_TABLE = "readings.csv"
