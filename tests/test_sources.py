@@ -655,6 +655,25 @@ def test_broken_lines_of_this_projects_own_table_are_named(
     assert f"{lines} have numbers as rsna_id" in said
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            "rsna_id,image_width,image_height,label,xmin,ymin,xmax,ymax\n1377,9,9,Radius,a,1,2,2\n",
+            "rus_boxes_881.csv has",
+        ),
+        ("rsna_id,label\n1377,Radius\n", "rus_boxes_881.csv has a line without its columns"),
+        ("rsna_id,label\n", "ossification_rois_koitka2018.csv cannot be read"),
+    ],
+)
+def test_annotations_of_this_project_that_are_broken_are_named(tmp_path: Path, content: str, words: str) -> None:
+    for name in ("rsna2017", "annotations"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "annotations" / "rus_boxes_881.csv").write_text(content)
+    with pytest.raises(DataError, match=re.escape(words)):
+        read_annotations(tmp_path)
+
+
 @pytest.mark.parametrize("content", [None, b"torn"])
 def test_small_films_that_are_missing_or_torn_are_named(tmp_path: Path, content: bytes | None) -> None:
     folder = tmp_path / "rsna2017" / "lowres100"

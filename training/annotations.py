@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from inference.anatomy import BOX_NAMES, POINT_NAMES
 from inference.pose import fit_pose, template_points
+from training.errors import DataError
 from training.radiographs import is_project_folder
 
 Point = tuple[float, float]
@@ -177,6 +178,13 @@ def _read_keypoints(path: Path, annotations: dict[int, Annotation]) -> None:
                     annotation.points[name] = (float(row[f"{key}_x"]) / width, float(row[f"{key}_y"]) / height)
 
 
+_SETS: dict[str, Callable[[Path, dict[int, Annotation]], None]] = {
+    "rus_boxes_881.csv": _read_rus_boxes,
+    "ossification_rois_koitka2018.csv": _read_joint_boxes,
+    "keypoints21.csv": _read_keypoints,
+}
+
+
 def read_annotations(data: Path) -> dict[int, Annotation]:
     """Read all three sets; of a folder in another layout the boxes in ``annotations`` (``sources.boxes``), if any.
 
@@ -189,7 +197,7 @@ def read_annotations(data: Path) -> dict[int, Annotation]:
     Raises
     ------
     DataError
-        If boxes or films of another layout have problems.
+        If a set is missing or broken, or boxes or films of another layout have problems.
     """
     from training.sources import open_source
     from training.sources.boxes import read_boxes  # it makes the same annotations, by this module's functions
@@ -203,9 +211,13 @@ def read_annotations(data: Path) -> dict[int, Annotation]:
         if source is not None:
             source.refuse_problems()  # a line that is wrong is a film that boxes do not find
         return read_boxes(folder, source)
-    _read_rus_boxes(folder / "rus_boxes_881.csv", annotations)
-    _read_joint_boxes(folder / "ossification_rois_koitka2018.csv", annotations)
-    _read_keypoints(folder / "keypoints21.csv", annotations)
+    for name, read in _SETS.items():
+        try:
+            read(folder / name, annotations)
+        except OSError as error:
+            raise DataError(f"{folder / name} cannot be read ({error.strerror}); restore it.") from error
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            raise DataError(f"{folder / name} has a line without its columns or numbers; restore it.") from error
     contradictory = [rsna_id for rsna_id, annotation in annotations.items() if is_contradictory(annotation)]
     if contradictory:
         _log.info("left out, since its annotations contradict each other: %s", sorted(contradictory))
