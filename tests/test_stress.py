@@ -166,6 +166,8 @@ def test_the_command_writes_figures_and_a_page(grey, tmp_path):
     table = json.loads(kept.read_text())
     assert [row["change"] for row in table["rows"]] == ["left and right swapped", "up and down swapped"]
     assert (table["part"], table["films"], table["limit_months"]) == ("validation", 2, 1.0)
+    assert table["schema"] == "boneage-node/stress/1"
+    assert {"measured_at", "revision", "model"} <= set(table)
     text = page.read_text()
     for words in ("films of nobody", "not for diagnosis", "left and right swapped", "2 of 2 changes pass"):
         assert words in text, words

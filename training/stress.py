@@ -32,7 +32,7 @@ from inference.finding import Box, Estimate, Finding, Subject
 from inference.method import DEFAULT_METHOD
 from training.arguments import first_line, positive_int
 from training.errors import DataError, TrainingError, exit_code
-from training.evaluation.figures import clean
+from training.evaluation.figures import clean, measured_now
 from training.evaluation.output import check_outputs, write_output
 from training.evaluation.page import page
 from training.evaluation.reading import film_of
@@ -44,6 +44,8 @@ from training.terms import terms_of_films
 Grey = npt.NDArray[np.uint8]
 Maker = Callable[[Grey, Box, np.random.Generator], Grey | Film]
 GreyMaker = Callable[[Grey, Box, np.random.Generator], Grey]
+
+SCHEMA = "boneage-node/stress/1"
 
 LIMIT_MONTHS = 1.0
 """Most by which a change may move the mean absolute error."""
@@ -407,9 +409,9 @@ def _run(arguments: argparse.Namespace) -> list[Outcome]:
     outcomes = stress(engine, films, changes)
     print_outcomes(outcomes)
     found = stress_figures(outcomes)
-    table = {"part": arguments.part, "model": asdict(engine.identity), **found}
-    write_output(arguments.json, lambda: json.dumps(table, indent=1) + "\n")
     model = engine.identity
+    table = {"schema": SCHEMA, **measured_now(), "part": arguments.part, "model": asdict(model), **found}
+    write_output(arguments.json, lambda: json.dumps(table, indent=1) + "\n")
     lead = (
         f"{model.name} {model.version} on {found['films']} films of the part {arguments.part}: "
         f"{terms_of_films(arguments.data)}."

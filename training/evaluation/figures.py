@@ -36,6 +36,11 @@ def clean(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
+def measured_now() -> dict[str, str]:
+    """Return ``measured_at`` and ``revision`` of figures: when they were measured, and by which sources."""
+    return {"measured_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "revision": git_revision()}
+
+
 def check_figures(figures: dict[str, Any], name: str) -> None:
     """Refuse figures that a file does not hold whole; ``name`` is the file's, for the message.
 
@@ -68,8 +73,7 @@ def assemble(model: ModelIdentity, part: str, rows: list[Row], films: list[FilmR
     rois = all_roi_figures(films)
     return {
         "schema": SCHEMA,
-        "measured_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "revision": git_revision(),
+        **measured_now(),
         "model": asdict(model),
         "part": part,
         "films": len(rows),
