@@ -13,6 +13,7 @@ from training.errors import RunError
 from training.evaluation.figures import assemble, clean
 from training.evaluation.papers import paper_of
 from training.evaluation.reading import Row
+from training.terms import SITE_FILMS
 
 ERRORS = {"films": 3, "mae_months": 8.04, "rmse_months": 10.06}
 FIGURES = {
@@ -89,6 +90,8 @@ def test_an_acceptance_test_says_nothing_of_what_it_did_not_measure():
     assert text.endswith("the 90 % interval covers 100 %.")
     for words in ("ROI", "chests", "None", "nan"):
         assert words not in text
+    part = clean(assemble(model, "test", rows, []) | {"terms": {"films": SITE_FILMS}})
+    assert "Part `test` of a site's own films: MAE 4.0 months" in " ".join(figures_text(part).split())
     refused = [Row("1", "M", 100.0, None, None, None, "no-hand", None)]
     text = figures_text(clean(assemble(model, "site", refused, [])))
     assert text.endswith("A site's own films: no age, all 1 films were refused.")

@@ -39,6 +39,7 @@ from training.evaluation.ablation import ablation_rows
 from training.evaluation.page import decimal, percent
 from training.evaluation.reading import read_json
 from training.storage import write_text
+from training.terms import SITE_FILMS
 
 
 def figures_text(figures: dict[str, Any]) -> str:
@@ -53,7 +54,9 @@ def figures_text(figures: dict[str, Any]) -> str:
 
 def _ages(figures: dict[str, Any]) -> str:
     """Say how well ages are read, of which films: a site's own are no part of a split."""
-    measured = "A site's own films" if figures["part"] == "site" else f"Part `{figures['part']}`"
+    own = (figures.get("terms") or {}).get("films") == SITE_FILMS
+    whose = " of a site's own films" if own else ""
+    measured = "A site's own films" if figures["part"] == "site" else f"Part `{figures['part']}`{whose}"
     total, films = figures["table_3"]["all"]["total"], figures["films"]
     if not total["films"]:
         return f"{measured}: no age, all {films} films were refused."
