@@ -674,6 +674,7 @@ def test_on_paper_a_wide_table_is_set_small_for_nobody_can_scroll_there():
     assert "table.wide { font-size: 10px; }" in on_paper
     assert "table.wide { font-size: .8rem; }" in on_screen, "its last columns lay beyond the page"
     assert "td { white-space: nowrap; } td.words, th.words { text-align: left; white-space: normal; }" in on_screen
+    assert "\ntd:first-child { min-width: 6.5rem; }" in on_screen, "beside numbers that are not broken age groups were"
 
 
 def test_a_page_names_the_films_that_were_refused():

@@ -21,6 +21,7 @@ table { border-collapse: collapse; font-size: .9rem; margin: .8rem 0; }
 caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top; }
 td { white-space: nowrap; } td.words, th.words { text-align: left; white-space: normal; }
+td:first-child { min-width: 6.5rem; }
 table.wide { font-size: .8rem; } table.wide th, table.wide td { padding: .25rem .35rem; }
 td.words + td.words { overflow-wrap: anywhere; min-width: 6rem; }
 thead th { border-bottom: 2px solid var(--rule); } tr.strong td { font-weight: 600; }
