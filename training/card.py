@@ -175,7 +175,7 @@ def _named(one: dict[str, Any]) -> str:
 
 def _remarks(ones: Sequence[dict[str, Any]]) -> list[str]:
     """Say what the summary lacks, and what its unconverged figures are."""
-    words = [] if any(milliseconds(one)[1] is not None for one in ones) else ["Time on CUDA: not measured."]
+    words = [] if any(milliseconds(one)[1] is not None for one in ones) else ["Time on CUDA: not measured with these."]
     if any(not one.get("converged", True) for one in ones):
         words.append(UNCONVERGED_NOTE)
     return [_wrapped(" ".join(words))] if words else []

@@ -36,12 +36,16 @@ from training.bundle_terms import are_own, described, terms_by_file
 from training.errors import RunError, TrainingError
 from training.recipe import Recipe, RegionRecipe
 from training.run import read_about, read_run, unfinished
+from training.settling import settled
 from training.storage import check_writable, make_folder, write_bytes, write_text
 from training.terms import RSNA_TERMS
 
 _log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
+_HALF_STEP = 2.0**-24
+"""The least step of half precision, by which batch normalisation's smallest variances are rounded: its epsilons are a
+hundred times as large or more."""
 _LEAST_IN_FEW_BITS = {EIGHT: 4096, SIX: 512}
 """Numbers a tensor must have to be stored in few bits."""
 
@@ -73,17 +77,21 @@ def in_few_bits(weights: dict[str, torch.Tensor], bits: int) -> dict[str, torch.
     """Store the large ones of some weights in 8 or 6 bits (``inference.quantised``).
 
     What has fewer than two axes or too few numbers stays as :func:`save_weights` has it; vectors beside 6 bits take
-    half precision where that rounds none of them by more than a thousandth.
+    half precision where that rounds none of them by more than a thousandth, or by half of the least step there is.
     """
     tensors: dict[str, torch.Tensor] = {}
     for key, value in weights.items():
         if value.is_floating_point() and value.ndim > 1 and value.numel() >= _LEAST_IN_FEW_BITS[bits]:
             tensors |= pack(key, value, bits)
-        elif bits == SIX and value.is_floating_point() and torch.allclose(value.half().float(), value, 1e-3, 0.0):
+        elif bits == SIX and value.is_floating_point() and _fits_half(value):
             tensors[key] = value.half()
         else:
             tensors[key] = _at_half_precision(value)
     return tensors
+
+
+def _fits_half(value: torch.Tensor) -> bool:
+    return torch.allclose(value.half().float(), value, rtol=1e-3, atol=_HALF_STEP / 2)
 
 
 _AGE_WEIGHTS, _NETWORKS = "model.safetensors", "model*.safetensors"
@@ -382,7 +390,7 @@ def _read_method(inference: Path) -> dict[str, Any]:
     return {key: value for key, value in json.loads(inference.read_text()).items() if key != "network_def"}
 
 
-def export_compact(name: str, bits: int = EIGHT) -> Path:
+def export_compact(name: str, bits: int = EIGHT, data: Path | None = None) -> Path:
     """Store a method's weights in few bits and return its folder; figures must be measured anew then.
 
     8 bits take half the room of half precision, 6 bits three eighths; the weights of its own detector, too. Intervals
@@ -394,11 +402,15 @@ def export_compact(name: str, bits: int = EIGHT) -> Path:
         The method's.
     bits
         8 or 6. What is stored in 6 already gains nothing by 8.
+    data
+        Films to fit batch normalisation to the rounded weights with (``training.settling``); without, it stays.
 
     Raises
     ------
     RunError
         If the method has no whole bundle.
+    RunError, DataError
+        As :func:`training.settling.ordinary_inputs`.
     """
     try:
         bundle = open_bundle(name, bundles_folder())
@@ -409,8 +421,14 @@ def export_compact(name: str, bits: int = EIGHT) -> Path:
     if not networks:
         raise RunError(f"{name} has no weights of its own; name one of its members.")
     paths = (*networks, *filter(Path.is_file, (models / REGIONS_FILE, models / LOCALISER_FILE)))
-    write_bytes({path: _content(in_few_bits(bundle.read_weights(path.name), bits)) for path in paths})
-    _describe(bundle.folder, _read_method(bundle.folder / "configs" / "inference.json"), None, keep_intervals=True)
+    config = _read_method(bundle.folder / "configs" / "inference.json")
+    weights = {path.name: bundle.read_weights(path.name) for path in paths}
+    if data is not None:
+        exact = {path.name: weights[path.name] for path in networks}
+        stored = {file: in_few_bits(tensors, bits) for file, tensors in exact.items()}
+        weights |= settled(name, config, exact, stored, data)
+    write_bytes({path: _content(in_few_bits(weights[path.name], bits)) for path in paths})
+    _describe(bundle.folder, config, None, keep_intervals=True)
     _log.warning(
         "The ages of %s change by tenths of a month, and its intervals are of the weights before: run boneage-node "
         "calibrate --method %s --data DATA, then boneage-node evaluate.",
@@ -450,6 +468,9 @@ def make_parser() -> argparse.ArgumentParser:
     compact = kinds.add_parser("compact", help="a method's weights in 8 or 6 bits (then measure anew)")
     compact.add_argument("name", metavar="NAME")
     compact.add_argument("--bits", type=int, choices=(EIGHT, SIX), default=EIGHT, help="default 8")
+    compact.add_argument(
+        "--data", type=Path, help="the training films: fit batch normalisation to the rounded weights with some of them"
+    )
     return parser
 
 
@@ -461,7 +482,7 @@ def _carry_out(arguments: argparse.Namespace) -> Path:
     if arguments.kind == "bones":
         return export_bones(arguments.palm, arguments.detector, use=arguments.use)
     if arguments.kind == "compact":
-        return export_compact(arguments.name, arguments.bits)
+        return export_compact(arguments.name, arguments.bits, arguments.data)
     return export_age(arguments.run, more=arguments.more, unconverged=arguments.unconverged)
 
 
