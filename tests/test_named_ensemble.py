@@ -64,7 +64,8 @@ def test_a_mean_with_an_unconverged_member_is_unconverged(folder):
     assert open_bundle("a+b", folder).metadata["name"] == "Bone age, mean of a and b"
 
 
-def test_a_written_ensemble_with_an_unconverged_member_is_unconverged(folder):
+def test_a_written_ensemble_with_an_unconverged_member_is_unconverged(folder, monkeypatch):
+    monkeypatch.setattr("training.ensemble.method_names", lambda: ("a", "b", "c"))
     path = folder / "b" / "configs" / "metadata.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"converged": False, "convergence": "2 of 9 epochs"}))
     write_ensemble("both", {"a": 1.0, "b": 3.0}, folder, "1")
