@@ -153,6 +153,23 @@ def test_the_detectors_nets_are_trained_within_a_time_and_go_on(tmp_path, target
     assert read_about(tmp_path / "run")["recipe"]["batch"] == 2
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (AGE_RECIPE + "rowz = 3", "r.toml cannot be used: phases.1.rowz: Extra inputs are not permitted."),
+        (AGE_RECIPE.replace("batch = 2", "batch = 0", 1), "phases.0.batch: Input should be greater than 0."),
+        (AGE_RECIPE.replace("density", "jigsaw"), "cannot be used: the loss 'jigsaw' judges answers of 2m-net only."),
+        ("[method", "r.toml is no TOML in UTF-8: Expected"),
+        ("# \xe4".encode("latin-1"), "r.toml is no TOML in UTF-8"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_said_where_and_without_addresses(tmp_path, caplog, content, words):
+    (tmp_path / "r.toml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert run_train(str(tmp_path / "r.toml"), tmp_path / "run") == 2
+    assert words in caplog.text
+    assert "http" not in caplog.text
+
+
 def test_a_methods_configuration_is_changed_for_one_run(tmp_path, caplog, capsys):
     """Given --set, then the run has it and no other; what is no assignment, or of a detector, is refused."""
     (tmp_path / "r.toml").write_text(AGE_RECIPE)

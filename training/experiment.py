@@ -36,7 +36,7 @@ from training.fit import read_curve
 from training.machine import is_leading, join
 from training.pace import RESERVE_S, check_time, fit_to_deadline
 from training.pack import check_new, joined, read_about_pack, read_pack, split_file, write_pack
-from training.recipe import Recipe, known_keys_only, read_recipe
+from training.recipe import Recipe, in_words, known_keys_only, read_recipe
 from training.run import check_run, read_about, read_run
 from training.storage import check_writable, make_folder, save_state, write_text
 from training.summary import NAME as SUMMARY
@@ -104,7 +104,7 @@ class Experiment(BaseModel):
         try:
             return known_keys_only(Recipe.model_validate(content))
         except ValidationError as error:
-            raise RecipeError(f"The experiment {self.title!r} cannot be used: {error}") from error
+            raise RecipeError(f"The experiment {self.title!r} cannot be used: {in_words(error)}.") from error
 
 
 def experiments() -> dict[str, Experiment]:
@@ -120,8 +120,10 @@ def experiments() -> dict[str, Experiment]:
     for path in sorted(folder.glob("*.toml")):
         try:
             found[path.stem] = Experiment.model_validate(tomllib.loads(path.read_text()))
-        except (tomllib.TOMLDecodeError, ValidationError) as error:
-            raise RecipeError(f"The experiment {path} cannot be used: {error}") from error
+        except ValidationError as error:
+            raise RecipeError(f"The experiment {path} cannot be used: {in_words(error)}.") from error
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"The experiment {path} is no TOML: {error}.") from error
     return dict(sorted(found.items(), key=lambda item: (item[1].rank or math.inf, item[0])))
 
 

@@ -34,7 +34,7 @@ from training.bundle_card import card_of, fill_metadata, mark_stale
 from training.bundle_intervals import DETECTOR_KEYS, drop_intervals, makes_ages, read_with
 from training.bundle_terms import are_own, described, terms_by_file
 from training.errors import RunError, TrainingError
-from training.recipe import Recipe, RegionRecipe
+from training.recipe import Recipe, RegionRecipe, in_words
 from training.run import read_about, read_run, unfinished
 from training.settling import settled
 from training.storage import check_writable, make_folder, write_bytes, write_text
@@ -262,8 +262,7 @@ def _read_age_run(run: Path) -> tuple[dict[str, Any], Recipe]:
     try:
         return about, Recipe.model_validate(about["recipe"])
     except ValidationError as error:
-        said = "; ".join(one["msg"] for one in error.errors())
-        raise RunError(f"{run} has a recipe that is none any more ({said}); train again.") from error
+        raise RunError(f"{run} has a recipe that is none any more ({in_words(error)}); train again.") from error
 
 
 def _more_networks(first: Recipe, others: list[Recipe]) -> dict[str, Any]:

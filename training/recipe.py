@@ -253,9 +253,20 @@ def open_recipe(name_or_path: str) -> AnyRecipe:
         recipe = _KINDS.get(content.get("target"), Recipe).model_validate(content)
     except OSError as error:
         raise RecipeError(f"There is no recipe {name_or_path!r}; shipped are {', '.join(shipped)}.") from error
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
-        raise RecipeError(f"Recipe {path} cannot be used: {error}") from error
+    except ValidationError as error:
+        raise RecipeError(f"Recipe {path} cannot be used: {in_words(error)}.") from error
+    except ValueError as error:  # of TOML, or of UTF-8
+        raise RecipeError(f"Recipe {path} is no TOML in UTF-8: {error}.") from error
     return known_keys_only(recipe) if isinstance(recipe, Recipe) else recipe
+
+
+def in_words(error: ValidationError) -> str:
+    """Say what is wrong where, without pydantic's addresses: ``phases.0.batch: Input should be greater than 0``."""
+    found = []
+    for one in error.errors():
+        place = ".".join(str(part) for part in one["loc"])
+        found.append(f"{place}: {one['msg']}" if place else one["msg"].removeprefix("Value error, "))
+    return "; ".join(found)
 
 
 def known_keys_only(recipe: Recipe) -> Recipe:
