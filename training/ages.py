@@ -30,6 +30,22 @@ Float = npt.NDArray[np.float64]
 LABEL_SOFTNESS_MONTHS = 3.0
 """Training labels move by up to this much (Hui et al. 2022, section 3.1), unless a recipe says otherwise."""
 
+TURN_DEG, STRETCH, GROWTH, SHIFT = 6.0, 0.05, 0.04, 0.015
+"""Standard deviations by which a hand is turned, scaled along each axis and in all (as logarithms), and moved (in
+template units): a little more than the detector errs."""
+MIRRORED = 0.1
+"""Share of hands that are."""
+GAMMA = 0.35
+"""Equalised grey values (0..1) are raised to the power of e to at most plus or minus this."""
+BLURRED, BLUR = 0.3, (0.0015, 0.008)
+"""Share of hands that are blurred, and by which standard deviations, as shares of the crop's height."""
+NOISY, NOISE = 0.3, (0.02, 0.12)
+"""Share of hands with noise, and its standard deviations, of grey values of -1..1."""
+COVERED, COVER = 0.3, (0.05, 0.25)
+"""Share of hands with a rectangle of one grey on them, and its sides as shares of the crop's."""
+VEILED, VEIL = 0.1, (0.3, 0.6)
+"""The same of rectangles through which bones show faintly or not."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LocatedFilm:
@@ -136,14 +152,14 @@ def read_located(file: Path, films: list[Radiograph]) -> list[LocatedFilm]:
 
 def jittered(film: LocatedFilm, generator: np.random.Generator) -> tuple[Pose, Float]:
     """Move the pose and the ROI centres by a little more than the detector errs."""
-    angle = np.radians(generator.normal(0, 6))
+    angle = np.radians(generator.normal(0, TURN_DEG))
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    scales = np.exp(generator.normal(0, 0.05, 2)) * np.exp(generator.normal(0, 0.04))
+    scales = np.exp(generator.normal(0, STRETCH, 2)) * np.exp(generator.normal(0, GROWTH))
     middle = np.array([0.5, 0.5])
     linear = film.pose.matrix[:, :2] @ rotation @ np.diag(scales)
-    if generator.random() < 0.1:
+    if generator.random() < MIRRORED:
         linear = linear @ np.diag([-1.0, 1.0])
-    centre = film.pose.to_film(middle + generator.normal(0, 0.015, 2))
+    centre = film.pose.to_film(middle + generator.normal(0, SHIFT, 2))
     pose = Pose(np.column_stack([linear, centre - linear @ middle]))
     return pose, film.centres + generator.normal(0, 0.008, film.centres.shape) * film.pose.scale
 
@@ -168,10 +184,10 @@ def augmented(
     if augmentation is not None:
         return _changed(film, method, generator, augmentation)
     pose, centres = jittered(film, generator)
-    gamma = float(np.exp(generator.uniform(-0.35, 0.35)))
+    gamma = float(np.exp(generator.uniform(-GAMMA, GAMMA)))
     table = np.asarray(2 * np.linspace(0, 1, 256) ** gamma - 1, dtype=np.float32)
-    blur = float(generator.uniform(0.0015, 0.008)) if generator.random() < 0.3 else 0.0  # of the crop's height
-    noise = np.float32(generator.uniform(0.02, 0.12)) if generator.random() < 0.3 else np.float32(0)
+    blur = float(generator.uniform(*BLUR)) if generator.random() < BLURRED else 0.0
+    noise = np.float32(generator.uniform(*NOISE)) if generator.random() < NOISY else np.float32(0)
     inputs = []
     for part in method.prepare(film.pixels, pose, centres):
         grey = table[part]
@@ -181,9 +197,9 @@ def augmented(
             grey = grey + noise * generator.standard_normal(grey.shape, dtype=np.float32)
         if grey.ndim == 3 and generator.random() < 0.3:  # a ROI the detector missed
             grey[generator.integers(len(grey))] = 0
-        if grey.ndim == 2 and generator.random() < 0.3:  # a marker, a ring, a strip of another grey
+        if grey.ndim == 2 and generator.random() < COVERED:  # a marker, a ring, a strip of another grey
             _cover(grey, generator)
-        if grey.ndim == 2 and generator.random() < 0.1:  # a cast, a bandage, a splint
+        if grey.ndim == 2 and generator.random() < VEILED:  # a cast, a bandage, a splint
             _veil(grey, generator)
         inputs.append(grey.astype(np.float32))
     return tuple(inputs), pose.to_template(film.centres)
@@ -202,17 +218,17 @@ def _changed(
 
 
 def _cover(grey: npt.NDArray[np.float32], generator: np.random.Generator) -> None:
-    """Cover one rectangle, up to a quarter of each side, with one grey."""
+    """Cover one rectangle with one grey."""
     rows, columns = grey.shape
-    height, width = (int(side * generator.uniform(0.05, 0.25)) for side in (rows, columns))
+    height, width = (int(side * generator.uniform(*COVER)) for side in (rows, columns))
     top, left = int(generator.integers(rows - height)), int(generator.integers(columns - width))
     grey[top : top + height, left : left + width] = generator.uniform(-1, 1)
 
 
 def _veil(grey: npt.NDArray[np.float32], generator: np.random.Generator) -> None:
-    """Lay a coarse shade, through which bones show faintly or not, over a rectangle of 0.3 to 0.6 of each side."""
+    """Lay a coarse shade, through which bones show faintly or not, over a rectangle."""
     rows, columns = grey.shape
-    height, width = (int(side * generator.uniform(0.3, 0.6)) for side in (rows, columns))
+    height, width = (int(side * generator.uniform(*VEIL)) for side in (rows, columns))
     top, left = int(generator.integers(rows - height)), int(generator.integers(columns - width))
     cells = int(generator.integers(4, 40))
     grain = generator.normal(0, generator.uniform(0, 0.2), (cells, cells)).astype(np.float32)

@@ -20,14 +20,33 @@ from torch.nn import functional
 from inference.detector import crop_upright
 from inference.house import HouseMethod
 from inference.preparation import HAND_WINDOW, MOST_FLAT_SHARE
-from training.ages import AgeBatch, LocatedFilm, Pool, males
+from training.ages import (
+    BLUR,
+    BLURRED,
+    COVER,
+    COVERED,
+    GAMMA,
+    GROWTH,
+    MIRRORED,
+    NOISE,
+    NOISY,
+    SHIFT,
+    STRETCH,
+    TURN_DEG,
+    VEIL,
+    VEILED,
+    AgeBatch,
+    LocatedFilm,
+    Pool,
+    males,
+)
 
 _REACH = 0.10
 """So much more than the hand's window a canvas shows on each side, in template units; beyond it the edge goes on."""
 _DENSITY = 2.0
 """Pixels of a canvas for each of the crop's, along each axis: a crop is sampled from it a second time."""
-_LARGEST_BLUR = 0.008
-"""Standard deviation as a share of the crop's height."""
+_LARGEST_BLUR = 0.012
+"""Standard deviation as a share of the crop's height: what edges are enhanced by."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,12 +161,12 @@ def moved_grid(extent: tuple[int, int], dice: Dice) -> Tensor:
 
     Turned, scaled, moved and mirrored as ``training.ages.jittered`` does; some squashed, in perspective, or bent.
     """
-    angle = torch.deg2rad(dice.normal(6.0))
+    angle = torch.deg2rad(dice.normal(TURN_DEG))
     cosine, sine = angle.cos(), angle.sin()
-    squash = torch.exp(dice.normal(0.05, 2) + dice.some(0.2)[:, None] * dice.normal(0.08, 2)) * torch.exp(
-        dice.normal(0.04, 1)
+    squash = torch.exp(dice.normal(STRETCH, 2) + dice.some(0.2)[:, None] * dice.normal(0.08, 2)) * torch.exp(
+        dice.normal(GROWTH, 1)
     )
-    squash = squash * torch.stack([1 - 2 * dice.some(0.1), torch.ones_like(cosine)], 1)
+    squash = squash * torch.stack([1 - 2 * dice.some(MIRRORED), torch.ones_like(cosine)], 1)
     turn = torch.stack([torch.stack([cosine, -sine], 1), torch.stack([sine, cosine], 1)], 1)
     linear = turn * squash[:, None, :]
     offsets = plain_grid(extent, dice.device) - 0.5
@@ -156,7 +175,7 @@ def moved_grid(extent: tuple[int, int], dice: Dice) -> Tensor:
     places = places / (1 + torch.einsum("ni,rci->nrc", slant, offsets)).clamp(min=0.5)[..., None]
     bend = dice.normal(0.008, 2, 6, 5) * dice.some(0.3)[:, None, None, None]
     bend = functional.interpolate(bend, size=extent, mode="bicubic", align_corners=True)
-    return places + bend.permute(0, 2, 3, 1) + 0.5 + dice.normal(0.015, 1, 1, 2)
+    return places + bend.permute(0, 2, 3, 1) + 0.5 + dice.normal(SHIFT, 1, 1, 2)
 
 
 def sample(canvases: Tensor, grid: Tensor, window: tuple[float, float, float, float]) -> Tensor:
@@ -199,7 +218,7 @@ def _film_faults(hands: Tensor, dice: Dice) -> Tensor:
     haze = functional.interpolate(hands[:, None], scale_factor=1 / 16, mode="area")
     haze = functional.interpolate(haze, size=(rows, columns), mode="bilinear")[:, 0]
     hands = torch.lerp(hands, haze, dice.strength(0.15, 0.1, 0.6))
-    soft = _blurred(hands, torch.full((len(hands),), 0.012 * rows, device=hands.device))
+    soft = _blurred(hands, torch.full((len(hands),), _LARGEST_BLUR * rows, device=hands.device))
     hands = hands + dice.strength(0.15, 0.2, 1.2) * (hands - soft)
     hands = _lined(hands, dice)
     levels = dice.uniform(14, 64)[:, None, None]
@@ -224,10 +243,10 @@ def _lined(hands: Tensor, dice: Dice) -> Tensor:
 def _network_faults(hands: Tensor, dice: Dice) -> Tensor:
     """Change equalised hands (0..1) as ``training.ages.augmented`` does; returns them as float32 of -1..1."""
     rows = hands.shape[1]
-    hands = 2 * hands ** torch.exp(dice.uniform(-0.35, 0.35, 1, 1)) - 1
-    hands = _blurred(hands, dice.some(0.3) * dice.uniform(0.0015, _LARGEST_BLUR) * rows)
-    hands = hands + dice.strength(0.3, 0.02, 0.12) * dice.normal(1.0, *hands.shape[1:])
-    spot = _rectangle(hands, dice, 0.05, 0.25) * dice.some(0.3)[:, None, None]
+    hands = 2 * hands ** torch.exp(dice.uniform(-GAMMA, GAMMA, 1, 1)) - 1
+    hands = _blurred(hands, dice.some(BLURRED) * dice.uniform(*BLUR) * rows)
+    hands = hands + dice.strength(NOISY, *NOISE) * dice.normal(1.0, *hands.shape[1:])
+    spot = _rectangle(hands, dice, *COVER) * dice.some(COVERED)[:, None, None]
     hands = torch.lerp(hands, dice.uniform(-1, 1, 1, 1).expand_as(hands), spot)
     return _veiled(hands, dice)
 
@@ -238,7 +257,7 @@ def _veiled(hands: Tensor, dice: Dice) -> Tensor:
     fine = functional.interpolate(dice.normal(1.0, 1, 48, 36), size=hands.shape[1:], mode="bicubic")[:, 0]
     grain = torch.lerp(coarse, fine, dice.uniform(0, 1, 1, 1)) * dice.uniform(0, 0.2, 1, 1)
     veiled = (dice.uniform(0, 0.4, 1, 1) * hands + grain + dice.uniform(-1, 1, 1, 1)).clamp(-1, 1)
-    return torch.lerp(hands, veiled, _rectangle(hands, dice, 0.3, 0.6) * dice.some(0.1)[:, None, None])
+    return torch.lerp(hands, veiled, _rectangle(hands, dice, *VEIL) * dice.some(VEILED)[:, None, None])
 
 
 def _rectangle(hands: Tensor, dice: Dice, least: float, most: float) -> Tensor:
@@ -255,7 +274,7 @@ def _rectangle(hands: Tensor, dice: Dice, least: float, most: float) -> Tensor:
 
 def _blurred(hands: Tensor, spread: Tensor) -> Tensor:
     """Blur each hand (N, rows, columns) by a Gaussian of its own standard deviation in pixels; 0 leaves it."""
-    reach = max(1, round(3 * 0.012 * hands.shape[1]))
+    reach = max(1, round(3 * _LARGEST_BLUR * hands.shape[1]))
     taps = torch.arange(-reach, reach + 1, device=hands.device)
     weights = torch.exp(-0.5 * (taps / spread.clamp(min=1e-3)[:, None]) ** 2)
     weights = weights / weights.sum(1, keepdim=True)
