@@ -107,13 +107,15 @@ class EfficientNetLite(nn.Module):
     Raises
     ------
     ValueError
-        If it is none of them.
+        If it is none of them, or ``drop_path`` is no such probability.
     """
 
     def __init__(self, variant: str = "lite0", drop_path: float = 0.0) -> None:
         super().__init__()
         if variant not in VARIANTS:
             raise ValueError(f"There is no EfficientNet-Lite {variant!r}; there are {', '.join(VARIANTS)}.")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path = {drop_path} must be from 0 up to below 1.")
         width, lengthening = VARIANTS[variant]
         stem = 32  # the Lite models keep stem, first and last stage as they are
         self._conv_stem = nn.Conv2d(1, stem, 3, stride=2, padding=1, bias=False)

@@ -23,6 +23,7 @@ from training.machine import ALONE
 from training.prefetch import Steps, prefetched
 from training.radiographs import Reading
 from training.recipe import Recipe, open_recipe
+from training.run import read_about
 from training.train import Job, age_draw, carry_out
 
 CPU = torch.device("cpu")
@@ -160,6 +161,12 @@ def test_deeper_blocks_are_left_out_more_often():
     assert (drops[0], drops[-1]) == (pytest.approx(0.4 / 16), pytest.approx(0.4))
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_of_blocks_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match=f"drop_path = {share} must be from 0 up to below 1"):
+        HouseMethod(*EXTENT, "lite0", drop_path=share).make_net()
+
+
 def tiny(**changes: object) -> Recipe:
     content = open_recipe("house-faults").model_dump(mode="json") | {"imagenet": False} | changes
     small = {"epochs": 1, "steps_per_epoch": 2, "batch": 4, "averaging": 0.5}
@@ -173,6 +180,7 @@ def test_a_run_by_the_recipe_makes_its_batches_itself(pools, tmp_path: Path):
     films = AgeFilms([hand(1), hand(2)], [hand(3)], [hand(4, part="validation")])
     carry_out(tiny(), films, Job(tmp_path / "run", workers=3))
     assert (tmp_path / "run" / "final.pt").exists()
+    assert read_about(tmp_path / "run")["workers"] == 0
     recipe = tiny()
     method = open_method("house", recipe.method)
     made = age_draw(recipe, recipe.phases[0], method, films, ALONE)

@@ -355,6 +355,24 @@ def test_the_method_s_configuration_can_be_changed_where_it_is_trained(packed, t
     assert read_about(tmp_path / "run")["recipe"]["method"]["width"] == 0.125
 
 
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_run_goes_on_with_no_other_configuration(packed, tmp_path, fit):
+    """Given a run with --set, when it is to go on with another value, then it is refused, with --fit, too."""
+    job = Job(tmp_path / "run", deadline=time.monotonic() + 600)
+    experiment.run(packed, job, tmp_path / "out", epochs=1)
+    with pytest.raises(RunError, match="recipe"):
+        experiment.run(packed, job, tmp_path / "out", fit=fit, epochs=1, method={"width": 0.125})
+
+
+def test_a_pack_s_weights_of_another_net_are_named_before_its_films_are_read(films, tmp_path, monkeypatch):
+    shipped = TINY.model_copy(update={"init": True, "method": {}})
+    write_experiment("tiny", shipped, films, tmp_path / "p", piece_mb=20.0)
+    monkeypatch.setattr(experiment, "read_pack", lambda _: pytest.fail("films were read"))
+    with pytest.raises(RunError, match="starts from are those of another net; change nothing with --set"):
+        experiment.run(tmp_path / "p", Job(tmp_path / "run"), tmp_path / "out", method={"width": 0.125})
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_weights_to_start_from_travel_along(films, tmp_path):
     shipped = TINY.model_copy(
         update={"init": True, "method": {}, "changes": TINY.changes | {"peak_learning_rate": 1e-9}}

@@ -210,10 +210,11 @@ def run(
     recipe = known_keys_only(recipe.model_copy(update={"method": recipe.method | dict(method)}))
     if about["start"]:
         job = replace(job, start=Start(Path(about["start"]), state=load(joined(folder, _START))))
-    if fit and begun:
-        recipe = Recipe.model_validate(read_about(job.run)["recipe"])
+    if fit and begun:  # only its steps: what else differs is refused below
+        recipe = recipe.model_copy(update={"phases": Recipe.model_validate(read_about(job.run)["recipe"]).phases})
     recipe = recipe if epochs is None else recipe.with_phases({"epochs": epochs})
     check_run(job.run, about_of(recipe, job))  # before films are read
+    job.start.apply(recipe.target, make_fresh_net(recipe))
     check_writable(out)
     if fit and not begun:
         check_time(recipe, job)

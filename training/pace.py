@@ -17,7 +17,7 @@ from training.films import AgeFilms
 from training.fit import duration, rate_of
 from training.losses import LOSSES
 from training.recipe import Phase, Recipe
-from training.train import Job, age_draw
+from training.train import Job, age_draw, workers_of
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def measure(recipe: Recipe, films: AgeFilms, job: Job) -> list[Pace]:
             lambda forward, batch: loss(forward(*batch.inputs, batch.male), batch),
             phase.schedule(half_precision=job.half_precision),
             machine=job.machine,
-            workers=0 if recipe.makes_batches_itself() else job.workers,
+            workers=workers_of(recipe, job),
             skipped=WARM_UP_STEPS,
             skipped_s=WARM_UP_S,
             seconds=MEASURED_S,

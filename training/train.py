@@ -87,10 +87,16 @@ class Start:
         Raises
         ------
         RunError
-            If the run has no finished weights of this net, the net takes no ImageNet weights, or their file holds none.
+            If the run or the pack has no weights of this net, it takes no ImageNet weights, or their file holds none.
         """
         if self.state is not None:
-            net.load_state_dict(self.state)
+            try:
+                net.load_state_dict(self.state)
+            except RuntimeError as error:
+                raise RunError(
+                    "The weights that the pack starts from are those of another net; change nothing with --set that "
+                    "makes it one, such as its variant or width."
+                ) from error
             return net
         if self.imagenet is not None:
             _load_imagenet(target, net, self.imagenet)
@@ -283,6 +289,11 @@ def pools_of(phase: Phase, films: AgeFilms) -> list[Pool]:
     return pools
 
 
+def workers_of(recipe: AnyRecipe, job: Job) -> int:
+    """Return how many processes make a recipe's batches: none where the device does, which forks cannot use."""
+    return 0 if isinstance(recipe, Recipe) and recipe.makes_batches_itself() else job.workers
+
+
 def age_draw(recipe: Recipe, phase: Phase, method: AgeMethod, films: AgeFilms, machine: Machine) -> Draw:
     """Return what makes a process's batches of a phase; raises as :func:`pools_of`."""
     pools, size, softness = pools_of(phase, films), machine.share(phase.batch), recipe.label_softness_months
@@ -307,9 +318,7 @@ def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
     net = job.start.apply(recipe.target, make_fresh_net(recipe))
     for phase in recipe.phases:
         pools_of(phase, films)
-    if recipe.makes_batches_itself():
-        job = replace(job, workers=0)
-    loss, device = LOSSES[recipe.loss], job.machine.device
+    loss, device, job = LOSSES[recipe.loss], job.machine.device, replace(job, workers=workers_of(recipe, job))
     reference = np.array([film.reading.age_months for film in films.validation])
     for place, phase in enumerate(recipe.phases):
         method = open_method(recipe.target, recipe.method | phase.method)
@@ -481,7 +490,7 @@ def about_of(recipe: AnyRecipe, job: Job) -> dict[str, Any]:
         "device": job.machine.describe(),
         "processes": job.machine.processes,
         "threads": torch.get_num_threads(),
-        "workers": job.workers,
+        "workers": workers_of(recipe, job),
         "detector_sha256": open_bundle(DETECTOR).weights_sha256 if isinstance(recipe, Recipe) else None,
         **job.note,
     }
