@@ -23,6 +23,7 @@ from inference.engine import Engine
 from inference.errors import BundleError
 from inference.film import display_bytes, read_film
 from inference.finding import Estimate, Laterality, Refusal, RefusalCode, Sex
+from inference.house import HouseNet, more_file
 from inference.method import open_method
 from inference.torch_backend import TorchLocator
 from training.detector import NETS
@@ -320,6 +321,17 @@ def test_a_run_can_start_from_the_shipped_weights(target):
     name, file = ("hand-detector", f"{target}.safetensors") if target in NETS else (target, "model.safetensors")
     shipped = open_bundle(name).read_weights(file)
     assert all(torch.equal(value, shipped[key]) for key, value in net.state_dict().items())
+
+
+def test_a_run_can_start_from_any_of_the_shipped_networks():
+    """Without a number from the first of the same net; the familiarity beside them is no network."""
+    bundle = open_bundle("house")
+    variants = [bundle.config["variant"], *(one["variant"] for one in bundle.config["more"])]
+    first = variants.index("lite2") + 1
+    for init, number in (("shipped", first), (f"shipped:{len(variants)}", len(variants))):
+        net = Start(Path(init)).apply("house", HouseNet("lite2"))
+        shipped = bundle.read_weights(more_file(number - 2))
+        assert all(torch.equal(value, shipped[key]) for key, value in net.state_dict().items())
 
 
 def test_a_run_without_weights_is_no_start(tmp_path):

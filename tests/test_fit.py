@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import re
 import signal
 import socket
@@ -426,11 +427,43 @@ def test_repeatable_operations_are_asked_for_while_a_run_lasts(monkeypatch):
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+def test_memory_that_a_step_frees_is_kept_for_the_next(tmp_path):
+    """In a process of its own, since what is asked of the C library stays so."""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("another C library than glibc")
+    script = tmp_path / "use.py"
+    script.write_text(USE)
+    taken = [
+        int(subprocess.run([sys.executable, str(script), *kept], check=True, capture_output=True, text=True).stdout)
+        for kept in ((), ("kept",))
+    ]
+    assert taken[0] > 100_000
+    assert taken[1] < 1_000
+
+
 def test_a_batch_is_shared_evenly_or_refused():
     assert Machine(torch.device("cpu"), 1, 4).share(32) == 8
     with pytest.raises(RunError, match="6 films cannot be shared by 4"):
         Machine(torch.device("cpu"), 1, 4).share(6)
 
+
+USE = """
+import resource, sys
+import torch
+from training.machine import join
+
+def use():
+    for _ in range(10):
+        torch.ones(25_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt  # pages that the system had to clear
+
+if sys.argv[1:]:
+    with join("cpu"):
+        before = use()
+else:
+    before = use()
+print(use() - before)
+"""
 
 TOGETHER = """
 import training.fit

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import time
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from inference.bundle import DETECTOR, open_bundle
+from inference.bundle import DETECTOR, Bundle, open_bundle
 from inference.efficientnet_lite import read_imagenet
 from inference.errors import BundleError
 from inference.global_local import REGIONS_FILE, GlobalLocalMethod
-from inference.house import HouseMethod
+from inference.house import HouseMethod, more_file
 from inference.localiser import HasLocaliser
-from inference.method import AgeMethod, open_method
+from inference.method import WEIGHTS, AgeMethod, open_method
 from inference.torch_backend import OnDevice
 from inference.yolo import RegionNet
 from training.ages import Pool, age_batches, estimate
@@ -61,7 +63,8 @@ _log = logging.getLogger(__name__)
 DONE, WRONG_USAGE, TIME_UP = 0, 2, 3
 SEED = 2026
 SHIPPED = Path("shipped")
-"""What ``--init`` takes besides a run's folder: the weights this package ships."""
+"""What ``--init`` takes besides a run's folder: the weights this package ships. ``shipped:3`` are those of the third
+network, where a method reads several together; without a number, of the first that is of the same net."""
 _IMAGENET_FILES = {
     "2m-net": "a ResNet-18's weights under torchvision's names",
     "ala-net": "a ResNet-50's weights under torchvision's names",
@@ -100,16 +103,8 @@ class Start:
             return net
         if self.imagenet is not None:
             _load_imagenet(target, net, self.imagenet)
-        if self.init == SHIPPED:
-            bundle, file = _shipped_file(target)
-            try:
-                net.load_state_dict(open_bundle(bundle).read_weights(file))
-            except (FileNotFoundError, BundleError) as error:
-                raise RunError(f"No weights of {target} are shipped; leave --init out.") from error
-            except RuntimeError as error:
-                raise RunError(
-                    f"The shipped weights of {target} are those of another size; leave --init out."
-                ) from error
+        if self.init is not None and is_shipped(self.init):
+            _load_shipped(target, net, self.init)
         elif self.init is not None:
             try:
                 net.load_state_dict(read_run(self.init))
@@ -136,11 +131,41 @@ def _load_imagenet(target: str, net: nn.Module, file: Path) -> None:
         raise RunError(f"{file} holds no weights of {target}'s trunk; its variant or width differs.") from error
 
 
-def _shipped_file(target: str) -> tuple[str, str]:
-    """Return the bundle and the file that a target's weights are shipped in."""
+def is_shipped(init: Path) -> bool:
+    """Return whether ``--init`` names weights that this package ships, and not a run's folder."""
+    return init == SHIPPED or re.fullmatch(rf"{SHIPPED}:\d+", str(init)) is not None
+
+
+def _load_shipped(target: str, net: nn.Module, init: Path) -> None:
+    try:
+        bundle, files = _shipped_files(target)
+        choices = [bundle.read_weights(file) for file in files]
+    except (FileNotFoundError, BundleError) as error:
+        raise RunError(f"No weights of {target} are shipped; leave --init out.") from error
+    _, _, number = str(init).partition(":")
+    if number:
+        if not 1 <= int(number) <= len(choices):
+            raise RunError(f"There is no {init} of {target}; networks shipped: {len(choices)}.")
+        choices = [choices[int(number) - 1]]
+    for weights in choices:
+        with suppress(RuntimeError):
+            net.load_state_dict(weights)
+            return
+    raise RunError(f"The shipped weights of {target} are those of another size; leave --init out.")
+
+
+def _shipped_files(target: str) -> tuple[Bundle, list[str]]:
+    """Return the bundle and the files that a target's weights are shipped in, one for each network read together."""
     if target == "regions":
-        return GlobalLocalMethod.name, REGIONS_FILE
-    return (DETECTOR, f"{target}.safetensors") if target in NETS else (target, "model.safetensors")
+        return open_bundle(GlobalLocalMethod.name), [REGIONS_FILE]
+    if target in NETS:
+        return open_bundle(DETECTOR), [f"{target}.safetensors"]
+    bundle = open_bundle(target)
+    several = target == HouseMethod.name
+    return bundle, [
+        *WEIGHTS,
+        *(more_file(place) for place in range(len(bundle.config.get("more", ())) if several else 0)),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +381,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--run", type=Path, required=True, help="the run's folder; a run found there is resumed")
     parser.add_argument(
-        "--init", type=Path, help="start from the weights of this run's folder, or from the 'shipped' ones"
+        "--init",
+        type=Path,
+        help="start from the weights of this run's folder, or from the 'shipped' ones (of networks read together the "
+        "first that fits; 'shipped:3': the third)",
     )
     parser.add_argument(
         "--imagenet",
@@ -500,7 +528,7 @@ def terms_of_run(data: Path, init: Path | None) -> str:
     """Return the terms of weights trained on a folder's films, from those of a run (or the shipped ones) if named."""
     if init is None:
         return terms_of_weights(terms_of_films(data), None)
-    start = RSNA_TERMS if init == SHIPPED else read_about(init).get("data_terms", RSNA_TERMS)
+    start = RSNA_TERMS if is_shipped(init) else read_about(init).get("data_terms", RSNA_TERMS)
     return terms_of_weights(terms_of_films(data), start)
 
 
