@@ -28,7 +28,8 @@ from inference.method import open_method
 from inference.torch_backend import TorchLocator
 from training.detector import NETS
 from training.errors import RunError
-from training.train import SHIPPED, Start
+from training.shipped import SHIPPED
+from training.train import Start
 
 SAMPLES = Path(str(resources.files("dicom_node").joinpath("samples")))
 HANDS = sorted(path for path in SAMPLES.glob("*.dcm") if path.stem != "not-a-hand")

@@ -133,6 +133,32 @@ def test_networks_that_cannot_be_read_together_are_refused(runs, tmp_path, monke
     assert not (tmp_path / "bundles").exists()
 
 
+def test_shipped_networks_are_read_beside_a_run(runs, tmp_path, monkeypatch, capsys):
+    """Given a site's network trained on, then it takes the place of one that is shipped; each keeps its origin."""
+    root, shipped = tmp_path / "bundles", open_bundle("house")
+    monkeypatch.setattr(export, "bundles_folder", lambda: root)
+    write_about(runs[1], read_about(runs[1]) | {"data_terms": "A hospital's."})
+    places = ["shipped:1", str(runs[1]), "shipped:4"]
+    more = [word for place in places[1:] for word in ("--more", place)]
+    assert export.main(["age", "--run", places[0], *more]) == 0
+    mixed = open_bundle("house", root)
+    of_first = {key: shipped.config[key] for key in FIRST}
+    assert {key: mixed.config[key] for key in FIRST} == of_first
+    assert mixed.config["more"] == [MORE[0], shipped.config["more"][2]]
+    for file, before in (("model.safetensors", "model.safetensors"), ("model-3.safetensors", "model-4.safetensors")):
+        weights = shipped.read_weights(before)
+        assert all(
+            torch.allclose(value, weights[key], rtol=1e-3, atol=1e-6) for key, value in mixed.read_weights(file).items()
+        )
+    origins = [mixed.metadata["training"], *mixed.metadata["training"]["more"]]
+    of_shipped = [shipped.metadata["training"], *shipped.metadata["training"]["more"]]
+    assert [one["seed"] for one in origins] == [of_shipped[0]["seed"], 1, of_shipped[3]["seed"]]
+    assert "model-2.safetensors: A hospital's." in mixed.metadata["data_terms"]
+    assert mixed.metadata["data_terms"].count("RSNA Pediatric") == 2
+    assert export.main(["age", "--run", "shipped:5"]) == 2
+    assert "There is no shipped:5 of house; networks shipped: 4" in capsys.readouterr().err
+
+
 def test_a_member_has_its_size_as_columns_and_rows():
     assert Member(96, 64, "lite0").extent == (64, 96)
 

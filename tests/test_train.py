@@ -33,6 +33,7 @@ from training.machine import Machine
 from training.radiographs import Radiograph, Reading
 from training.recipe import read_recipe
 from training.run import read_about, read_run
+from training.shipped import SHIPPED
 from training.terms import RSNA_TERMS, SITE_FILMS
 
 AGE_RECIPE = """
@@ -382,7 +383,7 @@ def test_a_run_says_whose_films_and_weights_it_is_made_of(tmp_path):
     assert "a site's own films" in own
     assert "RSNA" not in own
     assert train.terms_of_run(Path("none"), tmp_path / "own").count("a site's own films") == 2
-    assert train.terms_of_run(Path("none"), train.SHIPPED).endswith(RSNA_TERMS)
+    assert train.terms_of_run(Path("none"), SHIPPED).endswith(RSNA_TERMS)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ from training.films import AgeFilms, DetectorFilms
 from training.recipe import RegionRecipe, open_recipe, read_recipe
 from training.regions import assign, complete_iou, head_loss, is_boxed, region_batches, region_loss, region_sample
 from training.run import begin_run, finish_run
-from training.train import SHIPPED, Job, Start, train_age, train_regions
+from training.shipped import SHIPPED
+from training.train import Job, Start, train_age, train_regions
 
 SMALL = {"width": 0.125, "depth": 0.33}
 

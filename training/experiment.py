@@ -38,6 +38,7 @@ from training.pace import RESERVE_S, check_time, fit_to_deadline
 from training.pack import check_new, joined, read_about_pack, read_pack, split_file, write_pack
 from training.recipe import Recipe, in_words, known_keys_only, read_recipe
 from training.run import check_run, read_about, read_run
+from training.shipped import SHIPPED
 from training.storage import check_writable, make_folder, save_state, write_text
 from training.summary import NAME as SUMMARY
 from training.summary import write_summary
@@ -45,7 +46,6 @@ from training.terms import RSNA_TERMS
 from training.train import (
     DONE,
     SEED,
-    SHIPPED,
     TIME_UP,
     WRONG_USAGE,
     Job,

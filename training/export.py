@@ -12,8 +12,10 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from training.errors import RunError, TrainingError
 from training.recipe import Recipe, RegionRecipe, in_words
 from training.run import read_about, read_run, unfinished
 from training.settling import settled
+from training.shipped import is_shipped, read_shipped
 from training.storage import check_writable, make_folder, write_bytes, write_text
 from training.terms import RSNA_TERMS
 
@@ -190,7 +193,8 @@ _DESCRIPTIONS = {
 def export_age(run: Path, *, more: Sequence[Path] = (), unconverged: str | None = None) -> Path:
     """Write the bundle of a run's age method and return its folder; ``boneage-node calibrate`` adds the intervals.
 
-    ``more`` are runs of further networks of ``house``, whose answers it averages.
+    ``more`` are runs of further networks of ``house``, whose answers it averages. ``shipped:2`` stands for a shipped
+    network, as ``run``, too (:mod:`training.shipped`).
 
     What was fitted to other weights goes, and a warning names the command that measures it anew: intervals, the alarm
     for a wrong sex, and what ``training.familiarity`` fitted. Where the weights are the same, it stays.
@@ -203,23 +207,20 @@ def export_age(run: Path, *, more: Sequence[Path] = (), unconverged: str | None 
     RunError
         If a run trained something else, or has no weights yet.
     """
-    about, recipe = _read_age_run(run)
-    others = [_read_age_run(one) for one in more]
-    config = recipe.method | _more_networks(recipe, [other for _, other in others])
-    folder = bundles_folder() / recipe.target
+    first, *others = networks = [_read_network(one) for one in (run, *more)]
+    config, folder = first.method | _more_networks(networks), bundles_folder() / first.target
     files = (_AGE_WEIGHTS, *map(more_file, range(len(more))))
-    _replace_networks(folder / "models", dict(zip(files, (read_run(one) for one in (run, *more)), strict=True)))
-    terms = dict(zip(files, (_terms(one) for one in (about, *(other for other, _ in others))), strict=True))
+    _replace_networks(folder / "models", dict(zip(files, (one.read() for one in networks), strict=True)))
+    terms = dict(zip(files, (_terms(one.about) for one in networks), strict=True))
     config |= _familiarity(folder, same=_networks(folder) == _described_networks(folder))
-    mark = unconverged or unfinished(run)
+    mark = unconverged or first.unfinished
     metadata = folder / "configs" / "metadata.json"
     if mark is None and metadata.is_file() and not json.loads(metadata.read_text()).get("converged", True):
         _log.warning(
             "%s is no longer marked as unconverged; if it still is, export it with --unconverged.", folder.name
         )
-    if others:
-        about = about | {"more": [_origin(other) for other, _ in others]}
-    _describe(folder, config | _own_detector(folder), about, mark, terms=terms)
+    origin = first.about | ({"more": [_origin(other.about) for other in others]} if others else {})
+    _describe(folder, config | _own_detector(folder), origin, mark, terms=terms)
     return folder
 
 
@@ -255,23 +256,41 @@ def _familiarity(folder: Path, *, same: bool) -> dict[str, Any]:
     return {}
 
 
-def _read_age_run(run: Path) -> tuple[dict[str, Any], Recipe]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Network:
+    """What goes into a bundle of one age network."""
+
+    target: str
+    method: dict[str, Any]
+    read: Callable[[], dict[str, torch.Tensor]]
+    """Reads its weights; raises RunError if there are none yet."""
+    about: dict[str, Any]
+    """Of its ``run.json``."""
+    unfinished: str | None = None
+
+
+def _read_network(run: Path) -> _Network:
+    if is_shipped(run):
+        shipped = read_shipped(run)
+        return _Network(HouseMethod.name, shipped.method, lambda: shipped.weights, shipped.about)
     about = read_about(run)
     if "phases" not in about.get("recipe", {}):
         raise RunError(f"{run} trained {about.get('target')}, no age method; export it with export detector.")
     try:
-        return about, Recipe.model_validate(about["recipe"])
+        recipe = Recipe.model_validate(about["recipe"])
     except ValidationError as error:
         raise RunError(f"{run} has a recipe that is none any more ({in_words(error)}); train again.") from error
+    return _Network(recipe.target, recipe.method, partial(read_run, run), about, unfinished(run))
 
 
-def _more_networks(first: Recipe, others: list[Recipe]) -> dict[str, Any]:
+def _more_networks(networks: list[_Network]) -> dict[str, Any]:
     """Return what a configuration says of the networks besides the first."""
+    _, *others = networks
     if not others:
         return {}
-    if any(one.target != HouseMethod.name for one in (first, *others)):
+    if any(one.target != HouseMethod.name for one in networks):
         raise RunError("Only house is read with several networks; name an ensemble's members house+ala-net instead.")
-    methods = [open_method(one.target, one.method) for one in (first, *others)]
+    methods = [open_method(one.target, one.method) for one in networks]
     if len({method.equalise for method in methods if isinstance(method, HouseMethod)}) > 1:
         raise RunError("Networks that are read together must all be equalised, or none; leave one out.")
     return {"more": [{key: one.method[key] for key in ("rows", "columns", "variant")} for one in others]}
@@ -445,7 +464,9 @@ def make_parser() -> argparse.ArgumentParser:
     detector.add_argument("--finder", type=Path, metavar="RUN")
     detector.add_argument("--landmarks", type=Path, metavar="RUN")
     ages = kinds.add_parser("age", help="an age method")
-    ages.add_argument("--run", type=Path, required=True)
+    ages.add_argument(
+        "--run", type=Path, required=True, help="its run's folder; a network of the shipped house is shipped:2"
+    )
     ages.add_argument(
         "--more",
         type=Path,

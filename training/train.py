@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 import time
 import tomllib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +20,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from inference.bundle import DETECTOR, Bundle, open_bundle
+from inference.bundle import DETECTOR, open_bundle
 from inference.efficientnet_lite import read_imagenet
 from inference.errors import BundleError
-from inference.global_local import REGIONS_FILE, GlobalLocalMethod
-from inference.house import HouseMethod, more_file
+from inference.house import HouseMethod
 from inference.localiser import HasLocaliser
-from inference.method import WEIGHTS, AgeMethod, open_method
+from inference.method import AgeMethod, open_method
 from inference.torch_backend import OnDevice
 from inference.yolo import RegionNet
 from training.ages import Pool, age_batches, estimate
@@ -55,6 +52,7 @@ from training.recipe import (
 )
 from training.regions import region_batches, region_loss
 from training.run import best_score, check_run, finish_run, read_about, read_run, running
+from training.shipped import SHIPPED, is_shipped, load_shipped
 from training.summary import write_summary
 from training.terms import RSNA_TERMS, terms_of_films, terms_of_weights
 
@@ -62,9 +60,6 @@ _log = logging.getLogger(__name__)
 
 DONE, WRONG_USAGE, TIME_UP = 0, 2, 3
 SEED = 2026
-SHIPPED = Path("shipped")
-"""What ``--init`` takes besides a run's folder: the weights this package ships. ``shipped:3`` are those of the third
-network, where a method reads several together; without a number, of the first that is of the same net."""
 _IMAGENET_FILES = {
     "2m-net": "a ResNet-18's weights under torchvision's names",
     "ala-net": "a ResNet-50's weights under torchvision's names",
@@ -104,7 +99,7 @@ class Start:
         if self.imagenet is not None:
             _load_imagenet(target, net, self.imagenet)
         if self.init is not None and is_shipped(self.init):
-            _load_shipped(target, net, self.init)
+            load_shipped(target, net, self.init)
         elif self.init is not None:
             try:
                 net.load_state_dict(read_run(self.init))
@@ -129,43 +124,6 @@ def _load_imagenet(target: str, net: nn.Module, file: Path) -> None:
         load_imagenet(weights)
     except (RuntimeError, LookupError) as error:
         raise RunError(f"{file} holds no weights of {target}'s trunk; its variant or width differs.") from error
-
-
-def is_shipped(init: Path) -> bool:
-    """Return whether ``--init`` names weights that this package ships, and not a run's folder."""
-    return init == SHIPPED or re.fullmatch(rf"{SHIPPED}:\d+", str(init)) is not None
-
-
-def _load_shipped(target: str, net: nn.Module, init: Path) -> None:
-    try:
-        bundle, files = _shipped_files(target)
-        choices = [bundle.read_weights(file) for file in files]
-    except (FileNotFoundError, BundleError) as error:
-        raise RunError(f"No weights of {target} are shipped; leave --init out.") from error
-    _, _, number = str(init).partition(":")
-    if number:
-        if not 1 <= int(number) <= len(choices):
-            raise RunError(f"There is no {init} of {target}; networks shipped: {len(choices)}.")
-        choices = [choices[int(number) - 1]]
-    for weights in choices:
-        with suppress(RuntimeError):
-            net.load_state_dict(weights)
-            return
-    raise RunError(f"The shipped weights of {target} are those of another size; leave --init out.")
-
-
-def _shipped_files(target: str) -> tuple[Bundle, list[str]]:
-    """Return the bundle and the files that a target's weights are shipped in, one for each network read together."""
-    if target == "regions":
-        return open_bundle(GlobalLocalMethod.name), [REGIONS_FILE]
-    if target in NETS:
-        return open_bundle(DETECTOR), [f"{target}.safetensors"]
-    bundle = open_bundle(target)
-    several = target == HouseMethod.name
-    return bundle, [
-        *WEIGHTS,
-        *(more_file(place) for place in range(len(bundle.config.get("more", ())) if several else 0)),
-    ]
 
 
 @dataclass(frozen=True, slots=True)
