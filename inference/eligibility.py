@@ -75,6 +75,9 @@ LEAST_GREY_COUNT = 6.0
 """Fewest grey values, see :func:`inference.artefacts.grey_count`, around the bones: training films have 13 or more.
 With fewer than 4, as of dark films rounded to 32 values, ages moved by up to 51 months, with 4 to 6 by 3, with 8 to 14
 by 1."""
+FEW_GREY_COUNT = 12.0
+"""With fewer a film is flagged: rounded to 16 to 32 values, validation films have 6 to 24, and ages moved by 2 months
+on average, by 8 at most."""
 
 _CROP_EXTENT = (296, 384)
 _FINE, _COARSE, _COARSER = 1.0, 3.0, 6.0
@@ -302,6 +305,9 @@ def flags_of_picture(evidence: PictureEvidence) -> list[Flag]:
     if evidence.blocks > MOST_BLOCKS:
         sentence = "The film shows the blocks of a strong compression; fine detail is missing, check the estimate."
         flags.append(Flag("compression-blocks", sentence))
+    if evidence.grey_count < FEW_GREY_COUNT:
+        sentence = "The film has few grey values where the bones lie; fine detail is missing, check the estimate."
+        flags.append(Flag("few-grey-values", sentence))
     return flags
 
 

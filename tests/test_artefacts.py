@@ -103,6 +103,13 @@ def test_a_strong_compression_is_said_wherever_its_blocks_begin(film, quality, s
     assert ("compression-blocks" in flags(spoilt)) is said
 
 
+@pytest.mark.parametrize(("values", "said"), [(9, True), (64, False)])
+def test_a_film_rounded_to_few_grey_values_says_so(film, values, said):
+    step = 255 / (values - 1)
+    rounded = (np.round(film / step) * step).astype(np.uint8)
+    assert ("few-grey-values" in flags(rounded)) is said
+
+
 def test_a_dark_film_has_enough_grey_values_and_a_rounded_one_has_not(film):
     """Given bones within 20 grey values, then these are enough, rounded to every eighth not, whatever else is there."""
     dark = (film // 10).astype(np.uint8)
