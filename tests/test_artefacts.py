@@ -58,7 +58,7 @@ def test_a_line_of_no_signal_is_seen_in_a_film_that_is_half_black(film):
     """Given a black background, then a black line shows over the hand alone, and is found all the same."""
     film[:, 300:] = 0
     film[270] = 0
-    assert flags(film) == ["lines"]
+    assert "lines" in flags(film)
 
 
 def test_many_lines_are_refused(film):

@@ -121,6 +121,17 @@ def test_the_stronger_a_blur_the_less_it_is_read(sigma):
     assert "blurred" in doubt.sentence
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "said"), [(1.0, 0.2, True), (0.2, 1.0, True), (1.0, 0.9, False)], ids=["left", "right", "hardly"]
+)
+def test_light_that_falls_off_across_the_hand_is_said(left, right, said):
+    """Given one side far darker than the other, then a flag says so; towards the wrist films differ anyway."""
+    ramp = np.linspace(left, right, 540)
+    across, along = ((picture() * falling).astype(np.uint8) for falling in (ramp[None, :], ramp[:, None]))
+    codes = [[flag.code for flag in flags_of_picture(weigh_picture(one, LANDMARKS))] for one in (across, along)]
+    assert codes == [["uneven-light"] * said, []]
+
+
 def test_the_estimated_noise_grows_with_the_noise():
     weighed = [weigh_picture(picture(noise), LANDMARKS).noise for noise in (0, 10, 20)]
     assert weighed == sorted(weighed)
