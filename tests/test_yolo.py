@@ -362,7 +362,7 @@ def test_the_age_is_trained_without_the_detector():
 def test_a_detectors_run_can_start_from_the_shipped_one(bundles, monkeypatch):
     """Given a bundle without and with a detector, then a start from what is shipped is refused, and made."""
     root, _, regions = bundles
-    monkeypatch.setattr("training.train.open_bundle", lambda name: open_bundle(name, root))
+    monkeypatch.setattr("training.shipped.open_bundle", lambda name: open_bundle(name, root))
     with pytest.raises(RunError, match="No weights of regions"):
         Start(SHIPPED).apply("regions", RegionNet(**SMALL))
     assert export.main(["regions", "--run", str(regions)]) == 0

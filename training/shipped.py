@@ -14,7 +14,6 @@ from inference.bundle import DETECTOR, Bundle, open_bundle
 from inference.errors import BundleError
 from inference.global_local import REGIONS_FILE, GlobalLocalMethod
 from inference.house import HouseMethod, more_file
-from inference.method import WEIGHTS
 from training.bundle_terms import terms_by_file
 from training.detector import NETS
 from training.errors import RunError
@@ -22,6 +21,7 @@ from training.errors import RunError
 SHIPPED = Path("shipped")
 """Stands for a run's folder. ``shipped:3`` are the weights of the third network, where a method reads several together;
 without a number, of the first that is of the net in question."""
+_FIRST = "model.safetensors"
 _OF_A_NETWORK = ("rows", "columns", "variant", "equalise")
 """Keys of a configuration that each network of ``house`` has, or all have."""
 
@@ -80,16 +80,16 @@ def read_shipped(place: Path) -> ShippedNetwork:
 
 def _networks(target: str) -> tuple[Bundle, list[str]]:
     """Return the bundle and the files that a target's weights are shipped in, one for each network read together."""
+    own = {"regions": (GlobalLocalMethod.name, REGIONS_FILE)} | {net: (DETECTOR, f"{net}.safetensors") for net in NETS}
+    name, file = own.get(target, (target, _FIRST))
     try:
-        if target == "regions":
-            return open_bundle(GlobalLocalMethod.name), [REGIONS_FILE]
-        if target in NETS:
-            return open_bundle(DETECTOR), [f"{target}.safetensors"]
-        bundle = open_bundle(target)
-    except (FileNotFoundError, BundleError) as error:
-        raise RunError(f"No weights of {target} are shipped; name a run's folder.") from error
+        bundle = open_bundle(name)
+    except BundleError as error:
+        raise RunError(f"No weights of {target} are shipped: {error}") from error
+    if file not in bundle.metadata["weights_sha256"]:
+        raise RunError(f"No weights of {target} are shipped; name a run's folder.")
     more = bundle.config.get("more", ()) if target == HouseMethod.name else ()
-    return bundle, [*WEIGHTS, *map(more_file, range(len(more)))]
+    return bundle, [file, *map(more_file, range(len(more)))]
 
 
 def _numbered(place: Path, target: str, files: list[str]) -> list[str]:
