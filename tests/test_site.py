@@ -207,6 +207,20 @@ def test_a_full_disk_leaves_the_figures_that_were_there(tmp_path: Path, monkeypa
     assert [path.read_text() for path in tmp_path.iterdir()] == ["the first"]
 
 
+def test_two_commands_may_write_one_file_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a command that writes while another one does, then both end, and the later one's figures are whole."""
+    kept, write_text = tmp_path / "figures.json", Path.write_text
+
+    def overtaken(path: Path, text: str, encoding: str) -> None:
+        write_text(path, text, encoding)
+        monkeypatch.setattr(Path, "write_text", write_text)
+        write_output(kept, lambda: "the earlier")
+
+    monkeypatch.setattr(Path, "write_text", overtaken)
+    write_output(kept, lambda: "the later")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["the later"]
+
+
 @pytest.mark.parametrize("to", ["pipe", "file"])
 def test_figures_go_to_standard_output_wherever_that_leads(tmp_path: Path, to: str) -> None:
     code = (

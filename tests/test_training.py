@@ -25,7 +25,7 @@ from training.detector import (
     landmark_batches,
     landmark_loss,
 )
-from training.errors import RecipeError
+from training.errors import RecipeError, RunError
 from training.losses import density_loss
 from training.radiographs import Radiograph, Reading
 from training.recipe import read_recipe, shipped_recipes
@@ -221,6 +221,38 @@ def test_what_was_located_is_read_back_with_its_polarity(tmp_path):
         assert (again.pixels == kept.pixels).all()
         assert np.allclose(again.pose.matrix, kept.pose.matrix)
         assert np.allclose(again.centres, kept.centres)
+
+
+def test_two_trainings_may_keep_what_they_located_at_once(tmp_path, monkeypatch):
+    """Given a training that writes while another one does, then both end, one whole file is there and nothing else."""
+    film = located(100, Sex.MALE)
+    radiographs, savez = [Radiograph(film.reading, film.pixels)], np.savez
+
+    def overtaken(content, **arrays):
+        monkeypatch.setattr("training.ages.np.savez", savez)
+        write_located(tmp_path / "l.npz", [film], radiographs)
+        savez(content, **arrays)
+
+    monkeypatch.setattr("training.ages.np.savez", overtaken)
+    write_located(tmp_path / "l.npz", [film], radiographs)
+    assert len(read_located(tmp_path / "l.npz", radiographs)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["l.npz"]
+
+
+def test_what_was_located_stays_where_a_disk_is_full(tmp_path, monkeypatch):
+    film = located(100, Sex.MALE)
+    radiographs = [Radiograph(film.reading, film.pixels)]
+    write_located(tmp_path / "l.npz", [film], radiographs)
+
+    def full(content, **_):
+        content.write(b"as far as it went")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training.ages.np.savez", full)
+    with pytest.raises(RunError, match=r"l\.npz cannot be written \(No space left on device\)"):
+        write_located(tmp_path / "l.npz", [], radiographs)
+    assert len(read_located(tmp_path / "l.npz", radiographs)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["l.npz"]
 
 
 def test_a_balanced_pool_draws_rare_ages_more_often_than_they_come():

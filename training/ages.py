@@ -23,7 +23,7 @@ from inference.torch_backend import as_batch
 from training.augmentation import Augmentation
 from training.errors import DataError
 from training.radiographs import Radiograph, Reading
-from training.storage import make_folder, writing
+from training.storage import make_folder, put_in_place, writing
 
 Float = npt.NDArray[np.float64]
 
@@ -105,6 +105,8 @@ def _locate_batch(
 def write_located(file: Path, located: list[LocatedFilm], films: list[Radiograph]) -> None:
     """Keep what was found in films, without their pixels; a kill while it is written leaves no file.
 
+    Several trainings, which find the same beside each other, may write it at once.
+
     Raises
     ------
     RunError
@@ -112,8 +114,7 @@ def write_located(file: Path, located: list[LocatedFilm], films: list[Radiograph
     """
     pixels = {film.reading.rsna_id: film.pixels for film in films}
     make_folder(file.parent)
-    part = file.with_suffix(".part")
-    with writing(file), part.open("wb") as content:
+    with writing(file), put_in_place(file) as part, part.open("wb") as content:
         np.savez(
             content,
             rsna_id=np.array([film.reading.rsna_id for film in located]),
@@ -121,8 +122,6 @@ def write_located(file: Path, located: list[LocatedFilm], films: list[Radiograph
             centres=np.array([film.centres for film in located]),
             inverted=np.array([film.pixels is not pixels[film.reading.rsna_id] for film in located]),
         )
-    with writing(file):
-        part.replace(file)
 
 
 def read_located(file: Path, films: list[Radiograph]) -> list[LocatedFilm]:

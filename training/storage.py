@@ -13,6 +13,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import torch
@@ -48,6 +49,28 @@ def writing(path: Path) -> Iterator[None]:
         raise RunError(
             f"{path} cannot be written ({why}); make room, or name a folder that may be written to."
         ) from error
+
+
+@contextmanager
+def put_in_place(path: Path) -> Iterator[Path]:
+    """Give a place of this call's own beside a file; what is written there takes the file's place, whole or not at all.
+
+    For files that several processes may write at once: with one place for all, each would tear the other's. In a
+    folder that is :func:`claimed` one place does, over which the next start writes what a kill has left.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; nothing is left beside the file then.
+    """
+    part = path.with_name(f"{path.name}.{token_hex(8)}.part")
+    try:
+        yield part
+        _flush(part)
+        part.replace(path)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from training.errors import DataError
+from training.storage import put_in_place
 
 
 def check_outputs(*paths: Path | None, inputs: Iterable[Path | None] = ()) -> None:
@@ -56,14 +56,11 @@ def write_output(path: Path | None, write: Callable[[], str]) -> None:
     if path is None:
         return
     text, place = write(), path.resolve()
-    part = place.with_name(f"{place.name}.part")
     try:
         if _is_device(path):
             path.write_text(text, "utf-8")
             return
-        part.write_text(text, "utf-8")
-        part.replace(place)
+        with put_in_place(place) as part:
+            part.write_text(text, "utf-8")
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise DataError(f"{path} cannot be written: {error.strerror}; name another place.") from error
