@@ -30,7 +30,7 @@ from training.bones import annotated_films
 from training.errors import DataError
 from training.evaluation.site import read_table
 from training.films import AgeFilms, DetectorFilms
-from training.radiographs import load_half, load_small, read_split
+from training.radiographs import load_half, load_negatives, load_small, read_split
 from training.sources import open_source
 from training.sources import site as site_source
 from training.sources.boxes import check_boxes, read_boxes
@@ -682,6 +682,20 @@ def test_small_films_that_are_missing_or_torn_are_named(tmp_path: Path, content:
         (folder / "part0.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"part0\.npz is missing or torn; restore"):
         load_small(tmp_path, ["pretrain"])
+
+
+def test_films_without_a_hand_that_are_broken_are_named(tmp_path: Path) -> None:
+    """Given three films without a hand, one cut off and one no image, then both are named."""
+    folder = tmp_path / "negatives"
+    assert load_negatives(tmp_path) == []
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        cv2.imwrite(str(folder / name), np.random.default_rng(1).integers(0, 256, (60, 50), dtype=np.uint8))
+    assert [film.shape for film in load_negatives(tmp_path)] == [(60, 50)] * 3
+    (folder / "a.jpg").write_bytes((folder / "a.jpg").read_bytes()[:-500])
+    (folder / "c.jpg").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"negatives: cut off or not to be decoded: a\.jpg, c\.jpg; restore or delete"):
+        load_negatives(tmp_path)
 
 
 def test_a_file_that_is_no_film_is_named_by_its_line(site: Path) -> None:

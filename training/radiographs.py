@@ -25,7 +25,7 @@ from training.errors import DataError
 Grey = npt.NDArray[np.uint8]
 
 OLDEST_MONTHS = 240.0
-_SHOWN_LINES = 20
+_SHOWN = 20
 
 PARTS = ("train", "validation", "test", "pretrain", "annotation-test")
 """Parts of the committed split: the first three are half-resolution films, the other two exist at 100 x 100 only."""
@@ -95,8 +95,8 @@ def read_half_readings(data: Path, split: dict[int, str]) -> list[Reading]:
                 broken.append(str(rows.line_num))
     if broken:
         raise DataError(
-            f"{path}: line {', '.join(broken[:_SHOWN_LINES])}{' and more' if broken[_SHOWN_LINES:] else ''} must have "
-            "numbers as rsna_id and bone_age_months (above 0, up to 240) and M or F as sex; correct the table."
+            f"{path}: line {_first_of(broken)} must have numbers as "
+            "rsna_id and bone_age_months (above 0, up to 240) and M or F as sex; correct the table."
         )
     return [reading for reading in readings if reading.part]
 
@@ -125,7 +125,6 @@ def load_half(data: Path, parts: Iterable[str], split: dict[int, str] | None = N
         If a film of the table is missing, cut off or cannot be decoded, or the folder has no layout that is known.
     """
     from training.sources import open_source  # it reads films into this module's types
-    from training.sources.files import is_cut_off
 
     if not is_project_folder(data):
         return open_source(data).load(parts)
@@ -134,13 +133,24 @@ def load_half(data: Path, parts: Iterable[str], split: dict[int, str] | None = N
     for reading in read_half_readings(data, split if split is not None else read_split()):
         if reading.part in wanted:
             path = data / "rsna2017" / "half" / f"{reading.rsna_id}.jpg"
-            pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-            if pixels is None or is_cut_off(path):
+            pixels = _read_grey(path)
+            if pixels is None:
                 raise DataError(
                     f"{path} is missing, cut off or cannot be decoded; restore it or take it out of the split."
                 )
-            films.append(Radiograph(reading, np.asarray(pixels, dtype=np.uint8)))
+            films.append(Radiograph(reading, pixels))
     return films
+
+
+def _read_grey(path: Path) -> Grey | None:
+    """Read an image of 8 bits; None if it is missing, cut off or cannot be decoded."""
+    from training.sources.files import is_cut_off
+
+    try:
+        pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    except cv2.error:  # it says that it is larger than any film
+        return None
+    return None if pixels is None or is_cut_off(path) else np.asarray(pixels, dtype=np.uint8)
 
 
 def refuse_no_films(films: Sequence[object], data: Path, part: str) -> None:
@@ -194,9 +204,26 @@ def _small_rows(path: Path) -> list[tuple[Any, ...]]:
 
 
 def load_negatives(data: Path) -> list[Grey]:
-    """Load the radiographs that are not hands."""
-    images = (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted((data / "negatives").glob("*.jpg")))
-    return [np.asarray(image, dtype=np.uint8) for image in images if image is not None]
+    """Load the radiographs that are not hands; none where the folder has no ``negatives``.
+
+    Raises
+    ------
+    DataError
+        If some are cut off or cannot be decoded; they are named.
+    """
+    paths = sorted((data / "negatives").glob("*.jpg"))
+    images = {path: _read_grey(path) for path in paths}
+    broken = [path.name for path, image in images.items() if image is None]
+    if broken:
+        raise DataError(
+            f"{data / 'negatives'}: cut off or not to be decoded: {_first_of(broken)}; restore or delete what is named."
+        )
+    return [image for image in images.values() if image is not None]
+
+
+def _first_of(names: Sequence[str]) -> str:
+    """Name the first of what is broken."""
+    return f"{', '.join(names[:_SHOWN])}{' and more' if names[_SHOWN:] else ''}"
 
 
 def make_split(data: Path, annotated: set[int], seed: int = 2026) -> dict[int, str]:
