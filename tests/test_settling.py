@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ from training import settling
 from training.ages import LocatedFilm
 from training.errors import RunError
 from training.export import in_few_bits
-from training.radiographs import Radiograph, Reading
+from training.radiographs import Draw, Radiograph, Reading, load_half, load_small
 
 
 def hand(rsna_id: int) -> LocatedFilm:
@@ -75,8 +76,9 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in for a data folder with three films, and for the detector that finds their hands."""
     films = {"train": [hand(1), hand(2)], "pretrain": [hand(3)]}
 
-    def load(_: Path, parts: list[str]) -> list[Radiograph]:
-        return [Radiograph(film.reading, film.pixels) for part in parts for film in films[part]]
+    def load(_: Path, parts: list[str], draw: Draw) -> list[Radiograph]:
+        found = [Radiograph(film.reading, film.pixels) for part in parts for film in films[part]]
+        return [found[place] for place in draw(len(found))]
 
     by_id = {film.reading.rsna_id: film for part in films.values() for film in part}
     monkeypatch.setattr(settling, "load_half", load)
@@ -113,8 +115,41 @@ def test_a_folder_without_a_hand_is_named(folder, monkeypatch):
 
 
 def test_as_many_films_of_each_kind_are_taken_and_the_same_each_time():
-    films = [Radiograph(Reading(i, 90.0, Sex.MALE, "train"), hand(1).pixels) for i in range(200)]
-    drawn = settling._drawn(films)
-    assert len(drawn) == 80
-    assert [film.reading.rsna_id for film in drawn] == [film.reading.rsna_id for film in settling._drawn(films)]
-    assert settling._drawn(films[:5]) == films[:5]
+    """Given 200 films, then 80 of them are taken, those that the shipped weights were fitted with; of five, all."""
+    drawn = settling.draw(200)
+    assert (len(drawn), drawn[:6], drawn[-3:]) == (80, [1, 2, 9, 10, 11, 12], [189, 194, 198])
+    assert settling.draw(200) == drawn
+    assert settling.draw(5) == [0, 1, 2, 3, 4]
+
+
+def project_folder(folder: Path) -> Path:
+    """Write ten small films and three lines of the table; the sharp films are not there."""
+    small = folder / "rsna2017" / "lowres100"
+    small.mkdir(parents=True)
+    (folder / "rsna2017" / "half.csv").write_text(
+        "rsna_id,bone_age_months,sex\n" + "".join(f"{rsna_id},{rsna_id + 20},M\n" for rsna_id in (11, 12, 13))
+    )
+    for name, ids in (("part0.npz", range(1, 6)), ("part1.npz", range(6, 11))):
+        images = np.stack([np.full((100, 100), 10 * rsna_id, dtype=np.uint8) for rsna_id in ids])
+        ages, male = np.array(ids) + 50.0, np.array(ids) % 2 == 0
+        np.savez(small / name, rsna_id=np.array(ids), images=images, bone_age_months=ages, male=male)
+    return folder
+
+
+def test_films_are_drawn_before_they_are_read(tmp_path, monkeypatch):
+    """Given ten small films, when three are drawn, then they alone are enlarged; of sharp ones, read."""
+    data = project_folder(tmp_path)
+    split = {rsna_id: "pretrain" if rsna_id not in (3, 11) else "test" for rsna_id in range(1, 11)}
+    everything = load_small(data, ["pretrain"], split)
+    enlarged, resize = [], cv2.resize
+    monkeypatch.setattr("training.radiographs.cv2.resize", lambda *a, **k: (enlarged.append(1), resize(*a, **k))[1])
+    some = load_small(data, ["pretrain"], split, draw=lambda count: [2, count - 1])
+    assert [film.reading for film in some] == [everything[2].reading, everything[8].reading]
+    assert [film.reading.rsna_id for film in some] == [4, 10]
+    assert all((one.pixels == everything[place].pixels).all() for one, place in zip(some, (2, 8), strict=True))
+    assert len(enlarged) == 2
+
+    (data / "rsna2017" / "half").mkdir()
+    cv2.imwrite(str(data / "rsna2017" / "half" / "12.jpg"), np.full((60, 50), 90, dtype=np.uint8))
+    halves = dict.fromkeys((11, 12, 13), "train")
+    assert [film.reading.rsna_id for film in load_half(data, ["train"], halves, draw=lambda _: [1])] == [12]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import cv2
@@ -23,6 +23,10 @@ from inference.finding import Sex
 from training.errors import DataError
 
 Grey = npt.NDArray[np.uint8]
+
+Draw = Callable[[int], Iterable[int]]
+"""Chooses films, by their places, from so many."""
+_One = TypeVar("_One")
 
 OLDEST_MONTHS = 240.0
 _SHOWN = 20
@@ -114,10 +118,13 @@ def is_project_folder(data: Path) -> bool:
     return (data / "rsna2017").is_dir()
 
 
-def load_half(data: Path, parts: Iterable[str], split: dict[int, str] | None = None) -> list[Radiograph]:
+def load_half(
+    data: Path, parts: Iterable[str], split: dict[int, str] | None = None, *, draw: Draw | None = None
+) -> list[Radiograph]:
     """Load the sharp films of some parts: those at half resolution, or a folder's in another layout.
 
-    ``training.sources`` knows the other layouts; a split that is given names films of this project's layout.
+    ``training.sources`` knows the other layouts; a split that is given names films of this project's layout. With
+    ``draw`` only films that it chooses are loaded; of other layouts all are opened, to find what comes twice.
 
     Raises
     ------
@@ -127,19 +134,20 @@ def load_half(data: Path, parts: Iterable[str], split: dict[int, str] | None = N
     from training.sources import open_source  # it reads films into this module's types
 
     if not is_project_folder(data):
-        return open_source(data).load(parts)
-    wanted = set(parts)
-    films = []
-    for reading in read_half_readings(data, split if split is not None else read_split()):
-        if reading.part in wanted:
-            path = data / "rsna2017" / "half" / f"{reading.rsna_id}.jpg"
-            pixels = _read_grey(path)
-            if pixels is None:
-                raise DataError(
-                    f"{path} is missing, cut off or cannot be decoded; restore it or take it out of the split."
-                )
-            films.append(Radiograph(reading, pixels))
+        return _drawn(open_source(data).load(parts), draw)
+    wanted, films = set(parts), []
+    readings = read_half_readings(data, split if split is not None else read_split())
+    for reading in _drawn([reading for reading in readings if reading.part in wanted], draw):
+        path = data / "rsna2017" / "half" / f"{reading.rsna_id}.jpg"
+        pixels = _read_grey(path)
+        if pixels is None:
+            raise DataError(f"{path} is missing, cut off or cannot be decoded; restore it or take it out of the split.")
+        films.append(Radiograph(reading, pixels))
     return films
+
+
+def _drawn(all_of_them: list[_One], draw: Draw | None) -> list[_One]:
+    return all_of_them if draw is None else [all_of_them[place] for place in draw(len(all_of_them))]
 
 
 def _read_grey(path: Path) -> Grey | None:
@@ -166,31 +174,35 @@ def refuse_no_films(films: Sequence[object], data: Path, part: str) -> None:
 
 
 def load_small(
-    data: Path, parts: Iterable[str], split: dict[int, str] | None = None, aspects: dict[int, float] | None = None
+    data: Path,
+    parts: Iterable[str],
+    split: dict[int, str] | None = None,
+    aspects: dict[int, float] | None = None,
+    *,
+    draw: Draw | None = None,
 ) -> list[Radiograph]:
     """Load the 100 x 100 films of some parts, un-squashed to their aspect ratio (columns / rows) where it is known.
 
     Films without a known aspect get 0.8, the median of the collection. Folders in other layouts have no small films.
+    With ``draw`` only films that it chooses are enlarged.
 
     Raises
     ------
     DataError
         If the small films of this project's layout are missing or torn.
     """
-    wanted, parts_of = set(parts), split if split is not None else read_split()
-    films: list[Radiograph] = []
     if not is_project_folder(data):
-        return films
-    for name in ("part0.npz", "part1.npz"):
-        for rsna_id, image, age, male in _small_rows(data / "rsna2017" / "lowres100" / name):
-            part = parts_of.get(int(rsna_id))
-            if part not in wanted:
-                continue
-            aspect = (aspects or {}).get(int(rsna_id), 0.8)
-            columns, height = (round(256 * aspect), 256) if aspect < 1 else (256, round(256 / aspect))
-            pixels = cv2.resize(image, (columns, height), interpolation=cv2.INTER_CUBIC)
-            reading = Reading(int(rsna_id), float(age), Sex.MALE if male else Sex.FEMALE, str(part))
-            films.append(Radiograph(reading, np.asarray(pixels, dtype=np.uint8)))
+        return []
+    wanted, parts_of = set(parts), split if split is not None else read_split()
+    names = (data / "rsna2017" / "lowres100" / name for name in ("part0.npz", "part1.npz"))
+    rows = [row for name in names for row in _small_rows(name) if parts_of.get(int(row[0])) in wanted]
+    films = []
+    for rsna_id, image, age, male in _drawn(rows, draw):
+        aspect = (aspects or {}).get(int(rsna_id), 0.8)
+        columns, height = (round(256 * aspect), 256) if aspect < 1 else (256, round(256 / aspect))
+        pixels = cv2.resize(image, (columns, height), interpolation=cv2.INTER_CUBIC)
+        reading = Reading(int(rsna_id), float(age), Sex.MALE if male else Sex.FEMALE, parts_of[int(rsna_id)])
+        films.append(Radiograph(reading, np.asarray(pixels, dtype=np.uint8)))
     return films
 
 

@@ -21,7 +21,7 @@ from inference.quantised import unpack
 from training.ages import males, sample, stack_inputs
 from training.errors import RunError
 from training.films import locate_all
-from training.radiographs import Radiograph, load_half, load_small
+from training.radiographs import load_half, load_small
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,16 +100,16 @@ def ordinary_inputs(method: AgeMethod, data: Path) -> tuple[Tensor, ...]:
     RunError
         If it has no film to train on with a hand.
     """
-    films = [*_drawn(load_half(data, ["train"])), *_drawn(load_small(data, ["pretrain"]))]
+    films = [*load_half(data, ["train"], draw=draw), *load_small(data, ["pretrain"], draw=draw)]
     located = locate_all(films)
     if not located:
         raise RunError(f"{data} has no film to train on that shows a hand; see boneage-node data check --hands.")
     return (*stack_inputs([sample(film, method, None) for film in located]), males(located))
 
 
-def _drawn(films: list[Radiograph]) -> list[Radiograph]:
-    chosen = np.random.default_rng(SEED).permutation(len(films))[: _FILMS // 2]
-    return [films[place] for place in sorted(chosen)]
+def draw(count: int) -> list[int]:
+    """Return the places of the films taken from so many, in their order: the same each time."""
+    return sorted(np.random.default_rng(SEED).permutation(count)[: _FILMS // 2].tolist())
 
 
 def settled(name: str, config: dict[str, object], exact: Weights, stored: Weights, data: Path) -> Weights:
