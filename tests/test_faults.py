@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ from inference.house import HouseMethod
 from inference.method import open_method
 from inference.pose import Pose, template_points
 from inference.preparation import HAND_WINDOW, equalisation_table, roi_centres
-from training import faults
+from training import experiment, faults
 from training.ages import LocatedFilm, Pool, sample
 from training.films import AgeFilms
 from training.machine import ALONE
@@ -52,7 +53,7 @@ def pools() -> list[Pool]:
 
 @pytest.fixture(scope="module")
 def draw(pools: list[Pool]) -> faults.FaultyHands:
-    return faults.FaultyHands(pools, METHOD, 32, CPU, softness=3.0)
+    return faults.FaultyHands(pools, METHOD, 32, CPU, softness=3.0, kept=faults.CutHands())
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -187,6 +188,46 @@ def test_a_run_by_the_recipe_makes_its_batches_itself(pools, tmp_path: Path):
     assert isinstance(made, faults.FaultyHands)
     with prefetched(Steps(made, 1, 0), range(2)) as batches:
         assert len(list(batches)) == 2
+
+
+@pytest.fixture
+def cut_out(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Return the films that hands are cut out of, in turn."""
+    cut, crop_upright = [], faults.crop_upright
+    monkeypatch.setattr(faults, "crop_upright", lambda film, *a: (cut.append(film), crop_upright(film, *a))[1])
+    return cut
+
+
+def test_a_run_that_is_fitted_to_its_time_cuts_each_hand_out_once(cut_out, tmp_path: Path, monkeypatch):
+    """Given three films to train on, when the pace is measured and then trained at, then each is cut out once."""
+    monkeypatch.setattr("training.pace.WARM_UP_STEPS", 1)
+    monkeypatch.setattr("training.pace.MEASURED_S", 0.0)
+    one = experiment.Experiment(
+        title="tiny",
+        predicts="nothing",
+        costs="seconds",
+        recipe="house-faults",
+        method={"rows": 64, "columns": 48, "variant": "lite0"},
+        changes={"epochs": 1, "steps_per_epoch": 2, "batch": 4},
+        hand_rows=100,
+    )
+    films = AgeFilms([hand(1), hand(2)], [hand(3)], [hand(4, part="validation")])
+    experiment.write_experiment("tiny", one, films, tmp_path / "pack", piece_mb=1)
+    monkeypatch.setattr("training.pace.fitted", lambda recipe, *_, **__: recipe)
+    job = Job(tmp_path / "run", deadline=time.monotonic() + 600)
+    assert experiment.run(tmp_path / "pack", job, tmp_path / "out", fit=True) == 0
+    assert len(cut_out) == len({id(film) for film in cut_out}) == 3
+
+
+def test_hands_are_cut_out_anew_for_other_films_and_other_crops(cut_out, pools):
+    kept, films = faults.CutHands(), [film for pool in pools for film in pool.films]
+    first = kept.cut(films, (48, 64), CPU)
+    assert kept.cut(list(films), (48, 64), CPU) is first
+    assert len(cut_out) == 3
+    assert kept.cut(films, (24, 32), CPU).shape[1] < first.shape[1]
+    assert torch.equal(kept.cut(films[::-1], (48, 64), CPU), first.flip(0))
+    assert len(kept.cut(films[:2], (48, 64), CPU)) == 2
+    assert len(cut_out) == 3 + 3 + 3 + 2
 
 
 def test_only_house_can_ask_for_it():

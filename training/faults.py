@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import is_
 
 import numpy as np
 import torch
@@ -49,6 +50,45 @@ _LARGEST_BLUR = 0.012
 """Standard deviation as a share of the crop's height: what edges are enhanced by."""
 
 
+_REACHED = (HAND_WINDOW[0] - _REACH, HAND_WINDOW[1] - _REACH, HAND_WINDOW[2] + _REACH, HAND_WINDOW[3] + _REACH)
+"""What a canvas shows, in template units."""
+
+
+class CutHands:
+    """The hands that were cut out last, for whoever asks for the same: training does, once its pace was measured.
+
+    Only these are kept, since they fill gigabytes of the device.
+    """
+
+    def __init__(self) -> None:
+        self._films: list[LocatedFilm] = []
+        self._asked: tuple[tuple[int, int], torch.device] | None = None
+        self._canvases: Tensor | None = None
+
+    def cut(self, films: Sequence[LocatedFilm], extent: tuple[int, int], device: torch.device) -> Tensor:
+        """Return the canvases of films (N, rows, columns), uint8; ``extent`` is that of the crops, columns and rows."""
+        same = len(films) == len(self._films) and all(map(is_, films, self._films))
+        if self._canvases is None or not same or self._asked != (extent, device):
+            self._canvases = None  # before others take its room
+            self._films, self._asked = list(films), (extent, device)
+            self._canvases = _cut(films, extent).to(device)
+        return self._canvases
+
+
+def _cut(films: Sequence[LocatedFilm], extent: tuple[int, int]) -> Tensor:
+    x0, y0, x1, y1 = HAND_WINDOW
+    wide, high = 1 + 2 * _REACH / (x1 - x0), 1 + 2 * _REACH / (y1 - y0)
+    size = (round(extent[0] * wide * _DENSITY), round(extent[1] * high * _DENSITY))
+    canvases = torch.empty((len(films), size[1], size[0]), dtype=torch.uint8)  # gigabytes: held once
+
+    def cut(place: int, film: LocatedFilm) -> None:
+        canvases[place] = torch.from_numpy(crop_upright(film.pixels, film.pose, size, _REACHED))
+
+    with ThreadPoolExecutor() as threads:  # OpenCV lets go of Python's lock
+        list(threads.map(cut, range(len(films)), films))
+    return canvases
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class HandStore:
     """Films on a device: the hand upright, as a left hand, with a margin."""
@@ -60,25 +100,14 @@ class HandStore:
     probabilities: Tensor  # (N,), that a film is drawn
 
     @staticmethod
-    def make(pools: Sequence[Pool], extent: tuple[int, int], device: torch.device) -> HandStore:
-        """Cut the hands out of the films of pools; ``extent`` is that of the crops to come, columns and rows."""
-        x0, y0, x1, y1 = HAND_WINDOW
-        window = (x0 - _REACH, y0 - _REACH, x1 + _REACH, y1 + _REACH)
-        wide, high = 1 + 2 * _REACH / (x1 - x0), 1 + 2 * _REACH / (y1 - y0)
-        size = (round(extent[0] * wide * _DENSITY), round(extent[1] * high * _DENSITY))
+    def make(pools: Sequence[Pool], extent: tuple[int, int], device: torch.device, kept: CutHands) -> HandStore:
+        """Cut the hands out of the films of pools, or take those that are kept; ``extent`` is that of the crops."""
         films = [film for pool in pools for film in pool.films]
         shares = np.array([pool.share for pool in pools]) / sum(pool.share for pool in pools)
         probabilities = np.concatenate([share * pool.probabilities for share, pool in zip(shares, pools, strict=True)])
-        canvases = torch.empty((len(films), size[1], size[0]), dtype=torch.uint8)  # gigabytes: held once
-
-        def cut(place: int, film: LocatedFilm) -> None:
-            canvases[place] = torch.from_numpy(crop_upright(film.pixels, film.pose, size, window))
-
-        with ThreadPoolExecutor() as threads:  # OpenCV lets go of Python's lock
-            list(threads.map(cut, range(len(films)), films))
         return HandStore(
-            canvases.to(device),
-            window,
+            kept.cut(films, extent, device),
+            _REACHED,
             torch.tensor([film.reading.age_months for film in films], dtype=torch.float32, device=device),
             males(films).to(device),
             torch.from_numpy(probabilities).float().to(device),
@@ -100,12 +129,21 @@ class FaultyHands:
         Where films are kept and batches made.
     softness
         Ages move by up to so many months.
+    kept
+        Where hands that are cut out already are found, and where they are kept.
     """
 
     def __init__(
-        self, pools: Sequence[Pool], method: HouseMethod, size: int, device: torch.device, *, softness: float
+        self,
+        pools: Sequence[Pool],
+        method: HouseMethod,
+        size: int,
+        device: torch.device,
+        *,
+        softness: float,
+        kept: CutHands,
     ) -> None:
-        self.store = HandStore.make(pools, (method.columns, method.rows), device)
+        self.store = HandStore.make(pools, (method.columns, method.rows), device, kept)
         self.rows, self.columns, self.equalise = method.rows, method.columns, method.equalise
         self.size, self.device, self.softness = size, device, softness
 

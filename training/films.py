@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from training.ages import LocatedFilm, locate, read_located, write_located
 from training.annotations import Annotation, read_annotations
 from training.detector import POSE_POINTS, AnnotatedFilm, demand
 from training.errors import DataError
+from training.faults import CutHands
 from training.machine import ALONE, Machine
 from training.radiographs import Grey, Radiograph, load_half, load_negatives, load_small, read_split
 from training.regions import is_boxed
@@ -156,6 +157,8 @@ class AgeFilms:
     sharp: list[LocatedFilm]
     small: list[LocatedFilm]
     validation: list[LocatedFilm]
+    cut: CutHands = field(default_factory=CutHands, init=False)
+    """What was cut out of them for batches that are made on a device."""
 
     @staticmethod
     def load(data: Path, cache: Path | None, machine: Machine = ALONE) -> AgeFilms:

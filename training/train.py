@@ -282,7 +282,7 @@ def age_draw(recipe: Recipe, phase: Phase, method: AgeMethod, films: AgeFilms, m
     pools, size, softness = pools_of(phase, films), machine.share(phase.batch), recipe.label_softness_months
     if recipe.augmentation == "faults":
         assert isinstance(method, HouseMethod)
-        return FaultyHands(pools, method, size, machine.device, softness=softness)
+        return FaultyHands(pools, method, size, machine.device, softness=softness, kept=films.cut)
     augmentation = None if recipe.augmentation == "house" else recipe.augmentation
     return lambda seed: next(age_batches(pools, method, size, seed, augmentation=augmentation, softness=softness))
 
