@@ -185,6 +185,100 @@ def test_a_deadline_stops_between_epochs_and_the_next_call_goes_on(tmp_path, one
     assert len(read_curve(tmp_path)) == 4
 
 
+class Watch:
+    """A clock that goes on by the steps of a training alone, ``step_s`` seconds each."""
+
+    def __init__(self, step_s: float) -> None:
+        self.now, self.step_s = 1000.0, step_s
+
+    def monotonic(self) -> float:
+        return self.now
+
+    time = monotonic
+
+    def loss_of(self, net, batch):
+        self.now += self.step_s
+        return loss_of(net, batch)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    held = Watch(1.0)
+    monkeypatch.setattr("training.fit.time", held)
+    return held
+
+
+LONG = Schedule(epochs=4, steps_per_epoch=30, peak_learning_rate=0.05, warm_up=0.4)
+
+
+def fit_within(watch: Watch, folder: Path, seconds: float, **options) -> dict[str, torch.Tensor]:
+    end = watch.now + seconds
+    options = {"schedule": LONG, "deadline": end, "end_by": end} | options
+    schedule = options.pop("schedule")
+    return fit(make_net(), draw, watch.loss_of, schedule, folder, **options).state_dict()
+
+
+def test_epochs_are_shortened_so_that_the_last_ends_in_time(tmp_path, watch):
+    """Given half the time that a run takes, then it ends within it, and every epoch at a whole run's rate."""
+    run_tiny(tmp_path / "whole", schedule=LONG)
+    begun = watch.now
+    fit_within(watch, tmp_path / "short", 60)
+    assert 55 < watch.now - begun <= 60
+    whole, short = (read_curve(tmp_path / name) for name in ("whole", "short"))
+    assert [row["steps"] for row in whole] == [30] * 4
+    assert [row["steps"] for row in short] == [30, 9, 10, 10]
+    for one, other in zip(whole, short, strict=True):
+        assert other["learning_rate"] == pytest.approx(one["learning_rate"], rel=1e-9)
+    assert short[-1]["learning_rate"] < 1e-5 * LONG.peak_learning_rate
+
+
+def test_a_run_that_keeps_its_pace_is_not_shortened(tmp_path, watch):
+    """Given time enough, then every epoch is whole, and the weights are those of a run that nothing shortens."""
+    given = fit_within(watch, tmp_path / "given", 200)
+    assert same(given, run_tiny(tmp_path / "free", schedule=LONG))
+
+
+def test_others_that_come_and_go_are_made_room_for(tmp_path, watch):
+    """Given steps that take twice as long in the second epoch alone, then the last one has more of them again."""
+
+    def busy(done):
+        watch.step_s = 2.0 if done.epoch == 0 else 1.0
+
+    begun = watch.now
+    fit_within(watch, tmp_path, 100, after=busy)
+    assert watch.now - begun <= 100
+    assert [row["steps"] for row in read_curve(tmp_path)] == [30, 22, 6, 19]
+
+
+def test_a_shortened_run_goes_on_as_if_it_had_not_stopped(tmp_path, watch):
+    """Given a kill after the second epoch, when it goes on within the time left, then weights are the same."""
+    whole = fit_within(watch, tmp_path / "whole", 60)
+
+    def killed(done):
+        if done.epoch == 1:
+            raise KeyboardInterrupt
+
+    begun = watch.now
+    with pytest.raises(KeyboardInterrupt):
+        fit_within(watch, tmp_path / "killed", 60, after=killed)
+    assert same(fit_within(watch, tmp_path / "killed", 60 - (watch.now - begun)), whole)
+
+
+def test_a_rate_in_steps_keeps_its_drops_where_epochs_are_shortened(tmp_path, watch):
+    """Given a rate that drops after half of the steps, then it drops after half of a shortened run's epochs."""
+    steps = replace(LONG, drops=Drops(steps=(60,), factor=0.1))
+    fit_within(watch, tmp_path, 60, schedule=steps)
+    rates = [row["learning_rate"] for row in read_curve(tmp_path)]
+    assert rates == pytest.approx([0.05, 0.005, 0.005, 0.005])
+
+
+def test_no_epoch_is_begun_that_ends_too_late_though_it_has_one_step(tmp_path, watch):
+    watch.step_s = 10.0
+    with pytest.raises(TimeUp, match="after epoch 1 of 4"):
+        fit_within(watch, tmp_path, 305)
+    assert watch.now == 1300
+
+
 def test_a_folder_with_another_net_is_refused(tmp_path):
     """Given a checkpoint whose run.json is lost, then weights of other shapes are no traceback."""
     run_tiny(tmp_path)
@@ -338,7 +432,8 @@ def test_a_checkpoint_of_before_is_still_read(tmp_path, one_epoch):
     with pytest.raises(TimeUp):
         run_tiny(tmp_path, deadline=one_epoch, validate=lambda _: 1.0)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert set(state) == {"schedule", "epoch", "net", "average", "optimiser", "cycle", "best"}
+    assert set(state) == {"schedule", "epoch", "net", "average", "optimiser", "cycle", "best", "taken"}
+    del state["taken"]  # it came later
     first = ("epochs", "steps_per_epoch", "peak_learning_rate", "weight_decay", "averaging", "warm_up")
     state["schedule"] = {key: state["schedule"][key] for key in first}  # the others had defaults when they came
     torch.save(state, tmp_path / "checkpoint.pt")

@@ -33,7 +33,8 @@ from training.errors import DataError, RecipeError, RunError
 from training.experiment import Experiment, experiments, take, write_experiment
 from training.export import save_weights
 from training.films import AgeFilms
-from training.pace import CAUTION, EPOCH_END_S, Pace, fitted, measure
+from training.fit import CAUTION
+from training.pace import EPOCH_END_S, Pace, fitted, measure
 from training.radiographs import Reading
 from training.recipe import open_recipe, shipped_recipes
 from training.run import begin_run, read_about, read_run
@@ -274,6 +275,62 @@ def test_a_recipe_is_fitted_to_its_time_once(packed, tmp_path, monkeypatch):
     monkeypatch.setattr("training.pace.rate_of", lambda *_, **__: 7 / day)
     assert experiment.run(packed, job, tmp_path / "out", fit=True) == 0
     assert read_about(job.run)["recipe"]["phases"][0]["steps_per_epoch"] == steps
+
+
+def test_a_run_that_keeps_half_the_pace_it_was_measured_at_ends_in_time(packed, tmp_path, monkeypatch):
+    """Given a pace measured before others came to share the device, then the run ends in its time, its cycle, too."""
+
+    class Watch:
+        now = 5000.0
+        monotonic = time = lambda self: self.now
+
+    watch, step = Watch(), fit._Training.step
+
+    def slow(training, batch, *ahead):
+        watch.now += 2.0
+        return step(training, batch, *ahead)
+
+    for module in ("fit", "pace", "train"):
+        monkeypatch.setattr(f"training.{module}.time", watch)
+    monkeypatch.setattr("training.pace.rate_of", lambda *_, **__: 1.0)
+    monkeypatch.setattr(fit._Training, "step", slow)
+    job = Job(tmp_path / "run", deadline=watch.now + 36)
+    assert experiment.run(packed, job, tmp_path / "out", fit=True) == 0
+    assert 5030 < watch.now <= 5036
+    about = read_about(job.run)
+    phase = about["recipe"]["phases"][0]
+    assert phase["steps_per_epoch"] == 9
+    assert about["planned_s"] == {phase["name"]: 3 * (9 + EPOCH_END_S)}
+    rows = fit.read_curve(job.run / phase["name"])
+    assert [row["steps"] for row in rows] == [9, 4, 4]
+    assert rows[-1]["learning_rate"] < 1e-4 * phase["peak_learning_rate"]
+
+
+def test_a_fitted_run_that_goes_on_is_shortened_to_the_time_it_has_then(packed, tmp_path, monkeypatch):
+    """Given a fitted run that is broken off, when it goes on, then its phases part the time left as planned."""
+    monkeypatch.setattr("training.pace.rate_of", lambda *_, **__: 1.0)
+    seen: list[Job] = []
+    monkeypatch.setattr(experiment, "carry_out", lambda recipe, films, job: (seen.append(job), begin(recipe, job))[0])
+
+    def begin(recipe, job):
+        begin_run(job.run, train.about_of(recipe, job))
+        raise RunError("broken off")
+
+    for _ in range(2):
+        with pytest.raises(RunError, match="broken off"):
+            experiment.run(packed, Job(tmp_path / "run", deadline=time.monotonic() + 60), tmp_path / "out", fit=True)
+    first, again = (job.planned_s for job in seen)
+    assert first == again
+    assert first is not None
+    phases = open_recipe("house").phases
+    job = Job(tmp_path / "none", deadline=time.monotonic() + 100, planned_s={phases[0].name: 30, phases[1].name: 10})
+    assert job.end_of(phases) - time.monotonic() == pytest.approx(75, abs=1)
+    assert job.end_of(phases[1:]) - time.monotonic() == pytest.approx(100, abs=1)
+    (job.run / phases[0].name).mkdir(parents=True)
+    row = {"epoch": 0, "loss": 1.0, "score": 1.0, "seconds": 1.0}
+    (job.run / phases[0].name / "curve.jsonl").write_text(f"{json.dumps(row)}\n" * (phases[0].epochs // 2))
+    assert job.end_of(phases) - time.monotonic() == pytest.approx(60, abs=1)
+    assert replace(job, planned_s=None).end_of(phases) is None
 
 
 def test_phases_keep_their_proportions_when_they_are_fitted():

@@ -64,6 +64,8 @@ _log = logging.getLogger(__name__)
 PIECE_MB, LEAST_PIECE_MB, MOST_PIECE_MB = 30.0, 1.0, 59.0
 RESULT_BYTES = 15_000_000
 _AS_PACKED: Mapping[str, Any] = MappingProxyType({})
+_PLANNED = "planned_s"
+"""In ``run.json``: seconds that each phase may take."""
 _START, _WEIGHTS, _FIGURES = "start.safetensors", "weights.safetensors", "figures.json"
 
 
@@ -202,7 +204,8 @@ def run(
 ) -> int:
     """Train a pack's experiment into ``job.run``, results after every epoch into ``out``; returns 0, 3 out of time.
 
-    With ``fit`` the recipe's steps are scaled to the job's deadline first; a run that goes on keeps those it has.
+    With ``fit`` the recipe's steps are scaled to the job's deadline first; a run that goes on keeps those it has. Where
+    they take longer than planned, the epochs that are left are shortened, then and when the run goes on.
     ``epochs`` are those of each phase instead of the recipe's, ``method`` changes its configuration.
     """
     about = read_about_pack(folder)
@@ -221,8 +224,12 @@ def run(
     keys = ("experiment", "packed_from_sha256", "data_terms")
     note: dict[str, Any] = {key: about[key] for key in keys if key in about}
     films = read_pack(folder)
+    planned = read_about(job.run).get(_PLANNED) if fit and begun else None  # nothing, of an earlier version
     if fit and not begun:
-        recipe = fit_to_deadline(recipe, films, job)
+        recipe, planned = fit_to_deadline(recipe, films, job)
+    if planned is not None:
+        note[_PLANNED] = planned
+        job = replace(job, planned_s=planned if job.machine.processes == 1 else None)
     job = replace(job, note=note, after=lambda: write_results(job.run, out))
     code = DONE
     try:

@@ -42,6 +42,8 @@ _ENDLESS = 1 << 30
 """Steps, of which as many are made as are taken."""
 _MARGIN = 1.1
 """An epoch may take this much longer than the longest one so far."""
+CAUTION = 0.96
+"""Of the time left, so much is planned with."""
 _TERMINAL_S, _LOG_S = 0.5, 30.0
 """So much time lies between two words on how far an epoch is, at least."""
 
@@ -97,6 +99,7 @@ class Progress:
     score: float | None  # validation score, lower is better
     learning_rate: float
     ended: float  # seconds since 1970
+    steps: int  # of the epoch
 
 
 class _HalfPrecision(nn.Module):
@@ -186,17 +189,20 @@ class _Training:
         moving = torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.averaging)  # type: ignore[no-untyped-call]
         self.average = torch.optim.swa_utils.AveragedModel(self.net, multi_avg_fn=moving, use_buffers=True)
         self.best: tuple[float, dict[str, Tensor]] | None = None
+        self.taken = 0  # steps
         self.whole = True  # is the last checkpoint on the disk
 
-    def step(self, batch: Batch) -> Tensor:
-        """Take one step; returns its loss."""
+    def step(self, batch: Batch, ahead: float = 0.0) -> Tensor:
+        """Take one step, which stands for ``ahead`` more of the schedule's; returns its loss."""
         self.optimiser.zero_grad(set_to_none=True)
         loss: Tensor = self.objective(_moved(batch, self.machine.device))
         loss.backward()  # type: ignore[no-untyped-call]
         if self.schedule.clip:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.schedule.clip)
         self.optimiser.step()
+        self.cycle.last_epoch += ahead  # type: ignore[assignment]  # what torch calls so counts steps; a part of one will do
         self.cycle.step()
+        self.taken += 1
         self.average.update_parameters(self.net)
         return loss.detach()
 
@@ -221,6 +227,7 @@ class _Training:
             {
                 "schedule": asdict(self.schedule),
                 "epoch": epoch,
+                "taken": self.taken,
                 "net": self.net.state_dict(),
                 "average": self.average.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
@@ -250,13 +257,45 @@ class _Training:
         self.optimiser.load_state_dict(state["optimiser"])
         self.cycle.load_state_dict(state["cycle"])
         self.best = state["best"]
-        return int(state["epoch"]) + 1
+        first = int(state["epoch"]) + 1
+        self.taken = int(state.get("taken", first * self.schedule.steps_per_epoch))  # of an earlier version: all
+        return first
 
     def result(self, *, choose: bool) -> nn.Module:
         """Return the average; with ``choose``, the best epoch's where epochs were scored."""
         if choose and self.best is not None:
             self.average.module.load_state_dict(self.best[1])
         return self.average.module.eval()
+
+
+class _Pace:
+    """How long epochs take, by those before, and how many steps each may have where the last must end in time.
+
+    A shortened epoch goes through as much of the schedule as a whole one, in longer strides, so that the learning rate
+    comes to its end, however often the pace changes (budgeted training: Li, Yumer and Ramanan, ICLR 2020).
+    """
+
+    def __init__(self, schedule: Schedule, end_by: float | None, step_s: float | None) -> None:
+        self.whole, self.end_by = schedule.steps_per_epoch, end_by
+        self.step_s, self.end_s, self.longest = step_s, 0.0, 0.0
+
+    def steps(self, epochs: int) -> int:
+        """Return how many steps the next of the last ``epochs`` has: no more than the schedule says, one at least."""
+        if self.end_by is None or self.step_s is None:
+            return self.whole
+        seconds = CAUTION * (self.end_by - time.monotonic()) / epochs - self.end_s
+        return max(1, min(self.whole, int(seconds / self.step_s)))
+
+    def seconds(self, steps: int) -> float:
+        """Return what an epoch of so many steps takes at most; nothing before one is known."""
+        if self.end_by is None:
+            return _MARGIN * self.longest
+        return 0.0 if self.step_s is None else steps * self.step_s + self.end_s
+
+    def took(self, steps: int, training_s: float, end_s: float) -> None:
+        """Take note of an epoch: its steps, and what followed them."""
+        self.step_s, self.end_s = max(training_s, 1e-6) / steps, end_s
+        self.longest = max(self.longest, training_s + end_s)
 
 
 class _Line:
@@ -341,6 +380,12 @@ def _epochs_since_best(folder: Path) -> int:
     return 0 if not scores or None in scores else len(scores) - 1 - scores.index(min(scores))
 
 
+def _step_s(folder: Path) -> float | None:
+    """Return the seconds a step of the last epoch of a curve took, its end included; None before the first."""
+    rows = [row for row in read_curve(folder) if row.get("steps")]
+    return rows[-1]["seconds"] / rows[-1]["steps"] if rows else None
+
+
 def _begin_curve(folder: Path, first: int) -> None:
     """Take out what a killed run wrote of an epoch whose checkpoint was not kept, and give TensorBoard the rest."""
     kept = [row for row in read_curve(folder) if row["epoch"] < first]
@@ -356,8 +401,8 @@ def _extend_curve(folder: Path, done: Progress) -> None:
         events.extend(folder, asdict(done))
 
 
-def _run_epoch(training: _Training, source: Iterator[Batch], epoch: int, seed: int) -> float:
-    """Train for one epoch; returns the mean loss.
+def _run_epoch(training: _Training, source: Iterator[Batch], epoch: int, seed: int, steps: int) -> float:
+    """Train for one epoch of so many steps; returns the mean loss.
 
     Raises
     ------
@@ -367,14 +412,15 @@ def _run_epoch(training: _Training, source: Iterator[Batch], epoch: int, seed: i
     schedule, machine = training.schedule, training.machine
     torch.manual_seed(seed_of(seed, machine.rank, epoch, 1))
     training.net.train()
-    line = _Line(schedule.steps_per_epoch, f"epoch {epoch + 1}/{schedule.epochs}", shown=machine.leads)
+    line = _Line(steps, f"epoch {epoch + 1}/{schedule.epochs}", shown=machine.leads)
     total = torch.zeros((), device=machine.device)
-    for done in range(1, schedule.steps_per_epoch + 1):
-        loss = training.step(next(source))
+    for done in range(1, steps + 1):
+        loss = training.step(next(source), schedule.steps_per_epoch / steps - 1)
         total += loss
         line.tell(done, loss)
     line.clear()
-    mean = float(total) / schedule.steps_per_epoch
+    training.cycle.last_epoch = (epoch + 1) * schedule.steps_per_epoch
+    mean = float(total) / steps
     if not np.isfinite(mean):
         raise RunError(
             f"The loss is no number any more in epoch {epoch + 1}; start again in another folder with a lower learning "
@@ -396,6 +442,7 @@ def fit(
     seed: int = 2026,
     workers: int = 0,
     deadline: float | None = None,
+    end_by: float | None = None,
     after: Callable[[Progress], None] | None = None,
 ) -> nn.Module:
     """Train a net and return its moving average: with ``validate`` and ``choose`` the best epoch's, else the last's.
@@ -426,6 +473,9 @@ def fit(
     deadline
         Of ``time.monotonic``: no epoch is begun after it, nor one that would end after it if it took as long as the
         longest of this call.
+    end_by
+        Of ``time.monotonic``: epochs are shortened as it needs for the last one to end by then, by the pace of the one
+        before; of one process only. An epoch is then expected to take what its steps take.
     after
         Called in the leading process when an epoch's files are written.
 
@@ -442,26 +492,30 @@ def fit(
     first = training.restore(folder)
     if machine.leads and first < schedule.epochs:
         _begin_curve(folder, first)
-    places = range(first * schedule.steps_per_epoch, schedule.epochs * schedule.steps_per_epoch)
-    steps, longest = Steps(draw, seed, machine.rank), 0.0
+    most = (schedule.epochs - first) * schedule.steps_per_epoch
+    steps, places = Steps(draw, seed, machine.rank), range(training.taken, training.taken + most)
+    pace = _Pace(schedule, end_by, _step_s(folder))
     with prefetched(steps, places, workers, pinned=machine.device.type == "cuda") as source:
         for epoch in range(first, schedule.epochs):
             if schedule.patience is not None and machine.agree(_epochs_since_best(folder) >= schedule.patience):
                 _log.info("no better score in %d epochs: ended after epoch %d", schedule.patience, epoch)
                 break
-            started = time.monotonic()
-            if machine.agree(deadline is not None and started + _MARGIN * longest > deadline):
+            started, count = time.monotonic(), pace.steps(schedule.epochs - epoch)
+            if machine.agree(deadline is not None and started + pace.seconds(count) > deadline):
                 raise TimeUp(f"The time was up after epoch {epoch} of {schedule.epochs}; the same command goes on.")
-            loss, rate = _run_epoch(training, source, epoch, seed), float(training.cycle.get_last_lr()[0])
+            if count < schedule.steps_per_epoch:
+                _log.info("epoch %d: %d of %d steps, to end in time", epoch + 1, count, schedule.steps_per_epoch)
+            loss, rate = _run_epoch(training, source, epoch, seed, count), float(training.cycle.get_last_lr()[0])
+            trained = time.monotonic()
             if machine.leads:
                 score = training.validate(validate)
                 training.save(folder, epoch)
-                done = Progress(epoch, loss, time.monotonic() - started, score, rate, time.time())
+                done = Progress(epoch, loss, time.monotonic() - started, score, rate, time.time(), count)
                 _extend_curve(folder, done)
                 _tell(done, schedule, training.best)
                 if after is not None:
                     after(done)
-            longest = max(longest, time.monotonic() - started)
+            pace.took(count, trained - started, time.monotonic() - trained)
     machine.agree(True)  # the last checkpoint is written
     return training.result(choose=choose)
 

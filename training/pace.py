@@ -1,7 +1,8 @@
 """Fit a recipe to the time there is: measure how fast each of its phases trains here, then scale its steps.
 
 One cycle of the learning rate must come to its end to be worth anything, and on a lent machine nobody knows beforehand
-how many steps that may take.
+how many steps that may take. Nor does a pace last that was measured before others came to share the GPU: while it
+trains, ``training.fit`` shortens the epochs that are left.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from inference.method import open_method
 from training.errors import RunError
 from training.films import AgeFilms
-from training.fit import duration, rate_of
+from training.fit import CAUTION, duration, rate_of
 from training.losses import LOSSES
 from training.recipe import Phase, Recipe
 from training.train import Job, age_draw, workers_of
@@ -28,8 +29,6 @@ WARM_UP_S = 8.0
 MEASURED_S = 6.0
 EPOCH_END_S = 2.0
 """Of every epoch, for validation and files."""
-CAUTION = 0.96
-"""Of the time left, so much is planned with."""
 RESERVE_S = 20.0
 """Kept of the minutes given, for the validation films and the results."""
 
@@ -44,6 +43,10 @@ class Pace:
     def seconds(self) -> float:
         """Return how long its steps take, without the ends of its epochs."""
         return self.phase.epochs * self.phase.steps_per_epoch / self.steps_per_second
+
+    def planned_s(self, phase: Phase) -> float:
+        """Return how long it takes with its steps as ``phase`` has them, the ends of its epochs included."""
+        return phase.epochs * (phase.steps_per_epoch / self.steps_per_second + EPOCH_END_S)
 
 
 def measure(recipe: Recipe, films: AgeFilms, job: Job) -> list[Pace]:
@@ -129,8 +132,8 @@ def fitted(recipe: Recipe, paces: list[Pace], seconds: float, *, spent: float = 
     return recipe.model_copy(update={"phases": phases})
 
 
-def fit_to_deadline(recipe: Recipe, films: AgeFilms, job: Job) -> Recipe:
-    """Return the recipe fitted to the time until the job's deadline.
+def fit_to_deadline(recipe: Recipe, films: AgeFilms, job: Job) -> tuple[Recipe, dict[str, float]]:
+    """Return the recipe fitted to the time until the job's deadline, and the seconds that each phase may take of it.
 
     Raises
     ------
@@ -141,4 +144,5 @@ def fit_to_deadline(recipe: Recipe, films: AgeFilms, job: Job) -> Recipe:
     assert job.deadline is not None
     started = time.monotonic()
     paces, now = measure(recipe, films, job), time.monotonic()
-    return fitted(recipe, paces, job.deadline - now, spent=now - started)
+    planned = fitted(recipe, paces, job.deadline - now, spent=now - started)
+    return planned, {phase.name: pace.planned_s(phase) for pace, phase in zip(paces, planned.phases, strict=True)}

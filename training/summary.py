@@ -106,12 +106,15 @@ def _phases(phases: Sequence[tuple[str, dict[str, Any], Curve]]) -> str:
             (
                 name,
                 f"{len(curve)} of {settings['epochs']}",
+                str(sum(row.get("steps", settings.get("steps_per_epoch", 0)) for row in curve)),
                 f"{curve[-1]['loss']:.4f}" if curve else "",
                 f"{best['score']:.2f} (epoch {best['epoch'] + 1})" if best else "",
                 duration(sum(row["seconds"] for row in curve) / len(curve)) if curve else "",
             )
         )
-    return table("Phases", ("phase", "epochs", "last loss", "best validation MAE, months", "time an epoch"), rows)
+    return table(
+        "Phases", ("phase", "epochs", "steps", "last loss", "best validation MAE, months", "time an epoch"), rows
+    )
 
 
 def _made(about: dict[str, Any]) -> str:

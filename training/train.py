@@ -10,7 +10,7 @@ import argparse
 import logging
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from training.detector import NETS, finder_batches, finder_loss, landmark_batche
 from training.errors import DataError, RecipeError, RunError, TimeUp, TrainingError
 from training.faults import FaultyHands
 from training.films import AgeFilms, DetectorFilms
-from training.fit import Loss, fit
+from training.fit import Loss, fit, read_curve
 from training.losses import LOSSES
 from training.machine import ALONE, DEVICES, Machine, is_leading, join
 from training.prefetch import Draw
@@ -137,6 +137,8 @@ class Job:
     half_precision: bool = False
     workers: int = 0
     deadline: float | None = None  # of time.monotonic
+    planned_s: Mapping[str, float] | None = None
+    """Seconds planned for each phase of a recipe, by its name: epochs are shortened where they take longer."""
     after: Callable[[], object] | None = None
     """Called when an epoch's files are written."""
     note: dict[str, Any] = field(default_factory=dict)
@@ -153,6 +155,7 @@ class Job:
         folder: Path | None = None,
         validate: Callable[[nn.Module], float] | None = None,
         choose: bool = True,
+        end_by: float | None = None,
     ) -> nn.Module:
         """Train a net for one stretch of a recipe, the run's ``place``-th; see :func:`training.fit.fit`."""
         return fit(
@@ -167,8 +170,21 @@ class Job:
             seed=self.seed + place,
             workers=self.workers,
             deadline=self.deadline,
+            end_by=end_by,
             after=lambda _: self._ended(),
         )
+
+    def end_of(self, phases: Sequence[Phase]) -> float | None:
+        """Return when the first of the phases that are left has to end, of ``time.monotonic``; None if nothing says so.
+
+        Of the time left it has as large a part as was planned, less for the epochs that it has behind it.
+        """
+        if self.planned_s is None or self.deadline is None:
+            return None
+        now, first = time.monotonic(), phases[0]
+        own = self.planned_s[first.name] * (1 - len(read_curve(self.run / first.name)) / first.epochs)
+        later = sum(self.planned_s[phase.name] for phase in phases[1:])
+        return now + (self.deadline - now) * own / (own + later) if own else now
 
     def _ended(self) -> None:
         write_summary(self.run)
@@ -314,6 +330,7 @@ def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
             place=place,
             folder=job.run / phase.name,
             choose=recipe.choose_epoch and place == len(recipe.phases) - 1,
+            end_by=job.end_of(recipe.phases[place:]),
             validate=lambda averaged, method=method: float(  # type: ignore[misc]
                 np.abs(estimate(OnDevice(averaged, device), films.validation, method) - reference).mean()
             ),
