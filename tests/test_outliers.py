@@ -3,12 +3,16 @@
 Not covered: which groups the shipped detector refuses (``python -m training.outliers`` measures that).
 """
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from inference.finding import Box, Estimate, Flag, Laterality, ModelIdentity, Refusal, RefusalCode, Roi, Sex, Subject
 from inference.pose import Pose, template_points
 from inference.preparation import roi_centres
+from training import outliers, samples
 from training.outliers import FROM_HANDS, PARTS, Hand, measure, rate, sheets, take_hands, texture
 from training.radiographs import Radiograph, Reading
 
@@ -90,3 +94,22 @@ def test_all_groups_are_counted(monkeypatch):
     found = {one.group: one for one in measure(SameFilmEngine(), [FILM], [FILM.pixels // 3])}
     assert set(FROM_HANDS) | {"chests", "noise", "blank", "pydicom's test images"} <= set(found)
     assert all(one.refused == 1 for one in found.values())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_rates_that_a_full_disk_does_not_take_are_told_all_the_same(tmp_path, monkeypatch, caplog, capsys):
+    engine = SimpleNamespace(identity=MODEL)
+    monkeypatch.setattr(outliers.Engine, "load", classmethod(lambda *_, **__: engine))
+    monkeypatch.setattr(outliers, "load_half", lambda *_: [None])
+    monkeypatch.setattr(outliers, "load_negatives", lambda *_: [])
+    monkeypatch.setattr(outliers, "spread", lambda films, _: films)
+    monkeypatch.setattr(outliers, "measure", lambda *_: [outliers.Rate("chests", 1, 1, 0, 0)])
+    assert outliers.main(["--data", str(tmp_path), "--json", "/dev/full"]) == 2
+    assert "/dev/full cannot be written: No space left on device" in caplog.text
+    assert "chests" in capsys.readouterr().out
+
+
+def test_samples_without_films_are_refused_in_words(tmp_path, caplog):
+    (tmp_path / "data").mkdir()
+    assert samples.main(["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 2
+    assert "train" in caplog.text

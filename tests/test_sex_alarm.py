@@ -4,6 +4,7 @@ Not covered: how well a real network tells the sex (``python -m training.sexes``
 """
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -159,6 +160,16 @@ def test_too_few_films_make_no_alarm(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(sexes, "write_alarm", lambda *_: pytest.fail("the shipped alarm would go"))
     assert sexes.main(["--data", str(tmp_path), "--write"]) == 2
     assert "An alarm needs 30 films that are read; there are 29." in caplog.text
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_rates_that_a_full_disk_does_not_take_are_told_all_the_same(tmp_path, monkeypatch, caplog, capsys):
+    monkeypatch.setattr(sexes.Engine, "load", classmethod(lambda *_, **__: None))
+    monkeypatch.setattr(sexes, "load_half", lambda *_: [])
+    monkeypatch.setattr(sexes, "ask", lambda *_: [Answer(Sex.MALE, 3.0, 100, 80)])
+    assert sexes.main(["--data", str(tmp_path), "--json", "/dev/full"]) == 2
+    assert "/dev/full cannot be written: No space left on device" in caplog.text
+    assert "films: 1" in capsys.readouterr().out
 
 
 def test_rates_that_are_none_are_null(tmp_path):

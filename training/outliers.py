@@ -34,7 +34,7 @@ from inference.pose import Pose, fit_pose, template_points
 from inference.preparation import roi_centres
 from training.arguments import first_line, positive_int
 from training.errors import TrainingError, exit_code
-from training.evaluation.output import check_outputs
+from training.evaluation.output import check_outputs, write_output
 from training.evaluation.reading import film_of
 from training.radiographs import Radiograph, load_half, load_negatives, refuse_no_films
 from training.stress import SEED, spread, turned
@@ -243,22 +243,25 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _measure(arguments: argparse.Namespace) -> None:
+    check_outputs(arguments.json)
+    engine = Engine.load(arguments.method, threads=arguments.threads)
+    films = load_half(arguments.data, [arguments.part])
+    refuse_no_films(films, arguments.data, arguments.part)
+    rates = measure(engine, spread(films, arguments.films), load_negatives(arguments.data))
+    print_rates(rates)
+    table = {"part": arguments.part, "model": asdict(engine.identity), "rows": [asdict(one) for one in rates]}
+    write_output(arguments.json, lambda: json.dumps(table, indent=1) + "\n")
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Measure; returns 0, 1 when the model cannot be opened, 2 when the data cannot be used."""
+    """Measure; returns 0, 1 when the model cannot be opened, 2 when the data or the output cannot be used."""
     arguments = make_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        check_outputs(arguments.json)
-        engine = Engine.load(arguments.method, threads=arguments.threads)
-        films = load_half(arguments.data, [arguments.part])
-        refuse_no_films(films, arguments.data, arguments.part)
-        rates = measure(engine, spread(films, arguments.films), load_negatives(arguments.data))
+        _measure(arguments)
     except (TrainingError, InferenceError) as error:
         return exit_code(error)
-    print_rates(rates)
-    if arguments.json:
-        table = {"part": arguments.part, "model": asdict(engine.identity), "rows": [asdict(one) for one in rates]}
-        arguments.json.write_text(json.dumps(table, indent=1) + "\n")
     return 0
 
 

@@ -33,12 +33,14 @@ from pydicom.uid import (
 from scipy.interpolate import RBFInterpolator
 
 from inference.bundle import DETECTOR, open_bundle
+from inference.errors import InferenceError
 from inference.finding import Sex
 from inference.pose import fit_pose, template_points
 from inference.torch_backend import TorchLocator
 from training.arguments import plain
-from training.errors import DataError
+from training.errors import DataError, TrainingError, exit_code
 from training.radiographs import Radiograph, load_half, load_negatives, load_small
+from training.storage import make_folder
 
 _log = logging.getLogger(__name__)
 
@@ -243,29 +245,34 @@ def _compress(ds: FileDataset, syntax: UID) -> FileDataset:
     return ds
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Make the samples; returns 0."""
-    parser = argparse.ArgumentParser(prog="python -m training.samples", description=plain(__doc__))
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    arguments.out.mkdir(parents=True, exist_ok=True)
+def _make(data: Path, out: Path) -> None:
+    make_folder(out)
     locator = TorchLocator(open_bundle(DETECTOR), torch.device("cpu"))
-    films = load_half(arguments.data, ["train"]) + load_small(arguments.data, ["pretrain"])
+    films = load_half(data, ["train"]) + load_small(data, ["pretrain"])
     for age_months, syntax in zip(AGES_MONTHS, _SYNTAXES, strict=True):
         for sex in Sex:
             word = "boy" if sex is Sex.MALE else "girl"
             sample = Sample(f"{word}-{age_months / 12:02.0f}", sex, age_months, syntax)
             chosen = choose(films, sex, age_months)
             make_object(sample, composite(chosen, locator)).save_as(
-                arguments.out / f"{sample.name}.dcm", enforce_file_format=True
+                out / f"{sample.name}.dcm", enforce_file_format=True
             )
             _log.info("%s from %d films", sample.name, len(chosen))
     chest = Sample("not-a-hand", Sex.FEMALE, 144.0, JPEGLSLossless, hand=False)
-    make_object(chest, mean_chest(load_negatives(arguments.data))).save_as(
-        arguments.out / "not-a-hand.dcm", enforce_file_format=True
-    )
+    make_object(chest, mean_chest(load_negatives(data))).save_as(out / "not-a-hand.dcm", enforce_file_format=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Make the samples; returns 0, 1 without a detector, 2 when the data cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m training.samples", description=plain(__doc__))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        _make(arguments.data, arguments.out)
+    except (TrainingError, InferenceError) as error:
+        return exit_code(error)
     return 0
 
 

@@ -26,7 +26,7 @@ from inference.sex_alarm import LEAST_MONTHS, SexAlarm, against, other
 from training.arguments import first_line, positive_int
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.figures import clean
-from training.evaluation.output import check_outputs
+from training.evaluation.output import check_outputs, write_output
 from training.evaluation.reading import film_of
 from training.radiographs import Radiograph, load_half
 from training.storage import write_text
@@ -135,31 +135,34 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _measure(arguments: argparse.Namespace) -> None:
+    path = calibration_path(arguments.method)
+    check_outputs(arguments.json)
+    if arguments.write and not path.is_file():
+        raise DataError(f"{arguments.method} has no intervals of its own yet; run boneage-node calibrate first.")
+    engine = Engine.load(arguments.method, threads=arguments.threads)
+    answers = ask(engine, load_half(arguments.data, [arguments.part]))
+    if arguments.write and len(answers) < LEAST_FILMS:
+        raise DataError(f"An alarm needs {LEAST_FILMS} films that are read; there are {len(answers)}. Add films.")
+    found = rates(answers, arguments.logit if arguments.logit is not None else choose_logit(answers))
+    for key, value in asdict(found).items():
+        print(f"{key}: {value:.4g}")  # noqa: T201 - a command's answer
+    if arguments.write:
+        write_alarm(path, found, arguments.part)
+    write_output(arguments.json, lambda: json.dumps(clean(asdict(found) | {"part": arguments.part}), indent=1) + "\n")
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Measure; returns 0, 1 when the model cannot be opened, 2 when the data cannot be used."""
+    """Measure; returns 0, 1 when the model cannot be opened, 2 when the data or the output cannot be used."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if arguments.write and (arguments.part == "test" or arguments.logit is not None):
         parser.error("--write takes a threshold chosen on train or validation films")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    path = calibration_path(arguments.method)
     try:
-        check_outputs(arguments.json)
-        if arguments.write and not path.is_file():
-            raise DataError(f"{arguments.method} has no intervals of its own yet; run boneage-node calibrate first.")
-        engine = Engine.load(arguments.method, threads=arguments.threads)
-        answers = ask(engine, load_half(arguments.data, [arguments.part]))
-        if arguments.write and len(answers) < LEAST_FILMS:
-            raise DataError(f"An alarm needs {LEAST_FILMS} films that are read; there are {len(answers)}. Add films.")
+        _measure(arguments)
     except (TrainingError, InferenceError) as error:
         return exit_code(error)
-    found = rates(answers, arguments.logit if arguments.logit is not None else choose_logit(answers))
-    for key, value in asdict(found).items():
-        print(f"{key}: {value:.4g}")  # noqa: T201 - a command's answer
-    if arguments.json:
-        arguments.json.write_text(json.dumps(clean(asdict(found) | {"part": arguments.part}), indent=1) + "\n", "utf-8")
-    if arguments.write:
-        write_alarm(path, found, arguments.part)
     return 0
 
 
