@@ -454,6 +454,38 @@ def test_intervals_go_with_the_detector_that_they_were_measured_with(folder, cap
     assert intervals["global-local"].exists()
 
 
+def detectors_run(folder: Path, target: str) -> Path:
+    """Make the finished run of a detector's net beside the bundles."""
+    run = folder.parent / f"run of {target}"
+    run.mkdir()
+    begin_run(run, {"target": target, "seed": 1, "data_sha256": "x", "recipe": {"target": target}})
+    finish_run(run, {"finder": make_finder, "landmarks": make_landmark_net}[target]())
+    return run
+
+
+@pytest.mark.parametrize(
+    ("finder", "landmarks", "words"),
+    [
+        ("run of finder", "nowhere", "nowhere"),
+        ("run", None, "trained global-local, not finder"),
+        ("run of landmarks", "run of finder", "trained landmarks, not finder"),
+        (None, None, "--finder RUN"),
+    ],
+    ids=["one that is not there", "an age method's", "swapped", "none"],
+)
+def test_a_detector_is_exported_whole_or_stays_as_it_is(folder, capsys, finder, landmarks, words):
+    runs = {target: detectors_run(folder, target) for target in ("finder", "landmarks")}
+    assert export.main(["detector", "--finder", str(runs["finder"]), "--landmarks", str(runs["landmarks"])]) == 0
+    before = {path: path.read_bytes() for path in (folder / DETECTOR).rglob("*.*")}
+    torch.manual_seed(9)
+    finish_run(runs["finder"], make_finder())
+    options = {"--finder": finder, "--landmarks": landmarks}
+    given = [word for name, run in options.items() if run for word in (name, str(folder.parent / run))]
+    assert export.main(["detector", *given]) == 2
+    assert words in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (folder / DETECTOR).rglob("*.*")} == before
+
+
 ERRORS = {"films": 3, "mae_months": 8.04, "rmse_months": 9.0}
 FIGURES = {
     "part": "test",

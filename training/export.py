@@ -165,12 +165,20 @@ def export_detector(finder: Path | None, landmarks: Path | None) -> Path:
     """Write the detector's bundle and return its folder; a net without a run keeps the weights it has.
 
     Where they are others than before, the intervals of all methods that read with it go.
+
+    Raises
+    ------
+    RunError
+        If there is no run at all, or one trained something else or has no weights yet; the bundle stays as it is then.
     """
-    folder, terms = bundles_folder() / DETECTOR, {}
-    for run, file in ((finder, "finder.safetensors"), (landmarks, "landmarks.safetensors")):
-        if run is not None:
-            save_weights(read_run(run), folder / "models" / file)
-            terms[file] = _terms(read_about(run))
+    given = {"finder": finder, "landmarks": landmarks}
+    runs = {target: run for target, run in given.items() if run is not None}
+    if not runs:
+        raise RunError("Name a run of a detector's net: --finder RUN, --landmarks RUN, or both.")
+    abouts = {f"{target}.safetensors": _read_run_of(target, run) for target, run in runs.items()}
+    folder, weights = bundles_folder() / DETECTOR, map(read_run, runs.values())
+    write_bytes({folder / "models" / file: _halved(state) for file, state in zip(abouts, weights, strict=True)})
+    terms = {file: _terms(about) for file, about in abouts.items()}
     config = {
         "finder": {"_target_": "inference.detector.make_finder"},
         "landmarks": {"_target_": "inference.detector.make_landmark_net"},
@@ -178,6 +186,14 @@ def export_detector(finder: Path | None, landmarks: Path | None) -> Path:
     description = "Finds hands in any pose and the 18 regions of interest."
     write_metadata(folder, "Hand and ROI detector", description, config, terms=terms)
     return folder
+
+
+def _read_run_of(target: str, run: Path) -> dict[str, Any]:
+    """Return what a run says of itself; one that trained another net is refused."""
+    about = read_about(run)
+    if about.get("target") != target:
+        raise RunError(f"{run} trained {about.get('target')}, not {target}; name a run of {target}.")
+    return about
 
 
 _DESCRIPTIONS = {
@@ -352,9 +368,7 @@ def export_regions(run: Path, *, use: bool) -> Path:
     RunError
         If the run trained something else, has no weights yet, or there is no bundle.
     """
-    about = read_about(run)
-    if about.get("target") != "regions":
-        raise RunError(f"{run} trained {about.get('target')}, not regions; export it with export age or detector.")
+    about = _read_run_of("regions", run)
     recipe = RegionRecipe.model_validate(about["recipe"])
     own = dict(zip(DETECTOR_KEYS, (recipe.width, recipe.depth, recipe.side), strict=True))
     return _add_localiser("global-local", REGIONS_FILE, read_run(run), own, terms=_terms(about), use=use)
