@@ -834,6 +834,18 @@ def test_finished_weights_are_read_back(tmp_path):
     assert same(read_run(tmp_path), net.state_dict())
 
 
+def test_a_run_that_was_copied_in_any_order_has_the_weights_of_its_last_phase(tmp_path):
+    """Given files with the times of a copy, the first phase's the newest, then the last phase's weights count."""
+    phases = [{"name": "one", "epochs": 1}, {"name": "another", "epochs": 2}]
+    begin_run(tmp_path, ABOUT | {"recipe": {"phases": phases}})
+    run_tiny(tmp_path / "one", schedule=replace(SCHEDULE, epochs=1))
+    last = run_tiny(tmp_path / "another", schedule=replace(SCHEDULE, epochs=2))
+    for place, name in enumerate(("another", "one")):
+        for path in (tmp_path / name).iterdir():
+            os.utime(path, (2e9 + place, 2e9 + place))
+    assert same(read_run(tmp_path), last)
+
+
 RECIPE = {
     "target": "house",
     "method": {"rows": 96},

@@ -180,10 +180,16 @@ def unfinished(run: Path) -> str | None:
     """Say how far a run of an age method got that has not ended yet; None of one that has."""
     if (run / "final.pt").exists():
         return None
-    phases = read_about(run)["recipe"]["phases"]
-    curves = [run / phase["name"] / "curve.jsonl" for phase in phases]
+    epochs = sum(phase["epochs"] for phase in read_about(run)["recipe"]["phases"])
+    curves = [folder / "curve.jsonl" for folder in _phases(run)]
     done = sum(len(curve.read_text().splitlines()) for curve in curves if curve.is_file())
-    return f"{done} of {sum(phase['epochs'] for phase in phases)} epochs"
+    return f"{done} of {epochs} epochs"
+
+
+def _phases(run: Path) -> list[Path]:
+    """Return the folders of a run's phases, first to last: of a detector, the run's own."""
+    recipe = read_about(run).get("recipe", {}) if (run / _ABOUT).exists() else {}
+    return [run / phase["name"] for phase in recipe.get("phases", ())] or [run]
 
 
 def best_score(folder: Path) -> float:
@@ -204,11 +210,11 @@ def read_run(run: Path) -> dict[str, torch.Tensor]:
         raise RunError(f"There is no run's folder {run}.")
     if (run / "final.pt").exists():
         return load_state(run / "final.pt")
-    checkpoints = [path for name in (CHECKPOINT, BEFORE) for path in run.glob(f"**/{name}")]
-    if not checkpoints:
+    # By the recipe's order: a copy of the run's folder has times of its own.
+    begun = [folder for folder in _phases(run) if (folder / CHECKPOINT).exists() or (folder / BEFORE).exists()]
+    if not begun:
         raise RunError(f"{run} holds no weights yet; wait for its first epoch.")
-    latest = max(checkpoints, key=lambda path: path.stat().st_mtime)
-    state, _ = load_checkpoint(latest.parent)
+    state, _ = load_checkpoint(begun[-1])
     if state["best"] is not None:
         best: dict[str, torch.Tensor] = state["best"][1]
         return best
