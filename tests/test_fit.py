@@ -751,6 +751,23 @@ def test_a_torn_checkpoint_costs_an_epoch_and_no_more(tmp_path, caplog):
     assert caplog.text.count("checkpoint.pt is torn") == 2
 
 
+@pytest.mark.parametrize("writing", ["_extend_curve", "save_state"], ids=["curve", "checkpoint"])
+def test_a_kill_between_checkpoint_and_curve_leaves_no_gap(tmp_path, one_epoch, monkeypatch, writing):
+    """Given a kill just before either is written, then the run goes on and its curve has every epoch, once."""
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with pytest.raises(TimeUp):
+        run_tiny(tmp_path, deadline=one_epoch)
+    with monkeypatch.context() as short:
+        short.setattr(f"training.fit.{writing}", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_tiny(tmp_path)
+    run_tiny(tmp_path)
+    assert [row["epoch"] for row in read_curve(tmp_path)] == [0, 1, 2, 3]
+
+
 def test_what_is_torn_beyond_repair_is_named(tmp_path):
     run_tiny(tmp_path, schedule=replace(SCHEDULE, epochs=1))
     tear(tmp_path / "checkpoint.pt")

@@ -509,9 +509,9 @@ def fit(
             trained = time.monotonic()
             if machine.leads:
                 score = training.validate(validate)
-                training.save(folder, epoch)
                 done = Progress(epoch, loss, time.monotonic() - started, score, rate, time.time(), count)
-                _extend_curve(folder, done)
+                _extend_curve(folder, done)  # first: a resume takes out what has no checkpoint, and adds nothing
+                training.save(folder, epoch)
                 _tell(done, schedule, training.best)
                 if after is not None:
                     after(done)
