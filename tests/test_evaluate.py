@@ -624,6 +624,18 @@ def test_a_clear_shift_is_worth_adopting_and_none_is_not():
     assert plain["after_left_out"]["mae_months"] > plain["before"]["mae_months"] - 0.3
 
 
+def test_a_recalibration_that_makes_ages_worse_says_so():
+    """Given films whose left-out errors are clearly larger than before, then nobody reads that it gains, by chance."""
+    before, after = np.array([4.0, 5.0, 6.0, 5.0]), np.array([6.0, 7.1, 7.9, 7.0])
+    assert recalibration.advice(before, after) == (
+        "Leave it: on films it has not seen it raises the error by 2.0 ± 0.1 months."
+    )
+    assert recalibration.advice(after, before).startswith("Adopt it: on films it has not seen it lowers the error by 2")
+    assert recalibration.advice(before, before[::-1]).endswith(
+        "changes the error by +0.0 ± 1.1 months, which may be chance."
+    )
+
+
 def test_left_out_errors_are_what_leaving_out_gives():
     rows = site(40)
     x = np.array([r.estimate_months for r in rows])

@@ -82,7 +82,7 @@ def fit(rows: list[Row], model: ModelIdentity, level: float = 0.9) -> dict[str, 
         "interval_factor": round(factor, 4),
         "before": _figures(estimates - references, halves),
         "after_left_out": _figures(left_out, halves * factor),
-        "advice": _advice(np.abs(estimates - references), np.abs(left_out)),
+        "advice": advice(np.abs(estimates - references), np.abs(left_out)),
     }
 
 
@@ -122,10 +122,19 @@ def _figures(errors: Float, halves: Float) -> dict[str, float]:
     }
 
 
-def _advice(before: Float, after: Float) -> str:
-    """Say whether the left-out errors are clearly smaller, by the paired 95 % interval of their difference."""
-    gain = before - after
-    reach = 1.96 * float(gain.std(ddof=1)) / math.sqrt(len(gain))
-    if gain.mean() > reach:
-        return f"Adopt it: on films it has not seen it lowers the error by {gain.mean():.1f} ± {reach:.1f} months."
-    return f"{LEAVE_IT}: on films it has not seen it gains {gain.mean():.1f} ± {reach:.1f} months, which may be chance."
+def advice(before: Float, after: Float) -> str:
+    """Say whether the left-out errors are clearly smaller, by the paired 95 % interval of their difference.
+
+    Parameters
+    ----------
+    before, after
+        Absolute errors in months of the same films, shape (n,), n of 2 or more.
+    """
+    change = after - before
+    mean, reach = float(change.mean()), 1.96 * float(change.std(ddof=1)) / math.sqrt(len(change))
+    if mean < -reach:
+        return f"Adopt it: on films it has not seen it lowers the error by {-mean:.1f} ± {reach:.1f} months."
+    if mean > reach:
+        return f"{LEAVE_IT}: on films it has not seen it raises the error by {mean:.1f} ± {reach:.1f} months."
+    said = f"changes the error by {mean:+.1f} ± {reach:.1f} months"
+    return f"{LEAVE_IT}: on films it has not seen it {said}, which may be chance."
