@@ -289,6 +289,15 @@ def test_a_sites_film_without_a_line_is_counted_and_left_out(site: Path, capsys:
     assert f"? {site / 'more' / 'Jane Doe.png'}" in capsys.readouterr().out
 
 
+def test_an_image_whose_line_is_wrong_is_not_said_to_have_none(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = site / "readings.csv"
+    table.write_text(table.read_text().replace(",F,", ",weiblich,"))
+    main(["data", "check", str(site)])
+    said = capsys.readouterr().out
+    assert "! Line 3: the sex must be" in said
+    assert "without a line" not in said
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [("readings.csv", "readings.csv holds no line"), ("boneage-training-dataset.csv", "The tables hold no line")],

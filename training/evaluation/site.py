@@ -125,7 +125,7 @@ def read_line(folder: Path, row: Row, table: Table, line: int) -> SiteFilm:
     DataError
         The line names no file, no sex or no plausible age, or two ages.
     """
-    path, sex = _path_of(folder, row["file"] or ""), sex_of(row["sex"])
+    path, sex = path_of(folder, row["file"] or ""), sex_of(row["sex"])
     age = next(iter(_ages_of(row, table)), math.nan)
     if row[BEYOND]:
         raise DataError(
@@ -147,7 +147,7 @@ def read_line(folder: Path, row: Row, table: Table, line: int) -> SiteFilm:
     return SiteFilm(path, Reading(line, age, sex, "site"))
 
 
-def _path_of(folder: Path, cell: str) -> Path:
+def path_of(folder: Path, cell: str) -> Path:
     """Return the file that a cell names, with blanks around it and backslashes in it as a spreadsheet may have them.
 
     One system writes an umlaut as one letter, another as two: either is found.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from inference.film import bytes_to_read, read_film
 from training.errors import DataError
 from training.radiographs import Reading
-from training.sources.files import IMAGES, files_below, is_film_file, plain_name, read_object
+from training.sources.files import IMAGES, files_below, is_film_file, is_there, plain_name, read_object
 from training.sources.headers import Header, read_header
 from training.sources.source import ANNOTATIONS, Entry, Grey, Source, open_image, part_by_hash
 from training.sources.tables import COLUMNS, PARTS, Row, kind_of, part_of
@@ -40,7 +40,7 @@ def read(folder: Path) -> Source | None:
     DataError
         If the table itself cannot be read.
     """
-    from training.evaluation.site import read_line, read_rows, wrong_unit  # evaluation imports this package's users
+    from training.evaluation.site import path_of, read_line, read_rows, wrong_unit  # these import this package's users
 
     table = _table(folder)
     if table is None:
@@ -48,6 +48,7 @@ def read(folder: Path) -> Source | None:
     source = Source("a site's films", [])
     lines: dict[Path, int] = {}
     rows, films, headers = read_rows(table), [], list[Header]()
+    named = {path.resolve() for _, row in rows.lines if is_there(path := path_of(folder, row["file"] or ""))}
     for line, row in rows.lines:
         try:
             film = read_line(folder, row, rows, line)
@@ -68,7 +69,7 @@ def read(folder: Path) -> Source | None:
     if not rows.lines:
         source.problems.append(f"{TABLE} holds no line below its header; write one for each film.")
     _name_columns(source, rows.columns)
-    source.unlisted = unlisted(folder, lines)
+    source.unlisted = unlisted(folder, named)
     if source.unlisted:
         source.notices.append(
             f"Images without a line in {TABLE}: {len(source.unlisted)}; they are left out (data check --file-names)."
