@@ -112,20 +112,39 @@ def open_bundle(name: str, folder: Path | None = None) -> Bundle:
         if name in method_names():
             raise BundleError(f"Method {name!r} has no weights here: train and export it, or use one of: {installed}.")
         raise BundleError(f"There is no model bundle named {name!r}; installed are: {installed}.")
-    try:
-        metadata, config = (
-            json.loads((root / "configs" / file).read_text()) for file in ("metadata.json", "inference.json")
-        )
-        recorded, config = dict(metadata["weights_sha256"]), dict(config)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BundleError(f"The description of bundle {name!r} cannot be read; install the package again.") from error
-    for file, expected in recorded.items():
+    metadata, config = read_description(root)
+    for file, expected in metadata["weights_sha256"].items():
         path = root / "models" / file
         if not path.is_file():
             raise BundleError(f"Bundle {name!r} lacks its weight file {file}; install the package again.")
-        if file_sha256(path) != expected:
+        try:
+            sha256 = file_sha256(path)
+        except OSError as error:
+            raise BundleError(
+                f"Weight file {file} of bundle {name!r} cannot be read ({error.strerror}); let this user read it."
+            ) from error
+        if sha256 != expected:
             raise BundleError(f"Weight file {file} of bundle {name!r} differs from its recorded hash; install again.")
     return Bundle(root, metadata, config)
+
+
+def read_description(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a bundle's folder says of itself, ``metadata.json`` and ``inference.json``.
+
+    Raises
+    ------
+    BundleError
+        If one of them cannot be read, or the metadata record no hashes.
+    """
+    try:
+        metadata, config = (
+            dict(json.loads((root / "configs" / file).read_text())) for file in ("metadata.json", "inference.json")
+        )
+        return metadata | {"weights_sha256": dict(metadata["weights_sha256"])}, config
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BundleError(
+            f"The description of bundle {root.name!r} cannot be read; install the package again."
+        ) from error
 
 
 def file_sha256(path: Path) -> str:

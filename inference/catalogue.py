@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.bundle import DETECTOR, SEPARATOR, Bundle, bundles_folder, canonical_name, file_sha256, list_methods
+from inference.bundle import (
+    DETECTOR,
+    SEPARATOR,
+    Bundle,
+    bundles_folder,
+    canonical_name,
+    file_sha256,
+    list_methods,
+    read_description,
+)
 from inference.errors import BundleError
 from inference.finding import ModelIdentity
 from inference.intervals import UNCALIBRATED, Calibration
@@ -40,7 +49,6 @@ def read_bundle(name: str, folder: Path | None = None) -> Bundle:
         If there is none, or its JSON cannot be read.
     """
     root = folder or bundles_folder()
-    configs = root / name / "configs"
     if name not in names(root) and SEPARATOR in name:
         from inference.named_ensemble import open_named
 
@@ -48,11 +56,7 @@ def read_bundle(name: str, folder: Path | None = None) -> Bundle:
     if name not in names(root):
         hint = f": boneage-node train {name}, then export it" if name in method_names() else ""
         raise BundleError(f"There are no weights named {name!r} here{hint}. There are: {', '.join(names(root))}.")
-    try:
-        metadata, config = (json.loads((configs / file).read_text()) for file in ("metadata.json", "inference.json"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"The description of {name!r} cannot be read; install the package again.") from error
-    return Bundle(root / name, metadata, config)
+    return Bundle(root / name, *read_description(root / name))
 
 
 def identify(name: str, folder: Path | None = None) -> ModelIdentity:
@@ -74,7 +78,7 @@ def identify(name: str, folder: Path | None = None) -> ModelIdentity:
 
 def weight_files(bundle: Bundle) -> list[Path]:
     """Return the weight files that lie in a bundle, sorted."""
-    return sorted((bundle.folder / "models").glob("*.safetensors"))
+    return sorted(path for path in (bundle.folder / "models").glob("*.safetensors") if path.is_file())
 
 
 def print_list(folder: Path | None = None) -> None:
@@ -82,7 +86,11 @@ def print_list(folder: Path | None = None) -> None:
     have = names(folder)
     lines = [("NAME", "VERSION", "SIZE", "WHAT IT IS")]
     for name in have:
-        bundle = read_bundle(name, folder)
+        try:
+            bundle = read_bundle(name, folder)
+        except BundleError:
+            lines.append((name, "-", "-", f"NOT WHOLE: boneage-node models verify {name}"))
+            continue
         size = sum(path.stat().st_size for path in weight_files(bundle)) / 1e6
         words = " (the default)" if name == DEFAULT_METHOD else ""
         if bundle.unconverged is not None:
@@ -112,11 +120,18 @@ def print_one(name: str, folder: Path | None = None) -> None:
 
 
 def _interval_lines(bundle: Bundle) -> Iterator[str]:
+    name = bundle.folder.name
     try:
         table = bundle.read_json(_CALIBRATION)
+        usable = Calibration.parse(table).split != UNCALIBRATED
     except FileNotFoundError:
-        if bundle.folder.name != DETECTOR:
-            yield f"intervals: none, so no film is read; {_CALIBRATE}{bundle.folder.name} --data DATA"
+        if name != DETECTOR:
+            yield f"intervals: none, so no film is read; {_CALIBRATE}{name} --data DATA"
+        return
+    except (BundleError, ValueError):
+        usable = False
+    if not usable:
+        yield f"intervals: none that can be used, so no film is read; {_CALIBRATE}{name} --data DATA"
         return
     films = f"from {table['films']} films of {table.get('split')}" if "films" in table else table.get("split")
     yield f"intervals: {table.get('level', 0):.0%}, {films}"
@@ -151,11 +166,9 @@ def find_problems(name: str, folder: Path | None = None) -> list[str]:
     """Return what is wrong with a bundle, each with its remedy: hashes, configuration, intervals, weights."""
     try:
         bundle = read_bundle(name, folder)
-        recorded: dict[str, str] = bundle.metadata["weights_sha256"]
     except BundleError as error:
         return [str(error)]
-    except KeyError:
-        return [f"metadata.json of {name!r} records no weights_sha256; export the bundle again."]
+    recorded: dict[str, str] = bundle.metadata["weights_sha256"]
     problems = list(_wrong_files(bundle, recorded))
     if "members" in bundle.metadata:
         problems += _wrong_members(bundle, folder)
@@ -171,7 +184,13 @@ def _wrong_files(bundle: Bundle, recorded: dict[str, str]) -> Iterator[str]:
     for file, sha256 in recorded.items():
         if file not in here:
             yield f"{file} is missing; install the package again."
-        elif file_sha256(here[file]) != sha256:
+            continue
+        try:
+            differs = file_sha256(here[file]) != sha256
+        except OSError as error:
+            yield f"{file} cannot be read ({error.strerror}); let this user read it."
+            continue
+        if differs:
             yield f"{file} differs from its recorded hash; install the package again."
     for file in sorted(set(here) - set(recorded)):
         yield f"{file} has no recorded hash; export the bundle again, or delete the file."
@@ -270,7 +289,7 @@ def main(argv: list[str] | None = None) -> int:
     check.add_argument("name", metavar="NAME", nargs="?", help="default: all")
     arguments = parser.parse_args(argv)
     if arguments.action == "verify":
-        return verify([arguments.name] if arguments.name else names())
+        return verify([arguments.name] if arguments.name else [DETECTOR, *list_methods()])
     if arguments.action == "show":
         print_one(arguments.name)
     else:

@@ -163,7 +163,7 @@ def test_runs_that_do_not_belong_together_are_refused(bundle_and_runs, capsys):
     assert export.main(good) == 2
     assert "one width" in capsys.readouterr().err
     write_about(runs / "palm", read_about(runs / "palm") | {"width": 0.02})
-    (root / "precise-baa" / "configs" / "inference.json").unlink()
+    shutil.rmtree(root / "precise-baa" / "configs")
     assert export.main(good) == 2
     assert "no bundle" in capsys.readouterr().err
     assert not (root / "precise-baa" / "models" / LOCALISER_FILE).exists()

@@ -5,6 +5,7 @@ Not covered: that a whole model reads films well (test_engine.py, and evaluate o
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -132,6 +133,14 @@ def remove(file: str):
     return lambda folder: (folder / "global-local" / file).unlink()
 
 
+def make_folder_of(file: str):
+    def change(folder: Path) -> None:
+        (folder / "global-local" / file).unlink()
+        (folder / "global-local" / file).mkdir()
+
+    return change
+
+
 def add_a_file(folder: Path) -> None:
     models = folder / "global-local" / "models"
     shutil.copy(models / "model.safetensors", models / "other.safetensors")
@@ -148,10 +157,15 @@ def add_a_file(folder: Path) -> None:
         (change_json("calibration.json", ages_months=[], edges_months=[0]), "calibration.json cannot be used"),
         (remove("configs/calibration.json"), "boneage-node calibrate"),
         (lambda folder: (folder / "global-local" / "configs" / "inference.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "global-local" / "configs" / "metadata.json").write_text("3"), "cannot be read"),
+        (lambda folder: (folder / "global-local" / "configs" / "metadata.json").write_text("{}"), "cannot be read"),
+        (make_folder_of("models/model.safetensors"), "is missing"),
     ],
 )
 def test_each_damage_is_found_and_named(folder, capsys, damage, words):
     damage(folder)
+    catalogue.print_list(folder)  # what is damaged keeps nothing else from being listed
+    assert "global-local" in capsys.readouterr().out
     assert catalogue.verify(["global-local"], folder) == 1
     out = capsys.readouterr().out
     assert "global-local: NOT WHOLE" in out
@@ -375,6 +389,49 @@ def test_intervals_that_cannot_be_read_are_refused(folder):
     (folder / "global-local" / "configs" / "calibration.json").write_text("{")
     with pytest.raises(BundleError, match=r"cannot be read: run boneage-node calibrate --method global-local"):
         Engine.load("global-local", threads=1, device="cpu", folder=folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"split": 1}'])
+def test_intervals_that_cannot_be_read_are_shown_as_none(folder, capsys, content):
+    (folder / "global-local" / "configs" / "calibration.json").write_text(content)
+    catalogue.print_one("global-local", folder)
+    assert "\nintervals: none that can be used, so no film is read; write them with" in capsys.readouterr().out
+
+
+def test_weights_that_may_not_be_read_are_named(folder, capsys, monkeypatch):
+    def refused(_: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for module in ("bundle", "catalogue"):
+        monkeypatch.setattr(f"inference.{module}.file_sha256", refused)
+    assert catalogue.verify(["global-local"], folder) == 1
+    assert "model.safetensors cannot be read (Permission denied); let this user read it" in capsys.readouterr().out
+    with pytest.raises(BundleError, match=r"model\.safetensors of bundle 'global-local' cannot be read"):
+        open_bundle("global-local", folder)
+
+
+def test_all_models_are_not_whole_without_the_detector(folder, capsys, monkeypatch):
+    monkeypatch.setattr(catalogue, "bundles_folder", lambda: folder)
+    monkeypatch.setattr(catalogue, "list_methods", lambda *_: ["global-local"])
+    assert cli.main(["models", "verify"]) == 1
+    out = capsys.readouterr().out
+    assert f"{DETECTOR}: NOT WHOLE" in out
+    assert "global-local: whole" in out
+
+
+def test_nothing_is_exported_beside_a_torn_description(folder, capsys):
+    """Given another bundle whose description is torn, then the weights that are there stay whole."""
+    shutil.copytree(folder / "global-local", folder / "house")
+    (folder / "house" / "configs" / "metadata.json").write_text('{"name":')
+    torch.manual_seed(8)
+    run = folder.parent / "run"
+    finish_run(run, open_method("global-local", METHOD).make_net())
+    assert export.main(["age", "--run", str(run)]) == 2
+    assert (
+        f"description of bundle 'house' cannot be read; install the package again. Or move {folder / 'house'} away"
+        in (capsys.readouterr().err)
+    )
+    assert catalogue.verify(["global-local"], folder) == 0
 
 
 def test_what_a_broken_off_calibration_leaves_is_no_interval(folder):

@@ -24,7 +24,8 @@ from pydantic import ValidationError
 from safetensors.torch import save
 
 from inference import familiarity
-from inference.bundle import DETECTOR, bundles_folder, file_sha256, open_bundle
+from inference.bundle import DETECTOR, bundles_folder, file_sha256, open_bundle, read_description
+from inference.catalogue import names
 from inference.errors import BundleError
 from inference.global_local import REGIONS_FILE
 from inference.house import HouseMethod, more_file
@@ -508,6 +509,18 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _refuse_torn(root: Path) -> None:
+    """Refuse an export beside a bundle whose description is torn: what hangs on the new weights could not be told."""
+    for name in names(root):
+        try:
+            read_description(root / name)
+        except BundleError as error:
+            raise RunError(
+                f"{error} Or move {root / name} away. Until then nothing is exported: which intervals hang on other "
+                "weights is not known."
+            ) from error
+
+
 def _carry_out(arguments: argparse.Namespace) -> Path:
     if arguments.kind == "detector":
         return export_detector(arguments.finder, arguments.landmarks)
@@ -525,6 +538,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     try:
         check_writable(bundles_folder())
+        _refuse_torn(bundles_folder())
         folder = _carry_out(arguments)
     except TrainingError as error:
         sys.stderr.write(f"{error.code}: {error}\n")
