@@ -98,9 +98,10 @@ def _find_model_hindrances(interpret: InterpretSettings) -> Iterator[SettingsPro
         yield SettingsProblem("interpret", "stages", str(error), remedy)
     try:
         if interpret.recalibration is not None:
-            Recalibration.read(interpret.recalibration).check(identify(interpret.method))
+            calibration, _ = read_intervals(read_bundle(interpret.method))
+            Recalibration.read(interpret.recalibration).check(identify(interpret.method), calibration)
     except BundleError as error:
-        remedy = "Name the file that was fitted with these weights, or leave the key out."
+        remedy = "Name the file that was fitted with these weights and intervals, or leave the key out."
         yield SettingsProblem("interpret", "recalibration", str(error), remedy)
 
 

@@ -149,7 +149,7 @@ class Engine:
     Raises
     ------
     BundleError
-        If the recalibration was fitted with another model.
+        If the recalibration was fitted with another model or other intervals.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class Engine:
         stager: Stager | None = None,
     ) -> None:
         if recalibration is not None:
-            recalibration.check(identity)
+            recalibration.check(identity, calibration)
             identity = recalibration.identify(identity)
         self._locator = locator
         self._network = network

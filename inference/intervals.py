@@ -8,6 +8,8 @@ of two forms: ``ages_months``, knots between which half-widths are interpolated 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +56,13 @@ class Calibration:
         if list(ages) != sorted(set(ages)) or not all(w > 0 for width in widths.values() for w in width):
             raise BundleError("calibration.json needs rising ages and positive half-widths.")
         return Calibration(level, ages, widths, split, binned)
+
+    @property
+    def fingerprint(self) -> str:
+        """Return 8 hex digits that tell these intervals from others, whatever films they were made from."""
+        widths = {sex.value: widths for sex, widths in self.half_widths_months.items()}
+        content = json.dumps([self.level, self.binned, self.ages_months, widths], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:8]
 
     def half_width(self, age_months: float, sex: Sex) -> float:
         """Return half the interval's width in months for a predicted age."""

@@ -2,11 +2,13 @@
 
 Films of another hospital shift and stretch the ages a model gives (other machines, other readers, other children); a
 line per sex takes most of that back (Deeplasia, Rassmann et al. 2023, corrects each of its models so). The file belongs
-to the weights it was fitted with and is refused beside any others; whatever it changes is said in the finding.
+to the weights and the intervals it was fitted with and is refused beside any others; whatever it changes is said in the
+finding.
 
 The file::
 
     {"schema": "boneage-node/recalibration/1", "method": "house", "weights_sha256": "...",
+     "intervals_fingerprint": "1a2b3c4d",
      "lines": {"M": {"offset_months": 3.1, "factor": 0.98}, "F": {"offset_months": 0.0, "factor": 1.0}},
      "interval_factor": 1.1, "advice": "Adopt it: ...", ...}
 
@@ -24,6 +26,7 @@ from pathlib import Path
 
 from inference.errors import BundleError
 from inference.finding import Flag, ModelIdentity, Sex
+from inference.intervals import Calibration
 
 SCHEMA = "boneage-node/recalibration/1"
 PLAUSIBLE_FACTORS = (0.6, 1.6)
@@ -57,6 +60,7 @@ class Recalibration:
     weights_sha256: str
     fingerprint: str
     advice: str = ""
+    intervals_fingerprint: str | None = None  # of the intervals that it widens; files of earlier versions do not say
 
     @staticmethod
     def read(path: Path) -> Recalibration:
@@ -78,7 +82,8 @@ class Recalibration:
             }
             interval_factor = float(table["interval_factor"])
             method, weights = str(table["method"]), str(table["weights_sha256"])
-            advice = str(table.get("advice", ""))
+            advice, said = str(table.get("advice", "")), table.get("intervals_fingerprint")
+            intervals = None if said is None else str(said)
         except OSError as error:
             raise BundleError(f"The recalibration file {path} cannot be read ({error.strerror}).") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -91,25 +96,30 @@ class Recalibration:
         if not straight or not narrow <= interval_factor <= wide:
             raise BundleError(f"{path.name} bends ages implausibly; check the films and readings it was fitted on.")
         fingerprint = hashlib.sha256(content).hexdigest()[:8]
-        return Recalibration(lines, interval_factor, method, weights, fingerprint, advice)
+        return Recalibration(lines, interval_factor, method, weights, fingerprint, advice, intervals)
 
     @property
     def is_advised_against(self) -> bool:
         """Whether its own advice is to leave it."""
         return self.advice.startswith(LEAVE_IT)
 
-    def check(self, model: ModelIdentity) -> None:
-        """Refuse another model than the one this was fitted with.
+    def check(self, model: ModelIdentity, calibration: Calibration) -> None:
+        """Refuse another model than the one this was fitted with, or other intervals than those that it widens.
 
         Raises
         ------
         BundleError
-            If method or weights differ.
+            If method, weights or intervals differ.
         """
         if (self.method, self.weights_sha256) != (model.method, model.weights_sha256):
             raise BundleError(
                 f"The recalibration was fitted with other weights of {self.method!r}; fit it again with those of "
                 f"{model.method!r}: boneage-node evaluate --recalibrate."
+            )
+        if self.intervals_fingerprint not in {None, calibration.fingerprint}:
+            raise BundleError(
+                f"The recalibration was fitted with other intervals of {self.method!r}, which it widens; fit it again: "
+                "boneage-node evaluate --recalibrate."
             )
 
     def apply(self, age_months: float, sex: Sex) -> float:

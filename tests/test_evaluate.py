@@ -22,8 +22,11 @@ from monai.apps.detection.metrics.matching import matching_batch
 from monai.data.box_utils import box_iou
 
 from inference.anatomy import BOX_NAMES, POINT_NAMES, RUS_NAMES
-from inference.engine import Engine
+from inference.bundle import open_bundle
+from inference.engine import Engine, read_intervals
 from inference.finding import Box, Estimate, Laterality, ModelIdentity, Refusal, RefusalCode, Roi, Sex
+from inference.intervals import Calibration
+from inference.method import DEFAULT_METHOD
 from inference.pose import template_points
 from inference.preparation import hand_length
 from inference.recalibration import Recalibration
@@ -309,6 +312,7 @@ def test_the_command_measures_and_writes_json_and_page(data, fake, tmp_path, cap
     assert (figures["non_hands"], figures["non_hands_accepted"]) == (1, 0)
     assert figures["roi"] is None  # a site's folder without annotations is fine
     assert figures["within_months"]["6"] == 1
+    assert figures["intervals_fingerprint"] == read_intervals(open_bundle(DEFAULT_METHOD))[0].fingerprint
     assert len(figures["rows"]) == 4
     printed = capsys.readouterr().out
     assert "MAE / RMSE" in printed
@@ -610,7 +614,7 @@ def test_a_recalibration_undoes_a_sites_line(tmp_path):
     assert girls["factor"] == pytest.approx(1, abs=0.05)
     (tmp_path / "r.json").write_text(json.dumps(fitted))
     read = Recalibration.read(tmp_path / "r.json")
-    read.check(MODEL)
+    read.check(MODEL, Calibration(0.9, (0.0,), dict.fromkeys(Sex, (10.0,)), "made up"))
     assert read.apply(100, Sex.MALE) == pytest.approx(102, abs=5)
 
 
@@ -712,6 +716,10 @@ def test_the_command_fits_and_writes_a_recalibration(tmp_path, capsys):
     assert Recalibration.read(out).lines[Sex.MALE].factor != 1
     assert "A recalibration for this site" in page.read_text()
     assert "leave-one-out" in page.read_text()
+    assert Recalibration.read(out).intervals_fingerprint is None
+    (tmp_path / "f.json").write_text(json.dumps(figures | {"intervals_fingerprint": "1a2b3c4d"}))
+    assert command.main(arguments) == 0
+    assert Recalibration.read(out).intervals_fingerprint == "1a2b3c4d"
     figures["model"]["version"] += "+site.12345678"
     (tmp_path / "f.json").write_text(json.dumps(figures))
     assert command.main(arguments) == 2, "recalibrated ages are not recalibrated again"

@@ -1,6 +1,7 @@
 """A site's recalibration: its file, what it does to an estimate, its setting. Its fitting is in test_evaluate.py."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -60,6 +61,15 @@ def test_other_weights_than_it_was_fitted_with_are_refused(tmp_path, other):
         Engine(None, None, CALIBRATION, IDENTITY, recalibration)
 
 
+def test_other_intervals_than_it_was_fitted_with_are_refused(tmp_path):
+    """Given intervals that were calibrated anew, then a factor for the old ones widens them no more."""
+    of_these = Recalibration.read(write(tmp_path / "r.json", intervals_fingerprint=CALIBRATION.fingerprint))
+    Engine(None, None, CALIBRATION, IDENTITY, of_these)
+    Engine(None, None, replace(CALIBRATION, split="the same from other films"), IDENTITY, of_these)
+    with pytest.raises(BundleError, match="fitted with other intervals of 'house', which it widens; fit it again"):
+        Engine(None, None, replace(CALIBRATION, half_widths_months=dict.fromkeys(Sex, (12.0,))), IDENTITY, of_these)
+
+
 def test_two_files_have_two_fingerprints(tmp_path):
     one, other = (Recalibration.read(write(tmp_path / "r.json", interval_factor=f)) for f in (1.0, 1.1))
     assert one.fingerprint != other.fingerprint
@@ -103,6 +113,7 @@ def check_settings(folder, **changes):
     [
         ({"weights_sha256": "ab" * 32}, "fitted with other weights"),
         ({"method": "ala-net"}, "fitted with other weights of 'ala-net'"),
+        ({"intervals_fingerprint": "00000000"}, "fitted with other intervals of 'house'"),
         ({"schema": "other"}, "no recalibration of this version"),
         ({"interval_factor": float("nan")}, "implausibly"),
     ],

@@ -22,7 +22,7 @@ from typing import Any
 import cv2
 
 from inference.bundle import open_bundle
-from inference.engine import Engine
+from inference.engine import Engine, read_intervals
 from inference.errors import InferenceError
 from inference.finding import ModelIdentity, RefusalCode
 from inference.method import DEFAULT_METHOD
@@ -249,6 +249,7 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], Pictures]:
         "cost": cost(arguments.method, **chosen),
         "config": bundle.config,
         "detector": detector_of(bundle),
+        "intervals_fingerprint": read_intervals(bundle)[0].fingerprint,
         "terms": {
             "films": SITE_FILMS if site else terms_of_films(arguments.data),
             "weights": bundle.metadata.get("data_terms"),
@@ -293,7 +294,8 @@ def _fit(figures: dict[str, Any], path: Path) -> None:
     model = ModelIdentity(**figures["model"])
     if SITE_MARK in model.version:
         raise DataError("These ages are recalibrated already; evaluate without --recalibration to fit anew.")
-    fitted = recalibration.fit(rows_of(figures, "figures"), model)
+    of = figures.get("intervals_fingerprint")  # figures of earlier versions do not say
+    fitted = recalibration.fit(rows_of(figures, "figures"), model, intervals_fingerprint=of)
     figures["recalibration"] = fitted
     write_output(path, lambda: json.dumps(fitted, indent=2) + "\n")
     print(f"recalibration: {fitted}")  # noqa: T201 - a command's answer

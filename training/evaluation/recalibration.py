@@ -46,8 +46,10 @@ def fit_line(estimates: Float, references: Float) -> tuple[float, float, Float]:
     return offset, factor, (offset + factor * estimates - references) / (1 - leverage)
 
 
-def fit(rows: list[Row], model: ModelIdentity, level: float = 0.9) -> dict[str, Any]:
-    """Return the content of the recalibration file.
+def fit(
+    rows: list[Row], model: ModelIdentity, level: float = 0.9, *, intervals_fingerprint: str | None = None
+) -> dict[str, Any]:
+    """Return the content of the recalibration file; the fingerprint is that of the rows' intervals, if it is known.
 
     Raises
     ------
@@ -78,6 +80,7 @@ def fit(rows: list[Row], model: ModelIdentity, level: float = 0.9) -> dict[str, 
         "schema": SCHEMA,
         "method": model.method,
         "weights_sha256": model.weights_sha256,
+        "intervals_fingerprint": intervals_fingerprint,
         "lines": lines,
         "interval_factor": round(factor, 4),
         "before": _figures(estimates - references, halves),
