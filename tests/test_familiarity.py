@@ -22,6 +22,7 @@ from inference.finding import Estimate, Sex, Subject
 from inference.house import open_method
 from inference.method import weight_files_of
 from training import familiarity
+from training.errors import RunError
 from training.evaluation.reading import film_of
 from training.outliers import FROM_HANDS, take_hands
 from training.radiographs import Radiograph
@@ -124,6 +125,22 @@ def test_too_few_films_say_nothing_of_what_is_strange(monkeypatch, tmp_path, cap
     monkeypatch.setattr(familiarity, "write", lambda *_: pytest.fail("the shipped fit would go"))
     assert familiarity.main(["--data", str(tmp_path)]) == 2
     assert f"there are {films} and {others}" in caplog.text
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["a full disk", "other weights"])
+def test_a_fit_that_cannot_be_written_is_said_in_words(monkeypatch, tmp_path, caplog, changed):
+    def full(*_) -> None:
+        raise RunError("The disk is full.")
+
+    module = familiarity.describe(ordinary(60, seed=1))
+    monkeypatch.setattr(familiarity, "_films", lambda *_: ([None] * familiarity.LEAST_FILMS, [None]))
+    monkeypatch.setattr(familiarity, "middle_maps", lambda *_: ordinary(60, seed=1))
+    monkeypatch.setattr(familiarity, "describe", lambda _: module)
+    monkeypatch.setattr(familiarity, "write", full)
+    if changed:
+        monkeypatch.setattr("training.bundle_intervals.weights_of", lambda _: ("new", "detector"))
+    assert familiarity.main(["--data", str(tmp_path)]) == 2
+    assert ("run this command again" if changed else "The disk is full.") in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,10 @@
 """Conformal intervals and how they are calibrated. Their coverage on films is measured by boneage-node evaluate."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import comb
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,6 +217,23 @@ def test_intervals_are_of_the_method_that_gets_them(tmp_path, caplog, change, sa
     assert command.main(["--rows", str(tmp_path / "test.json"), "--out", str(out)]) == (2 if says else 0)
     assert out.exists() is (not says)
     assert says in caplog.text
+
+
+def test_weights_that_are_exported_while_films_are_read_get_no_intervals_of_the_old_ones(tmp_path, caplog, monkeypatch):
+    rows = [{key: getattr(row, key) for key in Row.__dataclass_fields__} for row in made_up(60, lambda _a, _m: 8.0)]
+    (tmp_path / "folds.json").write_text(json.dumps({"part": "folds", "rows": rows}))
+    read_json = command.read_json
+
+    def read_slowly(path: Path) -> dict[str, Any]:
+        new = replace(identify("house"), weights_sha256="0" * 64)
+        monkeypatch.setattr("training.bundle_intervals.identify", lambda _: new)
+        return read_json(path)
+
+    monkeypatch.setattr(command, "read_json", read_slowly)
+    out = tmp_path / "calibration.json"
+    assert command.main(["--rows", str(tmp_path / "folds.json"), "--out", str(out)]) == 2
+    assert "exported weights of house or the detector while films were read" in caplog.text
+    assert not out.exists()
 
 
 def test_a_method_that_is_not_there_gets_no_intervals(tmp_path, monkeypatch):

@@ -108,6 +108,8 @@ def test_an_ensemble_is_calibrated_also_where_a_member_is_not(folder, monkeypatc
     monkeypatch.setattr(calibrate, "load_half", lambda *_: [])
     monkeypatch.setattr(calibrate, "part_of_films", lambda *_: "validation part of some films")
     monkeypatch.setattr(calibrate, "read_films", lambda *_: rows)
+    for module in ("calibrate", "bundle_intervals"):
+        monkeypatch.setattr(f"training.{module}.weights_of", lambda _: ("the ensemble's", "the detector's"))
     assert calibrate.main(["--data", "films", "--method", name]) == 0
     assert [bundle.version for bundle in opened] == ["1.a+1.c-uncalibrated"]
     assert open_bundle("a+c", folder).version == "1.a+1.c"

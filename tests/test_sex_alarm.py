@@ -25,7 +25,7 @@ from inference.pose import Pose, template_points
 from inference.sex_alarm import SexAlarm
 from training import ensemble, sexes
 from training.ensemble import write_ensemble
-from training.errors import DataError
+from training.errors import DataError, RunError
 from training.evaluation.reading import film_of
 from training.sexes import Answer, choose_logit, rates
 
@@ -170,6 +170,36 @@ def test_rates_that_a_full_disk_does_not_take_are_told_all_the_same(tmp_path, mo
     assert sexes.main(["--data", str(tmp_path), "--json", "/dev/full"]) == 2
     assert "/dev/full cannot be written: No space left on device" in caplog.text
     assert "films: 1" in capsys.readouterr().out
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Enough films are asked, and the alarm would go into the shipped bundle."""
+    monkeypatch.setattr(sexes.Engine, "load", classmethod(lambda *_, **__: None))
+    monkeypatch.setattr(sexes, "load_half", lambda *_: [])
+    monkeypatch.setattr(sexes, "ask", lambda *_: [Answer(Sex.MALE, 3.0, 100, 80)] * sexes.LEAST_FILMS)
+
+
+def test_a_disk_that_takes_no_alarm_is_said_in_words(tmp_path, monkeypatch, caplog, measured):
+    def full(*_) -> None:
+        raise RunError("calibration.json cannot be written (No space left on device); make room")
+
+    monkeypatch.setattr(sexes, "write_alarm", full)
+    assert sexes.main(["--data", str(tmp_path), "--write"]) == 2
+    assert "No space left on device" in caplog.text
+    monkeypatch.setattr("training.storage.os.access", lambda *_: False)
+    monkeypatch.setattr(sexes, "ask", lambda *_: pytest.fail("films would be read"))
+    assert sexes.main(["--data", str(tmp_path), "--write"]) == 2
+    assert "may not be written to" in caplog.text
+
+
+def test_weights_that_are_exported_while_films_are_read_get_no_alarm(tmp_path, monkeypatch, caplog, measured):
+    before = iter([("old", "detector"), ("new", "detector")])
+    monkeypatch.setattr(sexes, "weights_of", lambda _: next(before))
+    monkeypatch.setattr("training.bundle_intervals.weights_of", lambda _: next(before))
+    monkeypatch.setattr(sexes, "write_alarm", lambda *_: pytest.fail("it is of the old weights"))
+    assert sexes.main(["--data", str(tmp_path), "--write"]) == 2
+    assert "run this command again" in caplog.text
 
 
 def test_rates_that_are_none_are_null(tmp_path):

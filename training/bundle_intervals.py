@@ -15,8 +15,10 @@ from typing import Any
 
 from inference import familiarity
 from inference.bundle import DETECTOR, SEPARATOR
+from inference.catalogue import identify, read_bundle
 from inference.global_local import REGIONS_FILE
 from inference.precise_baa import LOCALISER_FILE
+from training.errors import RunError
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +43,32 @@ def makes_ages(hashes: dict[str, str], config: dict[str, Any]) -> tuple[dict[str
     settings = {key: value for key, value in config.items() if key not in idle}
     settings = json.loads(json.dumps(settings))  # as a file has them
     return weights, settings | {"localiser": config.get("localiser", "shared")}
+
+
+def weights_of(method: str) -> tuple[str, str]:
+    """Return the hashes of the weights that a method reads films with: its own, or its members', and the detector's.
+
+    Raises
+    ------
+    BundleError
+        If one of their bundles is not there.
+    """
+    return identify(method).weights_sha256, read_bundle(DETECTOR).weights_sha256
+
+
+def refuse_others(method: str, before: tuple[str, str]) -> None:
+    """Refuse to write what was measured, which takes minutes, where the weights are not those of before any more.
+
+    Raises
+    ------
+    RunError
+        If another command has written other weights of the method or the detector meanwhile.
+    """
+    if weights_of(method) != before:
+        raise RunError(
+            f"Another command has exported weights of {method} or the detector while films were read: what was "
+            "measured is of the old ones, and is not written; run this command again."
+        )
 
 
 def drop_intervals(bundle: Path) -> None:

@@ -52,6 +52,7 @@ from inference.recalibration import SITE_MARK
 from inference.sex_alarm import SexAlarm
 from training.annotations import read_annotations
 from training.arguments import first_line, positive_int
+from training.bundle_intervals import refuse_others, weights_of
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.ages import age_groups, in_group
 from training.evaluation.output import check_outputs
@@ -353,8 +354,12 @@ def main(argv: list[str] | None = None) -> int:
         check_outputs(arguments.out, inputs=arguments.rows or ())
         if arguments.out is None:
             check_writable(path.parent)
+        with _some_intervals(path):
+            weights = weights_of(arguments.method)
         rows, films, shape = _read_rows(arguments, path)
         table = calibrate(rows, films, shape=shape)
+        with _some_intervals(path):
+            refuse_others(arguments.method, weights)
         write_calibration(arguments.out or path, table)
     except (TrainingError, InferenceError) as error:
         return exit_code(error)

@@ -24,10 +24,11 @@ from inference.house import HouseMethod
 from inference.method import DEFAULT_METHOD, open_method
 from training.ages import LocatedFilm, sample, stack_inputs
 from training.arguments import first_line, positive_int
+from training.bundle_intervals import refuse_others, weights_of
 from training.errors import DataError, TrainingError, exit_code
 from training.films import locate_all
 from training.radiographs import load_half, load_small
-from training.storage import write_bytes, write_text
+from training.storage import check_writable, write_bytes, write_text
 
 _log = logging.getLogger(__name__)
 
@@ -144,14 +145,17 @@ def main(argv: list[str] | None = None) -> int:
         method = open_method(arguments.method, open_bundle(arguments.method).config)
         if not isinstance(method, HouseMethod):
             raise BundleError(f"{arguments.method} does not tell how strange a hand looks; house does.")
+        check_writable(bundles_folder() / arguments.method)
+        weights = weights_of(arguments.method)
         ordinary, others = _films(arguments.data, arguments.cache)
         check_enough(ordinary, others)
         folder = bundles_folder()
         module = describe(middle_maps(method, folder, ordinary))
         beyond = module(middle_maps(method, folder, others)) > 1
+        refuse_others(arguments.method, weights)
+        write(folder / arguments.method, module)
     except (TrainingError, InferenceError) as error:
         return exit_code(error)
-    write(folder / arguments.method, module)
     share = float(beyond.double().mean())
     print(f"{len(ordinary)} films; of {len(others)} validation films {share:.1%} beyond the limit")  # noqa: T201
     return 0

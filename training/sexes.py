@@ -24,12 +24,13 @@ from inference.method import DEFAULT_METHOD
 from inference.named_ensemble import calibration_path
 from inference.sex_alarm import LEAST_MONTHS, SexAlarm, against, other
 from training.arguments import first_line, positive_int
+from training.bundle_intervals import refuse_others, weights_of
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.figures import clean
 from training.evaluation.output import check_outputs, write_output
 from training.evaluation.reading import film_of
 from training.radiographs import Radiograph, load_half
-from training.storage import write_text
+from training.storage import check_writable, write_text
 
 FALSE_ALARMS = 0.10
 """Largest share of films with the right sex that may raise the alarm: with half as many, half the wrong ones pass."""
@@ -140,6 +141,9 @@ def _measure(arguments: argparse.Namespace) -> None:
     check_outputs(arguments.json)
     if arguments.write and not path.is_file():
         raise DataError(f"{arguments.method} has no intervals of its own yet; run boneage-node calibrate first.")
+    if arguments.write:
+        check_writable(path.parent)
+    weights = weights_of(arguments.method)
     engine = Engine.load(arguments.method, threads=arguments.threads)
     answers = ask(engine, load_half(arguments.data, [arguments.part]))
     if arguments.write and len(answers) < LEAST_FILMS:
@@ -148,6 +152,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     for key, value in asdict(found).items():
         print(f"{key}: {value:.4g}")  # noqa: T201 - a command's answer
     if arguments.write:
+        refuse_others(arguments.method, weights)
         write_alarm(path, found, arguments.part)
     write_output(arguments.json, lambda: json.dumps(clean(asdict(found) | {"part": arguments.part}), indent=1) + "\n")
 
