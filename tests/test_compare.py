@@ -319,7 +319,7 @@ def test_a_run_that_has_not_ended_is_labelled_as_unconverged(tmp_path, ended):
     )
     state = open_method("global-local", method).make_net().state_dict()
     (tmp_path / "a").mkdir()
-    torch.save({"best": (1.0, state), "average": {}}, tmp_path / "a" / "checkpoint.pt")
+    torch.save({"epoch": 0, "best": (1.0, state), "average": {}}, tmp_path / "a" / "checkpoint.pt")
     if ended:
         torch.save(state, tmp_path / "final.pt")
     made = from_run(tmp_path, [], Computing(1, "cpu"))

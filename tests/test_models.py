@@ -71,8 +71,8 @@ def export_again(folder: Path, *more: str, finished: bool = True, others: bool =
         state = torch.load(run / "final.pt", weights_only=True)
         (run / "final.pt").unlink()
         (run / "a").mkdir()
-        (run / "a" / "curve.jsonl").write_text("")
-        torch.save({"best": (0, state), "average": {}}, run / "a" / "checkpoint.pt")
+        (run / "a" / "curve.jsonl").write_text("{}\n{}\n")  # a kill came before the second epoch's checkpoint
+        torch.save({"epoch": 0, "best": (0, state), "average": {}}, run / "a" / "checkpoint.pt")
     assert export.main(["age", "--run", str(run), *more]) == 0
 
 
@@ -104,7 +104,7 @@ def test_the_mark_stays_until_other_weights_are_exported(folder, caplog):
 
 def test_a_run_that_has_not_ended_is_exported_as_unconverged(folder):
     export_again(folder, finished=False)
-    assert open_bundle("global-local", folder).unconverged == "0 of 1 epochs"
+    assert open_bundle("global-local", folder).unconverged == "1 of 1 epochs"
 
 
 def test_shipped_methods_that_did_not_converge_are_marked():

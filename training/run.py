@@ -177,19 +177,28 @@ def read_about(run: Path) -> dict[str, Any]:
 
 
 def unfinished(run: Path) -> str | None:
-    """Say how far a run of an age method got that has not ended yet; None of one that has."""
+    """Say how far a run of an age method got that has not ended yet, by its checkpoints; None of one that has.
+
+    Raises
+    ------
+    RunError
+        If a checkpoint is torn and there is none of the epoch before.
+    """
     if (run / "final.pt").exists():
         return None
     epochs = sum(phase["epochs"] for phase in read_about(run)["recipe"]["phases"])
-    curves = [folder / "curve.jsonl" for folder in _phases(run)]
-    done = sum(len(curve.read_text().splitlines()) for curve in curves if curve.is_file())
+    done = sum(load_checkpoint(folder)[0]["epoch"] + 1 for folder in _begun(run))
     return f"{done} of {epochs} epochs"
 
 
-def _phases(run: Path) -> list[Path]:
-    """Return the folders of a run's phases, first to last: of a detector, the run's own."""
+def _begun(run: Path) -> list[Path]:
+    """Return the folders of the phases that have a checkpoint, first to last; of a detector, the run's own.
+
+    The order is the recipe's: a copy of the run's folder has times of its own.
+    """
     recipe = read_about(run).get("recipe", {}) if (run / _ABOUT).exists() else {}
-    return [run / phase["name"] for phase in recipe.get("phases", ())] or [run]
+    folders = [run / phase["name"] for phase in recipe.get("phases", ())] or [run]
+    return [folder for folder in folders if (folder / CHECKPOINT).exists() or (folder / BEFORE).exists()]
 
 
 def best_score(folder: Path) -> float:
@@ -210,8 +219,7 @@ def read_run(run: Path) -> dict[str, torch.Tensor]:
         raise RunError(f"There is no run's folder {run}.")
     if (run / "final.pt").exists():
         return load_state(run / "final.pt")
-    # By the recipe's order: a copy of the run's folder has times of its own.
-    begun = [folder for folder in _phases(run) if (folder / CHECKPOINT).exists() or (folder / BEFORE).exists()]
+    begun = _begun(run)
     if not begun:
         raise RunError(f"{run} holds no weights yet; wait for its first epoch.")
     state, _ = load_checkpoint(begun[-1])
