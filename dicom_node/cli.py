@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 
 from dicom_node import __version__
@@ -38,6 +39,8 @@ DELEGATED = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's) and return its exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a dash that its encoding has not must not end a command
     try:
         code = _carry_out(list(sys.argv[1:] if argv is None else argv))
     except BrokenPipeError:

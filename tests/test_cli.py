@@ -139,6 +139,15 @@ def test_a_command_without_standard_output_does_its_work() -> None:
     assert (done.returncode, done.stderr) == (cli.DONE, "")
 
 
+def test_a_letter_that_a_terminal_has_not_ends_no_command(tmp_path: Path) -> None:
+    (tmp_path / "readings.csv").write_text("file,sex,bone_age_months,gr\u00f6\u00dfe\n", "utf-8")
+    asked = [sys.executable, "-m", "dicom_node", "data", "check", str(tmp_path)]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (cli.FAILED, "")
+    assert "The column 'gr??e' is not known" in done.stdout
+
+
 def test_a_pipe_that_broke_elsewhere_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     def break_off(_: Sequence[str]) -> int:
         raise BrokenPipeError("the database")

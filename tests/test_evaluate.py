@@ -375,6 +375,31 @@ def test_what_was_measured_is_kept_where_nothing_can_be_fitted(data, fake, tmp_p
     assert not (tmp_path / "r.json").exists()
 
 
+def test_a_standard_output_that_takes_nothing_costs_no_file(data, fake, tmp_path, monkeypatch):
+    """Given a full disk below standard output, then what took minutes to measure is kept all the same."""
+    kept, page = tmp_path / "figures.json", tmp_path / "report.html"
+
+    def full(_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(command, "print_figures", full)
+    with pytest.raises(OSError, match="No space left"):
+        command.main(["--data", str(data), "--json", str(kept), "--report", str(page)])
+    assert json.loads(kept.read_text())["films"] == 4
+    assert "How well bone age is read" in page.read_text()
+
+
+def test_a_file_that_cannot_be_written_costs_no_answer(data, fake, tmp_path, monkeypatch, capsys):
+    def full(*_: object) -> None:
+        raise DataError("figures.json cannot be written: No space left on device; name another place.")
+
+    monkeypatch.setattr(command, "write_output", full)
+    assert command.main(["--data", str(data), "--json", str(tmp_path / "figures.json"), "--accept", "mae<=500"]) == 2
+    printed = capsys.readouterr().out
+    assert "MAE / RMSE" in printed
+    assert "passed: mae" in printed
+
+
 @pytest.mark.parametrize(("wanted", "code"), [("mae<=0.5", 1), ("mae<=500", 2)])
 def test_a_threshold_decides_where_nothing_can_be_fitted(data, fake, tmp_path, capsys, wanted, code):
     """Given too few films for a recalibration, then 1 says that a threshold failed, and both are printed."""

@@ -134,7 +134,7 @@ def test_of_films_that_are_all_refused_no_error_is_told(capsys):
     assert [found["rows"][0][key] for key in (*unread, "flagged_share")] == [None] * 7
     assert found["rows"][0]["refused_share"] == 1.0
     assert stress_section(found).count("<td>\N{EN DASH}</td>") == 7
-    print_outcomes(outcomes)
+    print_outcomes(found)
     assert "nan" not in capsys.readouterr().out
 
 

@@ -38,7 +38,7 @@ from training.evaluation.contestants import (
 )
 from training.evaluation.drawing import COLOURS, Plot
 from training.evaluation.figures import clean
-from training.evaluation.output import check_outputs, write_output
+from training.evaluation.output import check_outputs, told_at_last, write_output
 from training.evaluation.own_rois import boxed_films
 from training.evaluation.page import decimal, figure, figures, page, paragraph, percent, section, table
 from training.evaluation.papers import own_groups, paper_cells, paper_of
@@ -394,9 +394,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         check_outputs(arguments.json, arguments.report, inputs=map(Path, arguments.what))
         comparison = compare(*_gather(arguments), films_of=_films_of(arguments))
-        _print(comparison)
-        write_output(arguments.json, lambda: json.dumps(comparison, indent=1, allow_nan=False) + "\n")
-        write_output(arguments.report, lambda: comparison_page(comparison))
+        with told_at_last(lambda: _print(comparison)):
+            write_output(arguments.json, lambda: json.dumps(comparison, indent=1, allow_nan=False) + "\n")
+            write_output(arguments.report, lambda: comparison_page(comparison))
     except (TrainingError, InferenceError) as error:
         return exit_code(error)
     return 0

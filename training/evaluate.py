@@ -36,7 +36,7 @@ from training.evaluation.ages import AGE_GROUPS_YEARS, Errors, coverage, errors_
 from training.evaluation.changes import changed_rois, compare_case
 from training.evaluation.figures import assemble, check_figures, clean
 from training.evaluation.options import refuse_idle
-from training.evaluation.output import check_outputs, write_output
+from training.evaluation.output import check_outputs, told_at_last, write_output
 from training.evaluation.own_rois import boxed_films, detector_of, own_roi_figures
 from training.evaluation.reading import (
     Case,
@@ -160,11 +160,9 @@ def _cell(errors: dict[str, Any]) -> str:
 
 
 def judge(figures: dict[str, Any], thresholds: list[Threshold]) -> bool:
-    """Set the figures beside the thresholds, keep and print the sentences; True when all hold."""
+    """Set the figures beside the thresholds and keep the sentences; True when all hold."""
     verdicts = [threshold.judge(figures) for threshold in thresholds]
     figures["acceptance"] = [asdict(verdict) for verdict in verdicts]
-    for verdict in verdicts:
-        print(f"{'passed' if verdict.passed else 'FAILED'}: {verdict.sentence}")  # noqa: T201 - a command's answer
     return all(verdict.passed for verdict in verdicts)
 
 
@@ -280,14 +278,12 @@ def _read_rows(figures: dict[str, Any]) -> list[Row]:
 
 
 def _stress(engine: Engine, films: list[Radiograph]) -> dict[str, Any]:
-    """Put films that were read through the stress suite, print the outcomes and return them as figures; {} of none."""
+    """Put films that were read through the stress suite and return the outcomes as figures; {} of none."""
     if not films:
         _log.warning("No film was read: the stress suite has nothing to compare with.")
         return {}
     _log.info("changing %d films", len(films))
-    outcomes = stress(engine, films)
-    print_outcomes(outcomes)
-    return dict(clean(stress_figures(outcomes)))
+    return stress_figures(stress(engine, films))
 
 
 def _fit(figures: dict[str, Any], path: Path) -> None:
@@ -298,17 +294,29 @@ def _fit(figures: dict[str, Any], path: Path) -> None:
     fitted = recalibration.fit(rows_of(figures, "figures"), model, intervals_fingerprint=of)
     figures["recalibration"] = fitted
     write_output(path, lambda: json.dumps(fitted, indent=2) + "\n")
-    print(f"recalibration: {fitted}")  # noqa: T201 - a command's answer
 
 
 def _try_to_fit(figures: dict[str, Any], path: Path) -> DataError | None:
-    """Fit a recalibration and write it; where none can be, say why and return it."""
+    """Fit a recalibration and write it; where none can be, return why."""
     try:
         _fit(figures, path)
     except DataError as error:
-        print(f"no recalibration: {error}")  # noqa: T201 - a command's answer
         return error
     return None
+
+
+def _tell(figures: dict[str, Any], unfitted: DataError | None, arguments: argparse.Namespace) -> None:
+    """Print the figures, and what came of stress, and of the thresholds and the recalibration that were asked for."""
+    say = print  # a command's answer
+    if figures.get("stress"):
+        print_outcomes(figures["stress"])
+    print_figures(figures)
+    for verdict in figures["acceptance"] if arguments.accept is not None else ():
+        say(f"{'passed' if verdict['passed'] else 'FAILED'}: {verdict['sentence']}")
+    if unfitted is not None:
+        say(f"no recalibration: {unfitted}")
+    elif arguments.recalibrate is not None:
+        say(f"recalibration: {figures['recalibration']}")
 
 
 def _run(arguments: argparse.Namespace) -> bool:
@@ -321,14 +329,14 @@ def _run(arguments: argparse.Namespace) -> bool:
     inputs = (arguments.readings, arguments.recalibration)
     check_outputs(arguments.json, arguments.report, arguments.recalibrate, inputs=inputs)
     figures, pictures = _measure(arguments)
-    print_figures(figures)
     accepted = judge(figures, thresholds) if thresholds else True
     unfitted = _try_to_fit(figures, arguments.recalibrate) if arguments.recalibrate else None
-    write_output(arguments.json, lambda: json.dumps(figures, indent=1, allow_nan=False) + "\n")
     of_site = (figures.get("terms") or {}).get("films") == SITE_FILMS  # whichever option they came by
     usual = 0 if of_site else _PICTURES
     shown = usual if arguments.pictures is None else arguments.pictures
-    write_output(arguments.report, lambda: report(figures, pictures(shown)))
+    with told_at_last(lambda: _tell(figures, unfitted, arguments)):
+        write_output(arguments.json, lambda: json.dumps(figures, indent=1, allow_nan=False) + "\n")
+        write_output(arguments.report, lambda: report(figures, pictures(shown)))
     if accepted and unfitted is not None:
         raise unfitted
     return accepted

@@ -34,7 +34,8 @@ from inference.pose import Pose, fit_pose, template_points
 from inference.preparation import roi_centres
 from training.arguments import first_line, positive_int
 from training.errors import TrainingError, exit_code
-from training.evaluation.output import check_outputs, write_output
+from training.evaluation.figures import clean
+from training.evaluation.output import check_outputs, told_at_last, write_output
 from training.evaluation.reading import film_of
 from training.radiographs import Radiograph, load_half, load_negatives, refuse_no_films
 from training.stress import SEED, spread, turned
@@ -249,9 +250,9 @@ def _measure(arguments: argparse.Namespace) -> None:
     films = load_half(arguments.data, [arguments.part])
     refuse_no_films(films, arguments.data, arguments.part)
     rates = measure(engine, spread(films, arguments.films), load_negatives(arguments.data))
-    print_rates(rates)
     table = {"part": arguments.part, "model": asdict(engine.identity), "rows": [asdict(one) for one in rates]}
-    write_output(arguments.json, lambda: json.dumps(table, indent=1) + "\n")
+    with told_at_last(lambda: print_rates(rates)):
+        write_output(arguments.json, lambda: json.dumps(clean(table), indent=1) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:

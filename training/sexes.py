@@ -27,7 +27,7 @@ from training.arguments import first_line, positive_int
 from training.bundle_intervals import refuse_others, weights_of
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.figures import clean
-from training.evaluation.output import check_outputs, write_output
+from training.evaluation.output import check_outputs, told_at_last, write_output
 from training.evaluation.reading import film_of
 from training.radiographs import Radiograph, load_half
 from training.storage import check_writable, write_text
@@ -123,6 +123,12 @@ def write_alarm(path: Path, found: Rates, part: str) -> None:
     write_text(path, json.dumps(table, indent=2) + "\n")
 
 
+def print_rates(found: Rates) -> None:
+    """Print the rates, one a line."""
+    for key, value in asdict(found).items():
+        print(f"{key}: {value:.4g}")  # noqa: T201 - a command's answer
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = argparse.ArgumentParser(prog="python -m training.sexes", description=first_line(__doc__))
@@ -149,12 +155,12 @@ def _measure(arguments: argparse.Namespace) -> None:
     if arguments.write and len(answers) < LEAST_FILMS:
         raise DataError(f"An alarm needs {LEAST_FILMS} films that are read; there are {len(answers)}. Add films.")
     found = rates(answers, arguments.logit if arguments.logit is not None else choose_logit(answers))
-    for key, value in asdict(found).items():
-        print(f"{key}: {value:.4g}")  # noqa: T201 - a command's answer
-    if arguments.write:
-        refuse_others(arguments.method, weights)
-        write_alarm(path, found, arguments.part)
-    write_output(arguments.json, lambda: json.dumps(clean(asdict(found) | {"part": arguments.part}), indent=1) + "\n")
+    kept = clean(asdict(found) | {"part": arguments.part})
+    with told_at_last(lambda: print_rates(found)):
+        if arguments.write:
+            refuse_others(arguments.method, weights)
+            write_alarm(path, found, arguments.part)
+        write_output(arguments.json, lambda: json.dumps(kept, indent=1) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -33,7 +33,7 @@ from inference.method import DEFAULT_METHOD
 from training.arguments import first_line, positive_int
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.figures import clean, measured_now
-from training.evaluation.output import check_outputs, write_output
+from training.evaluation.output import check_outputs, told_at_last, write_output
 from training.evaluation.page import page
 from training.evaluation.reading import film_of
 from training.evaluation.report import stress_section
@@ -346,24 +346,26 @@ def spread(films: list[_Film], count: int) -> list[_Film]:
     return [ordered[place] for place in places]
 
 
-def print_outcomes(outcomes: list[Outcome]) -> None:
-    """Print a table of the suite."""
+def print_outcomes(found: dict[str, Any]) -> None:
+    """Print a table of the suite, from :func:`stress_figures`."""
     say = print  # a command's answer
     heads = ("MAE", "after", "shift", "|shift|", "most", "silent", "refused", "new flag")
     say(f"{'change':34s} " + " ".join(f"{head:>8s}" for head in heads))
-    for row in outcomes:
+    for row in found["rows"]:
+        outcome = "passed" if row["passed"] else "FAILED"
         say(
-            f"{row.change:34s} {_cell(row.mae_before, '.2f')} {_cell(row.mae_after, '.2f')} "
-            f"{_cell(row.mean_shift, '+.2f')} {_cell(row.mean_absolute_shift, '.2f')} "
-            f"{_cell(row.largest_shift, '.1f')} {_cell(row.largest_silent_shift, '.1f')} "
-            f"{row.refused_share:8.0%} {_cell(row.flagged_share, '.0%')}  {'passed' if row.passed else 'FAILED'}"
+            f"{row['change']:34s} {_cell(row['mae_before'], '.2f')} {_cell(row['mae_after'], '.2f')} "
+            f"{_cell(row['mean_shift'], '+.2f')} {_cell(row['mean_absolute_shift'], '.2f')} "
+            f"{_cell(row['largest_shift'], '.1f')} {_cell(row['largest_silent_shift'], '.1f')} "
+            f"{row['refused_share']:8.0%} {_cell(row['flagged_share'], '.0%')}  {outcome}"
         )
-    say(f"{sum(row.passed for row in outcomes)} of {len(outcomes)} passed. Research use only, not for diagnosis.")
+    passed = sum(row["passed"] for row in found["rows"])
+    say(f"{passed} of {len(found['rows'])} passed. Research use only, not for diagnosis.")
 
 
-def _cell(value: float, written: str) -> str:
+def _cell(value: float | None, written: str) -> str:
     """Write a number, or a dash for one that could not be measured."""
-    said = "\N{EN DASH}" if math.isnan(value) else format(value, written)
+    said = "\N{EN DASH}" if value is None else format(value, written)
     return f"{said:>8s}"
 
 
@@ -407,16 +409,18 @@ def _run(arguments: argparse.Namespace) -> list[Outcome]:
     refuse_no_films(films, arguments.data, arguments.part)
     films = spread(films, arguments.films)
     outcomes = stress(engine, films, changes)
-    print_outcomes(outcomes)
     found = stress_figures(outcomes)
     model = engine.identity
     table = {"schema": SCHEMA, **measured_now(), "part": arguments.part, "model": asdict(model), **found}
-    write_output(arguments.json, lambda: json.dumps(table, indent=1) + "\n")
     lead = (
         f"{model.name} {model.version} on {found['films']} films of the part {arguments.part}: "
         f"{terms_of_films(arguments.data)}."
     )
-    write_output(arguments.report, lambda: page("What changes of a film do to the age", lead, [stress_section(found)]))
+    with told_at_last(lambda: print_outcomes(found)):
+        write_output(arguments.json, lambda: json.dumps(table, indent=1) + "\n")
+        write_output(
+            arguments.report, lambda: page("What changes of a film do to the age", lead, [stress_section(found)])
+        )
     return outcomes
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from training.errors import DataError
@@ -43,6 +44,19 @@ def check_outputs(*paths: Path | None, inputs: Iterable[Path | None] = ()) -> No
 def _is_device(path: Path) -> bool:
     """Tell whether a path is no file but what takes any text, such as /dev/stdout, wherever that leads."""
     return path.absolute().is_relative_to("/dev") or (path.exists() and not path.is_file())
+
+
+@contextmanager
+def told_at_last(tell: Callable[[], object]) -> Iterator[None]:
+    """Tell what was measured when its files are written, or could not be.
+
+    A standard output that takes nothing (a full disk, an encoding without a letter, a reader that has gone) then costs
+    no file, and a file that cannot be written no answer.
+    """
+    try:
+        yield
+    finally:
+        tell()
 
 
 def write_output(path: Path | None, write: Callable[[], str]) -> None:
