@@ -609,6 +609,25 @@ def test_films_that_share_a_name_in_folders_of_their_own_are_drawn_apart(tmp_pat
     assert {entry.reading.part for entry in open_source(tmp_path).entries} == {"train", "validation", "test"}
 
 
+@pytest.mark.parametrize(("films", "doubted"), [(10, True), (9, False)])
+def test_anonymised_films_that_all_have_one_patient_are_doubted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], films: int, doubted: bool
+) -> None:
+    """Given films whose PatientID is the same, as after anonymisation, then it is said why all have one part."""
+    for seed in range(films):
+        make_object(tmp_path / f"film{seed}.dcm", seed, patient="ANONYMOUS")
+    header = ["file", "sex", "bone_age_years"]
+    write_csv(tmp_path / "readings.csv", header, [[f"film{seed}.dcm", "F", 8] for seed in range(films)])
+    assert main(["data", "check", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert (f"? {films} of {films} films are of one patient, by patient or PatientID" in said) is doubted
+    assert "ANONYMOUS" not in said
+    rows = [[f"film{seed}.dcm", "F", 8, f"child {seed}"] for seed in range(films)]
+    write_csv(tmp_path / "readings.csv", [*header, "patient"], rows)
+    main(["data", "check", str(tmp_path)])
+    assert "of one patient" not in capsys.readouterr().out
+
+
 def test_a_child_on_both_sides_is_refused_and_not_named(site: Path) -> None:
     write_csv(
         site / "readings.csv",
@@ -616,7 +635,10 @@ def test_a_child_on_both_sides_is_refused_and_not_named(site: Path) -> None:
         [["film0.dcm", "M", 100, "train"], ["film1.dcm", "M", 110, "test"]],
     )
     (problem,) = open_source(site).problems
-    assert problem == "Line 2 and Line 3 are of one patient and stand in train and test: give them one part."
+    assert problem == (
+        "Line 2 and Line 3 are of one patient and stand in train and test: give them one part, or, if PatientID is not "
+        "one child's, tell the children apart in a column patient."
+    )
     assert "P0" not in problem
 
 

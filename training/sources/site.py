@@ -9,6 +9,7 @@ stable as long as new lines go to the end. Its part does not depend on it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from functools import partial
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from training.evaluation.site import SiteFilm
 
 TABLE = "readings.csv"
+PATIENT = "patient"
+MANY_OF_ONE = 10
+"""So many hand films of one child are few children's; a table in which these are most of the films is doubted."""
 FAR_MONTHS = 120.0
 """No child's bone age is so far from the age in its header; one of them is wrong."""
 
@@ -69,6 +73,7 @@ def read(folder: Path) -> Source | None:
     if not rows.lines:
         source.problems.append(f"{TABLE} holds no line below its header; write one for each film.")
     _name_columns(source, rows.columns)
+    _doubt_patients(source)
     source.unlisted = unlisted(folder, named)
     if source.unlisted:
         source.notices.append(
@@ -88,6 +93,16 @@ def unlisted(folder: Path, listed: Iterable[Path]) -> list[Path]:
     known = set(listed)
     files = (path for path in files_below(folder, without=ANNOTATIONS) if is_film_file(path))
     return [path for path in files if path.resolve() not in known]
+
+
+def _doubt_patients(source: Source) -> None:
+    """Name a patient who has most of the films: where these were anonymised, PatientID may be that of all children."""
+    (_, films), *_ = Counter(entry.patient for entry in source.entries if entry.patient).most_common(1) or [("", 0)]
+    if films >= MANY_OF_ONE and 2 * films > len(source.entries):
+        source.notices.append(
+            f"{films} of {len(source.entries)} films are of one patient, by {PATIENT} or PatientID, and belong to one "
+            f"part: if they are of several children, tell these apart in a column {PATIENT}."
+        )
 
 
 def _name_columns(source: Source, columns: Iterable[str]) -> None:
@@ -114,7 +129,7 @@ def _doubts(reading: Reading, header: Header, *, ages: bool) -> Iterator[str]:
 def _enter(source: Source, folder: Path, film: SiteFilm, row: Row, header: Header) -> None:
     path, reading = film.path, film.reading
     line, stated = reading.rsna_id, part_of(row.get("part"))
-    patient = (row.get("patient") or "").strip() or header.patient
+    patient = (row.get(PATIENT) or "").strip() or header.patient
     if stated is None:
         words, kind = ", ".join(PARTS), kind_of(row.get("part"))
         source.problems.append(f"Line {line}: the part must be one of {words}, or empty; it is {kind}.")

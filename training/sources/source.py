@@ -217,7 +217,8 @@ def _split_patients(entries: list[Entry]) -> list[str]:
         if entry.patient:
             sides[entry.patient].setdefault(entry.reading.part, entry.name)
     return [
-        f"{' and '.join(found.values())} are of one patient and stand in {' and '.join(found)}: give them one part."
+        f"{' and '.join(found.values())} are of one patient and stand in {' and '.join(found)}: give them one "
+        "part, or, if PatientID is not one child's, tell the children apart in a column patient."
         for found in sides.values()
         if len(found) > 1
     ]
