@@ -445,6 +445,32 @@ def test_months_of_infants_and_years_under_years_are_read(
     assert len(read_table(tmp_path, tmp_path / "readings.csv")) == films
 
 
+@pytest.mark.parametrize(
+    ("ages", "refused"),
+    [
+        (["8.11", "7.6", "10.0", "9.10", "12.3", "6.7", "11.9", "5.1", "13.2", "4.5"], True),
+        (["8.11", "7.06", "10.00", "9.10", "12.03", "6.07", "11.09", "5.01", "13.02", "4.05"], True),
+        (["8,11", "7,6", "10,0", "9,10", "12,3", "6,7", "11,9", "5,1", "13,2", "4,5"], True),
+        (["8.1", "7.6", "10.0", "9.9", "12.3", "6.7", "11.9", "5.1", "13.2", "4.5"], False),
+        (["8.11", "7.60", "10.00", "9.10", "12.30", "6.70", "11.90", "5.10", "13.20", "4.50"], False),
+        (["8.10", "7", "10", "9.11", "12", "6", "11", "5", "13", "4"], False),
+    ],
+    ids=["months", "padded", "commas", "tenths", "hundredths", "too few"],
+)
+def test_years_and_months_as_decimals_are_a_problem(tmp_path: Path, ages: list[str], refused: bool) -> None:
+    """Given 8.11 for 8 years and 11 months, then no table is read in which it would be 8 years and 1 month."""
+    rows = []
+    for seed, age in enumerate(ages):
+        make_object(tmp_path / f"film{seed}.dcm", seed)
+        rows.append(f"film{seed}.dcm;F;{age}")
+    (tmp_path / "readings.csv").write_text("\n".join(["file;sex;bone_age_years", *rows]))
+    problems = open_source(tmp_path).problems
+    assert any("8.11 means 8 years and 11 months" in problem for problem in problems) is refused
+    if refused:
+        with pytest.raises(DataError, match=r"write months under bone_age_months \(107\)"):
+            read_table(tmp_path, tmp_path / "readings.csv")
+
+
 def test_infants_months_are_believed_beside_their_years(tmp_path: Path) -> None:
     write_ages(tmp_path, 12, "bone_age_months", lambda seed: 5 + seed, lambda _: "")
     rows = [[f"film{seed}.dcm", "M", 5 + seed, round((5 + seed) / 12, 1)] for seed in range(12)]

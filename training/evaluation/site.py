@@ -29,7 +29,7 @@ from training.radiographs import OLDEST_MONTHS, Radiograph, Reading
 from training.sources.files import IMAGES, is_there, read_image, read_object
 from training.sources.source import SHOWN_PROBLEMS, check_folder, fingerprint
 from training.sources.tables import AGES, BEYOND, COLUMNS, SEXES, Row, Table, kind_of, number_of, read_lines, sex_of
-from training.sources.units import years_for_months
+from training.sources.units import are_years_and_months, years_for_months
 
 _log = logging.getLogger(__name__)
 
@@ -93,11 +93,22 @@ def listed(problems: list[str]) -> str:
 
 
 def wrong_unit(films: list[tuple[Row, SiteFilm]]) -> str | None:
-    """Say that readings under months must be years, and the remedy; those that say their years, too, are left out."""
+    """Say that readings are in another unit than their column's, and the remedy.
+
+    Years may stand under months, and years with months behind the decimal point (8.11) under years. Readings that say
+    both columns are left out: these must agree.
+    """
     alone = [(film.reading.age_months, film.path) for row, film in films if not _filled(row, "bone_age_years")]
     said = years_for_months("bone_age_months", alone)
-    remedy = "name the column bone_age_years, or, if these are infants, add that column beside it"
-    return None if said is None else f"{said}: {remedy}."
+    if said is not None:
+        return f"{said}: name the column bone_age_years, or, if these are infants, add that column beside it."
+    years = [row.get("bone_age_years") or "" for row, _ in films if not _filled(row, "bone_age_months")]
+    if are_years_and_months(years):
+        return (
+            "The decimals under bone_age_years are 0 to 11 alone, as where 8.11 means 8 years and 11 months: write "
+            "months under bone_age_months (107), or years with true decimals (8.92)."
+        )
+    return None
 
 
 def read_rows(table: Path) -> Table:
