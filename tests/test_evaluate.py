@@ -588,7 +588,7 @@ def test_keys_that_others_read_stay():
 def test_every_figure_that_a_threshold_may_name_is_measured():
     figures = full_figures() | {"least_group_coverage": 0.9}
     for name in METRICS:
-        (threshold,) = read_thresholds(f"{name}<=1000000")
+        (threshold,) = read_thresholds(f"{name}<={1 if METRICS[name].share else 1_000_000}")
         assert threshold.judge(figures).passed, name
 
 
@@ -610,6 +610,14 @@ def test_thresholds_from_a_file(tmp_path):
         ("mae", "<=", 10.0),
         ("coverage", ">=", 0.85),
     ]
+
+
+@pytest.mark.parametrize("text", ["refused<=5", "coverage>=85", "roi_centre<=2"])
+def test_a_share_in_percent_is_refused_as_a_threshold(text):
+    """Given 5 for 5 %, which any share is below, then no site accepts a model by it."""
+    with pytest.raises(DataError, match=r"is a share from 0 to 1; write 0\.05 for 5 %"):
+        read_thresholds(text)
+    assert read_thresholds("refused<=1,mae<=24,milliseconds<=900,bias<=3,width<=40")
 
 
 @pytest.mark.parametrize("text", ["mae", "mae=5", "nothing<=1", "mae<=1.2.3", "missing.toml"])

@@ -39,23 +39,28 @@ class Metric:
     words: str
     path: tuple[str, ...]
     absolute: bool = False  # judge its size, whatever its sign
+    share: bool = True  # from 0 to 1, else months or milliseconds
 
 
 METRICS: dict[str, Metric] = {
-    "mae": Metric("mean absolute error in months", ("table_3", "all", "total", "mae_months")),
-    "mae_male": Metric("mean absolute error of boys in months", ("table_3", "all", "male", "mae_months")),
-    "mae_female": Metric("mean absolute error of girls in months", ("table_3", "all", "female", "mae_months")),
-    "rmse": Metric("root mean square error in months", ("table_3", "all", "total", "rmse_months")),
-    "bias": Metric("bias in months, whatever its sign", ("bland_altman", "all", "total", "bias_months"), absolute=True),
+    "mae": Metric("mean absolute error in months", ("table_3", "all", "total", "mae_months"), share=False),
+    "mae_male": Metric("mean absolute error of boys in months", ("table_3", "all", "male", "mae_months"), share=False),
+    "mae_female": Metric(
+        "mean absolute error of girls in months", ("table_3", "all", "female", "mae_months"), share=False
+    ),
+    "rmse": Metric("root mean square error in months", ("table_3", "all", "total", "rmse_months"), share=False),
+    "bias": Metric(
+        "bias in months, whatever its sign", ("bland_altman", "all", "total", "bias_months"), absolute=True, share=False
+    ),
     "within_6": Metric("share of films within 6 months", ("within_months", "6")),
     "within_12": Metric("share of films within 12 months", ("within_months", "12")),
     "within_24": Metric("share of films within 24 months", ("within_months", "24")),
     "coverage": Metric("share of references inside their 90 % interval", ("coverage_90",)),
     "group_coverage": Metric("lowest such share of the age groups with 15 films or more", ("least_group_coverage",)),
-    "width": Metric("mean width of the intervals in months", ("intervals", "all", "width_months")),
+    "width": Metric("mean width of the intervals in months", ("intervals", "all", "width_months"), share=False),
     "refused": Metric("share of films refused", ("refused_share",)),
     "non_hands": Metric("share of images without a hand that got an age", ("non_hands_share",)),
-    "milliseconds": Metric("median milliseconds a film", ("milliseconds_median",)),
+    "milliseconds": Metric("median milliseconds a film", ("milliseconds_median",), share=False),
     "roi_precision": Metric("precision of the 13 bones at IoU 0.5", ("roi", "all", "precision")),
     "roi_recall": Metric("recall of the 13 bones at IoU 0.5", ("roi", "all", "recall")),
     "roi_f1": Metric("F1 of the 13 bones at IoU 0.5", ("roi", "all", "f1")),
@@ -131,6 +136,11 @@ def _parse(text: str) -> Threshold:
     if name not in METRICS:
         raise DataError(f"There is no figure named {name!r}; there are {', '.join(METRICS)}.")
     try:
-        return Threshold(name, comparison, float(limit))
+        threshold = Threshold(name, comparison, float(limit))
     except ValueError as error:
         raise DataError(f"The threshold {text.strip()!r} has no number; write it like mae<=10.") from error
+    if METRICS[name].share and threshold.limit > 1:
+        raise DataError(
+            f"The threshold {text.strip()!r} means nothing: {name} is a share from 0 to 1; write 0.05 for 5 %."
+        )
+    return threshold
