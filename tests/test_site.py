@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from inference.film import Film, bytes_to_read
+from inference.film import Film, bytes_to_read, read_film, with_square_pixels
 from inference.finding import Box, Estimate, Finding, Laterality, ModelIdentity, Refusal, RefusalCode, Subject
 from training import evaluate
 from training.errors import DataError
@@ -29,6 +29,8 @@ from training.evaluation.figures import KEYS, assemble, clean
 from training.evaluation.output import check_outputs, write_output
 from training.evaluation.reading import Row
 from training.evaluation.site import SiteCase, read_site, read_table
+from training.radiographs import load_half
+from training.sources.source import LONG_SIDE, shrunk
 
 MODEL = ModelIdentity("house", "House", "0.1.0", "ab" * 32)
 
@@ -173,9 +175,26 @@ def test_a_shuttered_film_is_shown_and_changed_as_networks_are_shown_it(tmp_path
     ds.save_as(tmp_path / "a.dcm")
     (tmp_path / "r.csv").write_text("file,sex,bone_age_months\na.dcm,M,144\n")
     (film,) = read_table(tmp_path, tmp_path / "r.csv")
-    pixels = site.read_site_film(FakeEngine(), film).case.film.pixels
-    assert not pixels[:, :50].any()
-    assert pixels[:, 50:].any()
+    for pixels in (site.read_site_film(FakeEngine(), film).case.film.pixels, site.film_to_change(film).pixels):
+        assert not pixels[:, :50].any()
+        assert pixels[:, 50:].any()
+
+
+def test_a_film_whose_pixels_are_not_square_is_trained_on_and_changed_as_it_is_read(tmp_path: Path) -> None:
+    """Given pixels twice as high as wide, then training and stress get the film that the engine makes of it."""
+    with resources.as_file(resources.files("dicom_node").joinpath("samples", "boy-12.dcm")) as sample:
+        ds = dcmread(sample)
+    ds.ImagerPixelSpacing = ["0.4", "0.2"]
+    ds.save_as(tmp_path / "a.dcm")
+    (tmp_path / "readings.csv").write_text("file,sex,bone_age_months,part\na.dcm,M,144,test\n")
+    film = read_film(dcmread(tmp_path / "a.dcm"))
+    square, _ = with_square_pixels(bytes_to_read(film), film.pixel_aspect)
+    assert square.shape[0] > 1.9 * square.shape[1] * film.pixels.shape[0] / film.pixels.shape[1]
+    (listed,) = read_table(tmp_path, tmp_path / "readings.csv")
+    assert np.array_equal(site.film_to_change(listed).pixels, square)
+    (trained_on,) = load_half(tmp_path, ["test"])
+    assert trained_on.pixels.shape == shrunk(square, LONG_SIDE).shape
+    assert np.array_equal(trained_on.pixels, shrunk(square, LONG_SIDE))
 
 
 # Options and kept figures.

@@ -51,7 +51,7 @@ from training.evaluation.reading import (
     rows_of,
 )
 from training.evaluation.report import report
-from training.evaluation.site import SiteFilm, read_site, read_site_film, read_table
+from training.evaluation.site import SiteFilm, film_to_change, read_site, read_site_film, read_table
 from training.radiographs import (
     Radiograph,
     load_half,
@@ -258,8 +258,7 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], Pictures]:
         figures = evaluate_site(engine, site, **also)
         if arguments.stress:
             chosen_films = spread([by_line[row.rsna_id] for row in _read_rows(figures)], arguments.stress)
-            films = [read_site_film(engine, film).case.film for film in chosen_films]
-            figures["stress"] = _stress(engine, films)
+            figures["stress"] = _stress(engine, [film_to_change(film) for film in chosen_films])
         seen = [row for row in rows_of(figures, "figures") if row.refusal not in _WITHOUT_PICTURE]
         return figures, lambda count: [
             picture(read_site_film(engine, by_line[row.rsna_id]).case) for row in furthest(seen, count)

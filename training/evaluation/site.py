@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from inference.engine import Engine
 from inference.errors import FilmError
-from inference.film import Film, bytes_to_read, read_film
+from inference.film import Film, bytes_to_read, read_film, with_square_pixels
 from inference.finding import Laterality, Refusal, Sex, Subject
 from inference.subject import read_subject
 from training.errors import DataError
@@ -237,6 +237,20 @@ def _line(film: SiteFilm, pixels: npt.NDArray[np.uint8]) -> Radiograph:
 def read_site_film(engine: Engine, film: SiteFilm) -> SiteCase:
     """Read one film of a site; one that cannot be opened is a refusal."""
     return _read(engine, film, _open(film.path))
+
+
+def film_to_change(film: SiteFilm) -> Radiograph:
+    """Return a film for the stress suite: as networks are shown it, its pixels square, for changes keep no spacing.
+
+    Raises
+    ------
+    FilmError
+        It cannot be opened any more.
+    """
+    opened = _open(film.path)
+    if isinstance(opened, FilmError):
+        raise opened
+    return _line(film, with_square_pixels(opened.shown, opened.film.pixel_aspect)[0])
 
 
 def read_site(engine: Engine, films: list[SiteFilm]) -> Iterator[SiteCase]:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.film import bytes_to_read, read_film
+from inference.film import bytes_to_read, read_film, with_square_pixels
 from training.errors import DataError
 from training.radiographs import Reading
 from training.sources.files import IMAGES, files_below, is_film_file, is_there, plain_name, read_object
@@ -145,7 +145,7 @@ def _inside(folder: Path, path: Path) -> str:
 
 
 def open_film(path: Path) -> Grey:
-    """Open a film as the node would show it, bones bright, shape (rows, columns).
+    """Open a film as the node's networks are shown it, its pixels square, shape (rows, columns).
 
     Raises
     ------
@@ -154,4 +154,5 @@ def open_film(path: Path) -> Grey:
     """
     if path.suffix.lower() in IMAGES:
         return open_image(path)
-    return bytes_to_read(read_film(read_object(path)))
+    film = read_film(read_object(path))
+    return with_square_pixels(bytes_to_read(film), film.pixel_aspect)[0]
