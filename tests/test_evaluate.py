@@ -726,6 +726,17 @@ def test_on_paper_a_wide_table_is_set_small_for_nobody_can_scroll_there():
     assert "\ntd:first-child { min-width: 6.5rem; }" in on_screen, "beside numbers that are not broken age groups were"
 
 
+def test_a_page_counts_the_films_within_the_limits_of_agreement():
+    """Given two gross errors among twenty films, then the page does not say that 19 of 20 lie within the limits."""
+    rows = [row(number, 100, 100 + (60 if number < 2 else number % 3)) for number in range(20)]
+    figures = clean(assemble(MODEL, "test", [*rows, row(20, 100, None)], []) | {"cost": full_figures()["cost"]})
+    limits = figures["bland_altman"]["all"]["total"]
+    assert limits["limit_high_months"] < 60
+    assert "18 of 20 films lie within the limits of all" in report(figures)
+    nothing = clean(assemble(MODEL, "test", [row(1, 100, None)], []) | {"cost": full_figures()["cost"]})
+    assert "within the limits" not in report(nothing)
+
+
 def test_a_page_names_the_films_that_were_refused():
     rows = [row(number, 100, None) for number in range(60)]
     text = report(clean(assemble(MODEL, "test", rows, []) | {"cost": full_figures()["cost"]}))

@@ -205,10 +205,21 @@ def _agreement(found: Figures) -> str:
             "Bias in months with its 95 % interval, and limits of agreement (bias ± 1.96 SD) of all",
             ("age", "boys", "girls", "all", "limits of agreement"), table_rows, strong_last=True,
         ),
-        paragraph(
-            "Above 0 the model reads older than the readers, below 0 younger. 19 of 20 films lie within the limits."
-        ),
+        paragraph(f"Above 0 the model reads older than the readers, below 0 younger. {_within_limits(found)}"),
     )  # fmt: skip
+
+
+def _within_limits(found: Figures) -> str:
+    """Say how many films lie within the limits of agreement of all; "" where there are none."""
+    total = found["bland_altman"]["all"]["total"]
+    if total["bias_months"] is None:
+        return ""
+    read = [row for row in found["rows"] if row["estimate_months"] is not None]
+    off = (row["estimate_months"] - row["reference_months"] for row in read)
+    inside = sum(total["limit_low_months"] <= one <= total["limit_high_months"] for one in off)
+    return (
+        f"{inside} of {len(read)} films lie within the limits of all; of normally distributed differences 95 % would."
+    )
 
 
 def _bias(row: dict[str, Any]) -> str:
