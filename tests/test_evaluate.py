@@ -39,7 +39,7 @@ from training.evaluation.changes import CHANGES, change_film, changed_rois, is_r
 from training.evaluation.drawing import Plot, ticks
 from training.evaluation.figures import assemble, clean
 from training.evaluation.reading import Case, Row, read_cases
-from training.evaluation.report import identity_plot, report
+from training.evaluation.report import bland_altman_plot, identity_plot, report
 from training.evaluation.site import read_table
 from training.radiographs import Radiograph, Reading, read_split
 from training.stress import CHANGES as STRESS
@@ -735,6 +735,16 @@ def test_a_page_counts_the_films_within_the_limits_of_agreement():
     assert "18 of 20 films lie within the limits of all" in report(figures)
     nothing = clean(assemble(MODEL, "test", [row(1, 100, None)], []) | {"cost": full_figures()["cost"]})
     assert "within the limits" not in report(nothing)
+
+
+def test_limits_of_agreement_beyond_all_differences_are_drawn_where_they_are():
+    """Given boys read 20 months too old and girls as much too young, then the limits of 40 months are in the frame."""
+    rows = [row(number, 100, 100 + (20 if number % 2 else -20)) for number in range(20)]
+    figures = clean(assemble(MODEL, "test", rows, []))
+    plot = bland_altman_plot(figures)
+    limits = figures["bland_altman"]["all"]["total"]
+    assert plot.y[0] < limits["limit_low_months"] < -40
+    assert 40 < limits["limit_high_months"] < plot.y[1]
 
 
 def test_a_page_names_the_films_that_were_refused():

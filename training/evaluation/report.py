@@ -237,15 +237,18 @@ def _limits(row: dict[str, Any]) -> str:
 def bland_altman_plot(found: Figures) -> Plot:
     """Draw differences against means, bias and limits of agreement."""
     read = [row for row in found["rows"] if row["estimate_months"] is not None]
-    reach = max([24.0, *(abs(row["estimate_months"] - row["reference_months"]) + 4 for row in read)])
+    total = found["bland_altman"]["all"]["total"]
+    limits = () if total["bias_months"] is None else (total["limit_low_months"], total["limit_high_months"])
+    off = (row["estimate_months"] - row["reference_months"] for row in read)
+    reach = max([24.0, *(abs(one) + 4 for one in (*off, *limits))])  # beyond it a line would be drawn at the edge
     plot = Plot(
         (0, 20), (-reach, 1.25 * reach), x_label="mean of estimate and reference, years", y_label="difference, months",
         title="Bland-Altman plot", x_ticks=_YEARS,
     )  # fmt: skip
-    total = found["bland_altman"]["all"]["total"]
-    if total["bias_months"] is not None:
+    if limits:
         plot.level(total["bias_months"], dashed=False)
-        plot.level(total["limit_low_months"]).level(total["limit_high_months"])
+        for limit in limits:
+            plot.level(limit)
     plot.level(0, "#808080")
     for sex, (name, colour) in _SEXES.items():
         places = (
