@@ -58,11 +58,14 @@ def read(folder: Path) -> Source | None:
         if again := repeated(columns_of(_header(path), separator), names):
             source.problems.append(f"A table has {again}.")
         before = len(source.entries)
-        for row in _rows(path, separator):
+        for line, row in _rows(path, separator):
             film, age = _number((row.get(names[0]) or "").strip()), number_of(row.get(names[1]), separator)
             part = "test" if names == TEST_COLUMNS else _part(film, split)
-            _enter(source, film, (age, _sex(row, names[2])), images.get(film, []), part)
             named.add(film)
+            if film.isdecimal():
+                _enter(source, film, (age, _sex(row, names[2])), images.get(film, []), part)
+            else:  # which may be a name
+                source.problems.append(f"Line {line} of {path.name}: the id must be a number, as RSNA has it.")
         said = years_for_months(repr(names[1]), [(entry.reading.age_months, None) for entry in source.entries[before:]])
         if said is not None:
             source.problems.append(f"{said}: write months.")
@@ -141,21 +144,20 @@ def _header(path: Path) -> str:
         return file.readline(LONGEST_HEADER)
 
 
-def _rows(path: Path, separator: str) -> Iterator[dict[str, str]]:
+def _rows(path: Path, separator: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the lines of a table that hold anything, each with its number in the file."""
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        pass_word_to_excel(file)
-        for row in csv.DictReader(file, delimiter=separator):
+        above, rows = pass_word_to_excel(file), csv.DictReader(file, delimiter=separator)
+        for row in rows:
             cells = {(name or "").strip().lower(): value or "" for name, value in row.items() if isinstance(value, str)}
             if is_filled(cells.values()):
-                yield cells
+                yield above + rows.line_num, cells
 
 
 def _enter(source: Source, film: str, stated: tuple[float, Sex | None], images: list[Path], part: str) -> None:
     """Take one line, its age and sex, or name what is wrong with it."""
     name, (age, sex) = f"film {film}", stated
-    if not film.isdecimal():
-        source.problems.append(f"{name}: the id must be a number, as RSNA has it.")
-    elif sex is None:
+    if sex is None:
         source.problems.append(f"{name}: male must be True or False, or sex M or F.")
     elif not 0 < age <= OLDEST_MONTHS:
         source.problems.append(f"{name}: the bone age must be a number of months above 0 and up to 240.")
