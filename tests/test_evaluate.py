@@ -24,6 +24,7 @@ from monai.data.box_utils import box_iou
 from inference.anatomy import BOX_NAMES, POINT_NAMES, RUS_NAMES
 from inference.bundle import open_bundle
 from inference.engine import Engine, read_intervals
+from inference.errors import UnreadablePixels
 from inference.finding import Box, Estimate, Laterality, ModelIdentity, Refusal, RefusalCode, Roi, Sex
 from inference.intervals import Calibration
 from inference.method import DEFAULT_METHOD
@@ -373,6 +374,20 @@ def test_what_was_measured_is_kept_where_nothing_can_be_fitted(data, fake, tmp_p
     assert "How well bone age is read" in page.read_text()
     assert "MAE / RMSE" in capsys.readouterr().out
     assert not (tmp_path / "r.json").exists()
+
+
+@pytest.mark.parametrize("error", [DataError("None of these is read."), UnreadablePixels("The image is missing.")])
+def test_a_stress_suite_that_cannot_be_costs_no_figures(data, fake, tmp_path, monkeypatch, caplog, error):
+    """Given films that are refused when they are read again, or do not open any more, then the others' figures stay."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(command, "stress", fail)
+    kept = tmp_path / "figures.json"
+    assert command.main(["--data", str(data), "--json", str(kept), "--stress"]) == 0
+    assert json.loads(kept.read_text())["stress"] == {}
+    assert f"no figures of changed films: {error}" in caplog.text
 
 
 def test_a_standard_output_that_takes_nothing_costs_no_file(data, fake, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import base64
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import cv2
 
 from inference.bundle import open_bundle
 from inference.engine import Engine, read_intervals
-from inference.errors import InferenceError
+from inference.errors import FilmError, InferenceError
 from inference.finding import ModelIdentity, RefusalCode
 from inference.method import DEFAULT_METHOD
 from inference.recalibration import SITE_MARK
@@ -258,7 +258,7 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], Pictures]:
         figures = evaluate_site(engine, site, **also)
         if arguments.stress:
             chosen_films = spread([by_line[row.rsna_id] for row in _read_rows(figures)], arguments.stress)
-            figures["stress"] = _stress(engine, [film_to_change(film) for film in chosen_films])
+            figures["stress"] = _stress(engine, map(film_to_change, chosen_films))
         seen = [row for row in rows_of(figures, "figures") if row.refusal not in _WITHOUT_PICTURE]
         return figures, lambda count: [
             picture(read_site_film(engine, by_line[row.rsna_id]).case) for row in furthest(seen, count)
@@ -276,13 +276,18 @@ def _read_rows(figures: dict[str, Any]) -> list[Row]:
     return [row for row in rows_of(figures, "figures") if row.refusal is None]
 
 
-def _stress(engine: Engine, films: list[Radiograph]) -> dict[str, Any]:
-    """Put films that were read through the stress suite and return the outcomes as figures; {} of none."""
-    if not films:
-        _log.warning("No film was read: the stress suite has nothing to compare with.")
+def _stress(engine: Engine, films: Iterable[Radiograph]) -> dict[str, Any]:
+    """Put films that were read through the stress suite and return the outcomes as figures.
+
+    {} and a warning where none is read, or one does not open any more: what was measured before must not be lost.
+    """
+    try:
+        changed = list(films)
+        _log.info("changing %d films", len(changed))
+        return stress_figures(stress(engine, changed))
+    except (DataError, FilmError) as error:
+        _log.warning("There are no figures of changed films: %s", error)
         return {}
-    _log.info("changing %d films", len(films))
-    return stress_figures(stress(engine, films))
 
 
 def _fit(figures: dict[str, Any], path: Path) -> None:
