@@ -543,6 +543,17 @@ def test_a_detector_is_exported_whole_or_stays_as_it_is(folder, capsys, finder, 
     assert {path: path.read_bytes() for path in (folder / DETECTOR).rglob("*.*")} == before
 
 
+def test_a_detectors_run_that_has_not_ended_is_exported_with_a_warning(folder, caplog):
+    run = detectors_run(folder, "finder")
+    assert export.main(["detector", "--finder", str(run)]) == 0
+    assert "has not ended" not in caplog.text
+    write_about(run, read_about(run) | {"recipe": {"target": "finder", "epochs": 30}})
+    torch.save({"epoch": 2, "best": (0, make_finder().state_dict()), "average": {}}, run / "checkpoint.pt")
+    (run / "final.pt").unlink()
+    assert export.main(["detector", "--finder", str(run)]) == 0
+    assert "run of finder has not ended: the weights are those after 3 of 30 epochs" in caplog.text
+
+
 ERRORS = {"films": 3, "mae_months": 8.04, "rmse_months": 9.0}
 FIGURES = {
     "part": "test",

@@ -177,7 +177,7 @@ def export_detector(finder: Path | None, landmarks: Path | None) -> Path:
     if not runs:
         raise RunError("Name a run of a detector's net: --finder RUN, --landmarks RUN, or both.")
     abouts = {f"{target}.safetensors": _read_run_of(target, run) for target, run in runs.items()}
-    folder, weights = bundles_folder() / DETECTOR, map(read_run, runs.values())
+    folder, weights = bundles_folder() / DETECTOR, map(_read_detectors, runs.values())
     write_bytes({folder / "models" / file: _halved(state) for file, state in zip(abouts, weights, strict=True)})
     terms = {file: _terms(about) for file, about in abouts.items()}
     config = {
@@ -195,6 +195,14 @@ def _read_run_of(target: str, run: Path) -> dict[str, Any]:
     if about.get("target") != target:
         raise RunError(f"{run} trained {about.get('target')}, not {target}; name a run of {target}.")
     return about
+
+
+def _read_detectors(run: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a detector's run; warn where it has not ended, which no mark in a bundle tells."""
+    weights = read_run(run)
+    if (done := unfinished(run)) is not None:
+        _log.warning("%s has not ended: the weights are those after %s. Export it again when it has.", run, done)
+    return weights
 
 
 _DESCRIPTIONS = {
@@ -372,7 +380,7 @@ def export_regions(run: Path, *, use: bool) -> Path:
     about = _read_run_of("regions", run)
     recipe = RegionRecipe.model_validate(about["recipe"])
     own = dict(zip(DETECTOR_KEYS, (recipe.width, recipe.depth, recipe.side), strict=True))
-    return _add_localiser("global-local", REGIONS_FILE, read_run(run), own, terms=_terms(about), use=use)
+    return _add_localiser("global-local", REGIONS_FILE, _read_detectors(run), own, terms=_terms(about), use=use)
 
 
 def export_bones(palm: Path, detector: Path, *, use: bool) -> Path:
@@ -398,7 +406,7 @@ def export_bones(palm: Path, detector: Path, *, use: bool) -> Path:
     widths = {about["width"] for about in abouts.values()}
     if len(widths) > 1:
         raise RunError(f"Palm net and detector must have one width, not {sorted(widths)}; train one of them again.")
-    weights = {f"{name}.{key}": value for name, run in runs.items() for key, value in read_run(run).items()}
+    weights = {f"{name}.{key}": value for name, run in runs.items() for key, value in _read_detectors(run).items()}
     terms = " ".join(dict.fromkeys(map(_terms, abouts.values())))
     return _add_localiser(
         "precise-baa", LOCALISER_FILE, weights, {"detector_width": widths.pop()}, terms=terms, use=use

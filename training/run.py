@@ -177,7 +177,7 @@ def read_about(run: Path) -> dict[str, Any]:
 
 
 def unfinished(run: Path) -> str | None:
-    """Say how far a run of an age method got that has not ended yet, by its checkpoints; None of one that has.
+    """Say how far a run got that has not ended yet, by its checkpoints; None of one that has.
 
     Raises
     ------
@@ -186,7 +186,8 @@ def unfinished(run: Path) -> str | None:
     """
     if (run / "final.pt").exists():
         return None
-    epochs = sum(phase["epochs"] for phase in read_about(run)["recipe"]["phases"])
+    recipe = read_about(run)["recipe"]
+    epochs = sum(stretch["epochs"] for stretch in recipe.get("phases", [recipe]))
     done = sum(load_checkpoint(folder)[0]["epoch"] + 1 for folder in _begun(run))
     return f"{done} of {epochs} epochs"
 
