@@ -374,6 +374,21 @@ def test_a_torn_file_of_what_was_located_is_written_anew(tmp_path, monkeypatch, 
     assert caplog.text.count("is torn") == 1
 
 
+def test_a_folder_that_keeps_nothing_of_what_was_located_ends_no_training(tmp_path, monkeypatch, caplog):
+    """Given runs beside another user's, whose folder of located hands may not be written to, then a warning is all."""
+    monkeypatch.setattr("training.films.locate", place)
+    films = [Radiograph(Reading(2, 60.0, Sex.MALE, "train"), np.full((4, 4), 7, np.uint8))]
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("training.ages.np.savez", refused)
+    assert len(locate_all(films, tmp_path)) == 1
+    assert "cannot be written (Permission denied)" in caplog.text
+    assert "Going on without" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_says_whose_films_and_weights_it_is_made_of(tmp_path):
     """Given a site's films, then run.json has its terms; of a run from other weights, these weights' terms as well."""
     (tmp_path / "r.toml").write_text(AGE_RECIPE)

@@ -16,7 +16,7 @@ from inference.torch_backend import load_net
 from training.ages import LocatedFilm, locate, read_located, write_located
 from training.annotations import Annotation, read_annotations
 from training.detector import POSE_POINTS, AnnotatedFilm, demand
-from training.errors import DataError
+from training.errors import DataError, RunError
 from training.faults import CutHands
 from training.machine import ALONE, Machine
 from training.radiographs import Grey, Radiograph, load_half, load_negatives, load_small, read_split
@@ -120,6 +120,14 @@ def _kept(file: Path | None, films: list[Radiograph]) -> list[LocatedFilm] | Non
         return None
 
 
+def _keep(file: Path, located: list[LocatedFilm], films: list[Radiograph]) -> None:
+    """Keep what was found; where that cannot be, in another user's folder say, warn: a training can do without."""
+    try:
+        write_located(file, located, films)
+    except RunError as error:
+        _log.warning("%s Going on without: the next run looks for the hands again.", error)
+
+
 def locate_all(
     films: list[Radiograph], cache: Path | None = None, device: torch.device = ALONE.device
 ) -> list[LocatedFilm]:
@@ -133,7 +141,7 @@ def locate_all(
     if located is None:
         located = _located(films, bundle, device)
         if file:
-            write_located(file, located, films)
+            _keep(file, located, films)
     _log.info("%d of %d films have no hand the detector finds", len(films) - len(located), len(films))
     log_notices(_left_out(films, located), " --hands")
     return located
