@@ -39,7 +39,7 @@ from training.evaluation.acceptance import METRICS, read_thresholds
 from training.evaluation.changes import CHANGES, change_film, changed_rois, is_right
 from training.evaluation.drawing import Plot, ticks
 from training.evaluation.figures import assemble, clean
-from training.evaluation.reading import Case, Row, read_cases
+from training.evaluation.reading import Case, Row, read_cases, rows_of
 from training.evaluation.report import bland_altman_plot, identity_plot, report
 from training.evaluation.site import read_table
 from training.radiographs import Radiograph, Reading, read_split
@@ -774,6 +774,24 @@ def test_a_page_says_what_the_number_of_a_film_is():
     assert "line in the table" not in report(figures)
     figures["terms"] = {"films": SITE_FILMS, "weights": None}
     assert '<th class="words">line in the table</th>' in report(figures)
+
+
+def test_a_recalibration_that_is_judged_on_its_own_films_says_so(data, fake, tmp_path, caplog):
+    """Given the films it was fitted on, then log, JSON and page say that figures are too good; given others, none."""
+    kept, page, own = tmp_path / "f.json", tmp_path / "page.html", tmp_path / "r.json"
+    arguments = ["--data", str(data), "--json", str(kept), "--report", str(page)]
+    assert command.main(arguments) == 0
+    rows = rows_of(json.loads(kept.read_text()), "f.json")
+    own.write_text(json.dumps({"films_fingerprint": recalibration.films_fingerprint(rows)}))
+    assert command.main([*arguments, "--recalibration", str(own)]) == 0
+    assert "was fitted on these very films" in caplog.text
+    assert json.loads(kept.read_text())["recalibration_fitted_on_these"] is True
+    assert "was fitted on these very films" in page.read_text()
+    own.write_text(json.dumps({"films_fingerprint": recalibration.films_fingerprint(rows[1:])}))
+    assert command.main([*arguments, "--recalibration", str(own)]) == 0
+    assert "recalibration_fitted_on_these" not in json.loads(kept.read_text())
+    assert "very films" not in page.read_text()
+    assert recalibration.fit(site(), MODEL)["films_fingerprint"] == recalibration.films_fingerprint(site())
 
 
 def test_the_command_fits_and_writes_a_recalibration(tmp_path, capsys):

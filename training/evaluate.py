@@ -272,6 +272,18 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], Pictures]:
     return figures, lambda count: [picture(by_id[row.rsna_id]) for row in furthest([c.row for c in cases], count)]
 
 
+def _note_own_films(figures: dict[str, Any], path: Path | None) -> None:
+    """Say where the recalibration in force was fitted on the very films that are read, and keep that."""
+    if path is None or not recalibration.is_of_these_films(path, rows_of(figures, "figures")):
+        return
+    figures["recalibration_fitted_on_these"] = True
+    _log.warning(
+        "The recalibration %s was fitted on these very films: new ones are read worse than the figures say. Its file "
+        "has honest ones (after_left_out).",
+        path,
+    )
+
+
 def _read_rows(figures: dict[str, Any]) -> list[Row]:
     return [row for row in rows_of(figures, "figures") if row.refusal is None]
 
@@ -333,6 +345,7 @@ def _run(arguments: argparse.Namespace) -> bool:
     inputs = (arguments.readings, arguments.recalibration)
     check_outputs(arguments.json, arguments.report, arguments.recalibrate, inputs=inputs)
     figures, pictures = _measure(arguments)
+    _note_own_films(figures, arguments.recalibration)
     accepted = judge(figures, thresholds) if thresholds else True
     unfitted = _try_to_fit(figures, arguments.recalibrate) if arguments.recalibrate else None
     of_site = (figures.get("terms") or {}).get("films") == SITE_FILMS  # whichever option they came by

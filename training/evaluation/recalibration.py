@@ -8,7 +8,9 @@ errors over the model's half-widths. ``inference.recalibration`` says what the f
 
 from __future__ import annotations
 
+import hashlib
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from inference.recalibration import (
     SCHEMA,
 )
 from training.errors import DataError
-from training.evaluation.reading import Row
+from training.evaluation.reading import Row, read_json
 
 Float = npt.NDArray[np.float64]
 
@@ -44,6 +46,23 @@ def fit_line(estimates: Float, references: Float) -> tuple[float, float, Float]:
         factor, leverage = float(centred @ references) / spread, 1 / films + centred**2 / spread
     offset = float(references.mean() - factor * estimates.mean())
     return offset, factor, (offset + factor * estimates - references) / (1 - leverage)
+
+
+def films_fingerprint(rows: list[Row]) -> str:
+    """Return 8 hex digits that tell films with their readings from others, whatever a model says of them."""
+    lines = sorted(f"{row.rsna_id} {row.sex} {row.reference_months:g}" for row in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
+
+
+def is_of_these_films(path: Path, rows: list[Row]) -> bool:
+    """Tell whether a recalibration was fitted on these very films, by its file; of one that does not say, it is not.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read.
+    """
+    return bool(read_json(path).get("films_fingerprint") == films_fingerprint(rows))
 
 
 def fit(
@@ -81,6 +100,7 @@ def fit(
         "method": model.method,
         "weights_sha256": model.weights_sha256,
         "intervals_fingerprint": intervals_fingerprint,
+        "films_fingerprint": films_fingerprint(rows),
         "lines": lines,
         "interval_factor": round(factor, 4),
         "before": _figures(estimates - references, halves),

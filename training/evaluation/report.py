@@ -24,6 +24,10 @@ Figures = dict[str, Any]
 
 _SEXES = {"M": ("boys", COLOURS[0]), "F": ("girls", COLOURS[1])}
 _YEARS = tuple(range(0, 21, 2))
+_IN_SAMPLE = (
+    "The recalibration in force was fitted on these very films: new films are read worse than the figures here say. "
+    "Honest ones, leave-one-out, stand in its file and on the page of the evaluation that fitted it."
+)
 MOST_NAMED = 50
 """So many refused films are named for each reason."""
 
@@ -96,6 +100,7 @@ def _material(found: Figures) -> str:
             "Every film went through the node's own engine, as a film from a modality would, with the sex from the "
             "table of readings. The reference is a reading by people: two readers often differ by half a year."
         ),
+        paragraph(_IN_SAMPLE) if found.get("recalibration_fitted_on_these") else "",
     )
 
 
