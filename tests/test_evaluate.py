@@ -44,7 +44,7 @@ from training.evaluation.report import bland_altman_plot, identity_plot, report
 from training.evaluation.site import read_table
 from training.radiographs import Radiograph, Reading, read_split
 from training.stress import CHANGES as STRESS
-from training.terms import SITE_FILMS
+from training.terms import RSNA_TERMS, SITE_FILMS
 
 MODEL = ModelIdentity("house", "House", "0.1.0", "ab" * 32)
 
@@ -792,6 +792,23 @@ def test_a_recalibration_that_is_judged_on_its_own_films_says_so(data, fake, tmp
     assert "recalibration_fitted_on_these" not in json.loads(kept.read_text())
     assert "very films" not in page.read_text()
     assert recalibration.fit(site(), MODEL)["films_fingerprint"] == recalibration.films_fingerprint(site())
+
+
+@pytest.mark.parametrize(
+    ("part", "weights", "said"),
+    [
+        ("site", f"Trained on {SITE_FILMS}. Not a medical device.", True),
+        ("test", f"Trained on {SITE_FILMS}. Not a medical device.", False),
+        ("site", RSNA_TERMS, False),
+    ],
+)
+def test_weights_of_a_sites_films_are_not_measured_on_all_of_a_table_in_silence(tmp_path, caplog, part, weights, said):
+    """Given a whole table, of which such weights may have learned most films, then log and page say what that means."""
+    figures = full_figures() | {"part": part, "terms": {"films": SITE_FILMS, "weights": weights}}
+    (tmp_path / "f.json").write_text(json.dumps(figures))
+    assert command.main(["--from", str(tmp_path / "f.json"), "--report", str(tmp_path / "page.html")]) == 0
+    for text in (caplog.text, (tmp_path / "page.html").read_text()):
+        assert ("--part test reads those alone that its training set aside" in text) is said
 
 
 def test_the_command_fits_and_writes_a_recalibration(tmp_path, capsys):

@@ -50,7 +50,7 @@ from training.evaluation.reading import (
     read_json,
     rows_of,
 )
-from training.evaluation.report import report
+from training.evaluation.report import MAYBE_TRAINED_ON, may_be_trained_on, report
 from training.evaluation.site import SiteFilm, film_to_change, read_site, read_site_film, read_table
 from training.radiographs import (
     Radiograph,
@@ -346,6 +346,8 @@ def _run(arguments: argparse.Namespace) -> bool:
     check_outputs(arguments.json, arguments.report, arguments.recalibrate, inputs=inputs)
     figures, pictures = _measure(arguments)
     _note_own_films(figures, arguments.recalibration)
+    if may_be_trained_on(figures):
+        _log.warning("%s", MAYBE_TRAINED_ON)
     accepted = judge(figures, thresholds) if thresholds else True
     unfitted = _try_to_fit(figures, arguments.recalibrate) if arguments.recalibrate else None
     of_site = (figures.get("terms") or {}).get("films") == SITE_FILMS  # whichever option they came by

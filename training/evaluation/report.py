@@ -28,6 +28,10 @@ _IN_SAMPLE = (
     "The recalibration in force was fitted on these very films: new films are read worse than the figures here say. "
     "Honest ones, leave-one-out, stand in its file and on the page of the evaluation that fitted it."
 )
+MAYBE_TRAINED_ON = (
+    "These weights learned from a site's own films. Films that are among those look better here than new ones will: "
+    "boneage-node evaluate --data FOLDER --part test reads those alone that its training set aside."
+)
 MOST_NAMED = 50
 """So many refused films are named for each reason."""
 
@@ -101,7 +105,13 @@ def _material(found: Figures) -> str:
             "table of readings. The reference is a reading by people: two readers often differ by half a year."
         ),
         paragraph(_IN_SAMPLE) if found.get("recalibration_fitted_on_these") else "",
+        paragraph(MAYBE_TRAINED_ON) if may_be_trained_on(found) else "",
     )
+
+
+def may_be_trained_on(found: Figures) -> bool:
+    """Tell whether weights that learned from a site's own films were measured on a site's table, whatever its parts."""
+    return found["part"] == "site" and SITE_FILMS in str((found.get("terms") or {}).get("weights"))
 
 
 def _threads(number: int) -> str:
