@@ -22,6 +22,8 @@ from inference.pose import Pose
 from inference.torch_backend import TorchAgeNetwork
 from training import export
 from training.run import begin_run, finish_run, read_about, write_about
+from training.terms import RSNA_TERMS
+from training.train import terms_of_run
 
 FIRST = {"rows": 64, "columns": 48, "variant": "lite0"}
 MORE = [{"rows": 96, "columns": 64, "variant": "lite1"}, {"rows": 64, "columns": 48, "variant": "lite0"}]
@@ -157,6 +159,18 @@ def test_shipped_networks_are_read_beside_a_run(runs, tmp_path, monkeypatch, cap
     assert mixed.metadata["data_terms"].count("RSNA Pediatric") == 2
     assert export.main(["age", "--run", "shipped:5"]) == 2
     assert "There is no shipped:5 of house; networks shipped: 4" in capsys.readouterr().err
+
+
+def test_a_run_from_a_shipped_network_of_own_films_keeps_their_terms(runs, bundle, monkeypatch):
+    """Given a site's own network among those that lie here, then a run that starts from it says so, also on RSNA's."""
+    write_about(runs[1], read_about(runs[1]) | {"data_terms": "A hospital's."})
+    assert export.main(["age", "--run", str(runs[0]), "--more", str(runs[1])]) == 0
+    monkeypatch.setattr("training.shipped.open_bundle", lambda name: open_bundle(name, bundle))
+    monkeypatch.setattr("training.terms.is_project_folder", lambda _: True)
+    of_run = [terms_of_run("house", Path(), Path(f"shipped:{number}")) for number in (1, 2)]
+    assert of_run[0] == RSNA_TERMS
+    assert of_run[1].startswith("Trained on the RSNA")
+    assert of_run[1].endswith("Its training began with other weights: A hospital's.")
 
 
 def test_a_member_has_its_size_as_columns_and_rows():

@@ -397,8 +397,8 @@ def test_a_run_says_whose_films_and_weights_it_is_made_of(tmp_path):
     own = read_about(tmp_path / "own")["data_terms"]
     assert "a site's own films" in own
     assert "RSNA" not in own
-    assert train.terms_of_run(Path("none"), tmp_path / "own").count("a site's own films") == 2
-    assert train.terms_of_run(Path("none"), SHIPPED).endswith(RSNA_TERMS)
+    assert train.terms_of_run("house", Path("none"), tmp_path / "own").count("a site's own films") == 2
+    assert train.terms_of_run("house", Path("none"), SHIPPED).endswith(RSNA_TERMS)
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def _train(arguments: argparse.Namespace) -> None:
         if not machine.leads:
             train(arguments.command, films, arguments.width, stretch, job)
             return
-        about["data_terms"] = terms_of_run(arguments.data, None)
+        about["data_terms"] = terms_of_run(arguments.command, arguments.data, None)
         hashed = data_sha256((b"film", film.pixels, film.points, film.sizes) for film in films)
         with running(job.run, about | {"data_sha256": hashed}):
             finish_run(job.run, train(arguments.command, films, arguments.width, stretch, job))

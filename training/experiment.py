@@ -159,7 +159,7 @@ def pack(name: str, data: Path, out: Path, *, cache: Path | None, imagenet: Path
     recipe, weights = experiment.plan(), imagenet if experiment.imagenet else None
     Start(SHIPPED if experiment.init else None, weights).apply(recipe.target, make_fresh_net(recipe))
     films = AgeFilms.load(data, cache)
-    terms = terms_of_run(data, SHIPPED if experiment.init else None)
+    terms = terms_of_run(recipe.target, data, SHIPPED if experiment.init else None)
     return write_experiment(name, experiment, films, out, imagenet=weights, piece_mb=piece_mb, terms=terms)
 
 

@@ -78,6 +78,19 @@ def read_shipped(place: Path) -> ShippedNetwork:
     return ShippedNetwork(bundle.read_weights(file), method, about | {"data_terms": terms})
 
 
+def terms_of_shipped(target: str, place: Path) -> str:
+    """Return the terms of the weights that a place stands for: a site may have exported networks of its own films.
+
+    Raises
+    ------
+    RunError
+        As :func:`load_shipped`.
+    """
+    bundle, files = _networks(target)
+    by_file = terms_by_file(bundle.metadata, files, {})
+    return " ".join(dict.fromkeys(by_file[file] for file in _numbered(place, target, files)))
+
+
 def _networks(target: str) -> tuple[Bundle, list[str]]:
     """Return the bundle and the files that a target's weights are shipped in, one for each network read together."""
     own = {"regions": (GlobalLocalMethod.name, REGIONS_FILE)} | {net: (DETECTOR, f"{net}.safetensors") for net in NETS}

@@ -46,7 +46,7 @@ def part_of_films(data: Path, part: str) -> str:
 
 def terms_of_weights(films: str, start: str | None) -> str:
     """Return the terms of weights trained on films of such terms, from weights of such terms (None: from none)."""
-    if films == _RSNA:
+    if films == _RSNA and start in (None, RSNA_TERMS):
         return RSNA_TERMS
-    own = f"Trained on {films}."
+    own = f"Trained on {'the ' if films == _RSNA else ''}{films}."
     return f"{own} Not a medical device." if start is None else f"{own} Its training began with other weights: {start}"

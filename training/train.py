@@ -52,7 +52,7 @@ from training.recipe import (
 )
 from training.regions import region_batches, region_loss
 from training.run import best_score, check_run, finish_run, read_about, read_run, running
-from training.shipped import SHIPPED, is_shipped, load_shipped
+from training.shipped import SHIPPED, is_shipped, load_shipped, terms_of_shipped
 from training.summary import write_summary
 from training.terms import RSNA_TERMS, terms_of_films, terms_of_weights
 
@@ -499,11 +499,11 @@ def about_of(recipe: AnyRecipe, job: Job) -> dict[str, Any]:
     }
 
 
-def terms_of_run(data: Path, init: Path | None) -> str:
+def terms_of_run(target: str, data: Path, init: Path | None) -> str:
     """Return the terms of weights trained on a folder's films, from those of a run (or the shipped ones) if named."""
     if init is None:
         return terms_of_weights(terms_of_films(data), None)
-    start = RSNA_TERMS if is_shipped(init) else read_about(init).get("data_terms", RSNA_TERMS)
+    start = terms_of_shipped(target, init) if is_shipped(init) else read_about(init).get("data_terms", RSNA_TERMS)
     return terms_of_weights(terms_of_films(data), start)
 
 
@@ -515,7 +515,7 @@ def _train(arguments: argparse.Namespace) -> None:
         check_run(job.run, about_of(recipe, job))
         job.start.apply(recipe.target, make_fresh_net(recipe))
         warn_of_chance(recipe, job.start)
-        job = replace(job, note={"data_terms": terms_of_run(arguments.data, arguments.init)})
+        job = replace(job, note={"data_terms": terms_of_run(recipe.target, arguments.data, arguments.init)})
         films: AgeFilms | DetectorFilms
         if isinstance(recipe, RegionRecipe):
             films = DetectorFilms.load_boxed(arguments.data)
