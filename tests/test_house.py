@@ -161,6 +161,20 @@ def test_shipped_networks_are_read_beside_a_run(runs, tmp_path, monkeypatch, cap
     assert "There is no shipped:5 of house; networks shipped: 4" in capsys.readouterr().err
 
 
+def test_a_further_network_that_has_not_ended_its_recipe_marks_the_bundle(runs, bundle):
+    """Given a second run without its last file, then the bundle says which network got how far."""
+    final = runs[1] / "final.pt"
+    weights = torch.load(final)
+    final.unlink()
+    phase = runs[1] / "a"
+    phase.mkdir()
+    torch.save({"epoch": 0, "best": (7.0, weights)}, phase / "checkpoint.pt")
+    assert export.main(["age", "--run", str(runs[0]), "--more", str(runs[1])]) == 0
+    opened = open_bundle("house", bundle)
+    assert opened.unconverged == "model-2.safetensors: 1 of 1 epochs"
+    assert opened.version.endswith("unconverged")
+
+
 def test_a_run_from_a_shipped_network_of_own_films_keeps_their_terms(runs, bundle, monkeypatch):
     """Given a site's own network among those that lie here, then a run that starts from it says so, also on RSNA's."""
     write_about(runs[1], read_about(runs[1]) | {"data_terms": "A hospital's."})

@@ -225,7 +225,7 @@ def export_age(run: Path, *, more: Sequence[Path] = (), unconverged: str | None 
     for a wrong sex, and what ``training.familiarity`` fitted. Where the weights are the same, it stays.
 
     ``unconverged`` says how far a training got that did not converge; a run that has not ended its recipe is marked by
-    itself. Where a mark goes, a warning says so.
+    itself, one of ``more``, too. Where a mark goes, a warning says so.
 
     Raises
     ------
@@ -238,7 +238,8 @@ def export_age(run: Path, *, more: Sequence[Path] = (), unconverged: str | None 
     _replace_networks(folder / "models", dict(zip(files, (one.read() for one in networks), strict=True)))
     terms = dict(zip(files, (_terms(one.about) for one in networks), strict=True))
     config |= _familiarity(folder, same=_networks(folder) == _described_networks(folder))
-    mark = unconverged or first.unfinished
+    unfinished_ones = (f"{file}: {one.unfinished}" for file, one in zip(files, networks, strict=True) if one.unfinished)
+    mark = unconverged or ("; ".join(unfinished_ones) if more else first.unfinished) or None
     metadata = folder / "configs" / "metadata.json"
     if mark is None and metadata.is_file() and not json.loads(metadata.read_text()).get("converged", True):
         _log.warning(
