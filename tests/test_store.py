@@ -5,6 +5,7 @@ Not covered: what the rows mean (test_street_*.py); old rows through migrations,
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -130,6 +131,26 @@ def test_nodes_that_start_at_once_migrate_one_after_the_other(store_url: str) ->
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_a_new_sqlite_file_that_another_node_is_writing_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # as another connection does on its way to WAL mode; SQLite itself does not wait
+    end = threading.Timer(0.3, other.execute, ["COMMIT"])
+    end.start()
+    open_store(f"sqlite:///{path}").close()
+    end.join()
+    other.close()
+
+
+def test_a_new_sqlite_file_that_stays_locked_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicom_node.store.BUSY_TIMEOUT_S", 0.1)
+    other = sqlite3.connect(tmp_path / "node.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="another program holds it locked"):
+        open_store(f"sqlite:///{tmp_path / 'node.db'}")
+    other.close()
 
 
 def test_sqlite_survives_a_loss_of_power(tmp_path: Path) -> None:
