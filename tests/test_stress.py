@@ -94,6 +94,35 @@ def test_collimation_leaves_the_hand_alone():
     assert after.sum() == after[30:130, 20:80].sum()
 
 
+def made(maker, pixels):
+    return maker(pixels, HAND, np.random.default_rng(0))
+
+
+def test_light_falls_off_to_the_side_or_the_corners_it_is_said_to():
+    even = np.full((101, 201), 200, dtype=np.uint8)
+    to_left, to_right = made(suite.darkened_to("left", 0.6), even), made(suite.darkened_to("right", 0.6), even)
+    assert (to_left[50, 0], to_left[50, 100], to_left[50, -1]) == (80, 140, 200)
+    np.testing.assert_array_equal(to_right, to_left[:, ::-1])
+    corners = made(suite.vignetted(0.9), even)
+    assert (corners[0, 0], corners[-1, -1], corners[50, 100], corners[50, 0]) == (20, 20, 200, 110)
+
+
+def test_scatter_lowers_contrast_and_keeps_the_mean():
+    before = film().pixels
+    after = made(suite.scattered(0.6), before)
+    assert after.mean() == pytest.approx(before.mean(), abs=0.5)
+    assert after.std() < 0.8 * before.std()
+
+
+def test_few_grey_values_are_even_steps_from_black_to_white():
+    ramp = np.arange(256, dtype=np.uint8)[None].repeat(2, axis=0)
+    np.testing.assert_array_equal(np.unique(made(suite.rounded(16), ramp)), np.arange(16) * 17)
+
+
+def test_a_squash_makes_a_film_narrower_alone():
+    assert made(suite.squashed(0.1), film().pixels).shape == (160, 108)
+
+
 def test_an_outcome_by_hand():
     """Given ages 100, 110, 120 read as 104, 108 (with a new flag) and not at all, then the sums are a pencil's."""
     readings = [

@@ -181,6 +181,9 @@ def test_a_methods_configuration_is_changed_for_one_run(tmp_path, caplog, capsys
     with pytest.raises(SystemExit):
         run_train(*options, "--set", "rows")
     assert "no KEY=VALUE" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run_train(*options, "--set", "variant=lite0")
+    assert "words stand in quotes" in capsys.readouterr().err
     assert run_train("finder", tmp_path / "finder", "--set", "rows=32") == 2
     assert "--set changes an age method's configuration" in caplog.text
 

@@ -216,7 +216,7 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="?",
         const=STRESS_FILMS,
         metavar="N",
-        help=f"change N films (default {STRESS_FILMS}) as boneage-node stress does; reads each some 35 times more",
+        help=f"change N films (default {STRESS_FILMS}) as boneage-node stress does; reads each some 55 times more",
     )
     parser.add_argument(
         "--accept", metavar="THRESHOLDS", help="such as mae<=10,coverage>=0.85,refused<=0.05, or a TOML file of them"

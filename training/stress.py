@@ -130,6 +130,51 @@ def gamma(exponent: float) -> Maker:
     return lambda pixels, _hand, _rng: _clipped(255 * (pixels / np.float32(255)) ** exponent)
 
 
+def darkened_to(side: str, share: float) -> Maker:
+    """Let the light fall off evenly, by a share, from one side of the film to its left or right."""
+
+    def make(pixels: Grey, _hand: Box, _rng: np.random.Generator) -> Grey:
+        ramp = np.linspace(1 - share, 1, pixels.shape[1], dtype=np.float32)
+        return _clipped(pixels * (ramp if side == "left" else ramp[::-1]))
+
+    return make
+
+
+def vignetted(share: float) -> Maker:
+    """Let the light fall off from the film's middle, by a share at its corners, with the square of the distance."""
+
+    def make(pixels: Grey, _hand: Box, _rng: np.random.Generator) -> Grey:
+        y, x = (np.linspace(-1, 1, count, dtype=np.float32) for count in pixels.shape)
+        return _clipped(pixels * (1 - share * (x**2 + y[:, None] ** 2) / 2))
+
+    return make
+
+
+def scattered(share: float, reach: float = 0.1) -> Maker:
+    """Mix a film with itself, blurred over a share of its longer side, as scattered radiation does without a grid."""
+
+    def make(pixels: Grey, _hand: Box, _rng: np.random.Generator) -> Grey:
+        spread_out = cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), reach * max(pixels.shape))
+        return _clipped((1 - share) * pixels + share * spread_out)
+
+    return make
+
+
+def rounded(values: int) -> Maker:
+    """Round grey values of 0..255 to so many even steps."""
+    step = np.float32(255 / (values - 1))
+    return lambda pixels, _hand, _rng: _clipped(np.rint(pixels / step) * step)
+
+
+def squashed(share: float) -> Maker:
+    """Make a film narrower by a share, as pixels that are not square do where no one says so."""
+
+    def make(pixels: Grey, _hand: Box, _rng: np.random.Generator) -> Grey:
+        return np.asarray(cv2.resize(pixels, None, fx=1 - share, fy=1, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+    return make
+
+
 def noise(deviation: float) -> Maker:
     """Add Gaussian noise of that standard deviation in grey levels."""
     return lambda pixels, _hand, rng: _clipped(pixels + rng.normal(0, deviation, pixels.shape))
@@ -239,6 +284,18 @@ CHANGES: tuple[Change, ...] = (
     Change("contrast 1.5", levels(1.5)),
     Change("gamma 0.5", gamma(0.5)),
     Change("gamma 2", gamma(2.0)),
+    *(
+        Change(f"light falling off by {share:.0%} to the {side}", darkened_to(side, share))
+        for share in (0.4, 0.6, 0.8)
+        for side in ("left", "right")
+    ),
+    Change("light falling off by 60% to corners", vignetted(0.6)),
+    Change("light falling off by 90% to corners", vignetted(0.9)),
+    Change("scatter of 40%", scattered(0.4)),
+    Change("scatter of 60%", scattered(0.6)),
+    *(Change(f"{values} grey values", rounded(values)) for values in (16, 24, 32)),
+    Change("narrower by 5%", squashed(0.05)),
+    Change("narrower by 10%", squashed(0.1)),
     Change("noise of 5 of 255", noise(5)),
     Change("noise of 15 of 255", noise(15)),
     Change("blurred by 1 pixel", blur(1.0)),

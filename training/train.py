@@ -437,7 +437,8 @@ def read_assignment(text: str) -> tuple[str, Any]:
     try:
         ((key, value),) = tomllib.loads(text).items()
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE as a recipe has it") from error
+        written = "words stand in quotes, which a shell takes away: --set 'variant=\"lite0\"'"
+        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE as a recipe has it; {written}") from error
     return key, value
 
 
