@@ -518,7 +518,7 @@ def _use_write_ahead_log(connection: Any) -> None:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > patience:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > patience:
                 raise
             time.sleep(0.01)
         else:
