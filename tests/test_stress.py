@@ -100,7 +100,7 @@ def made(maker, pixels):
 
 def test_light_falls_off_to_the_side_or_the_corners_it_is_said_to():
     even = np.full((101, 201), 200, dtype=np.uint8)
-    to_left, to_right = made(suite.darkened_to("left", 0.6), even), made(suite.darkened_to("right", 0.6), even)
+    to_left, to_right = (made(suite.darkened(0.6, right=right), even) for right in (False, True))
     assert (to_left[50, 0], to_left[50, 100], to_left[50, -1]) == (80, 140, 200)
     np.testing.assert_array_equal(to_right, to_left[:, ::-1])
     corners = made(suite.vignetted(0.9), even)

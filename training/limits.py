@@ -2,8 +2,8 @@
 
 Each film's hand is found as the node finds it, and what ``inference/eligibility.py`` measures of the picture around its
 bones is set beside the limits there. It is what those limits were set by, and tells a site whether its own films, of
-another detector or another processing, would be refused or flagged too often. Films that no hand is found in are
-counted apart: nothing is measured of them.
+another detector or another processing, would be refused or flagged too often. Films that no hand is found in, and those
+that are refused before one is looked for (too small, no contrast), are counted apart: nothing is measured of them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A limit of one measure: from ``value`` on, up or down, a film is refused or flagged."""
+    """A limit of one measure: above or below ``value`` a film is refused or flagged."""
 
     measure: str  # a field of PictureEvidence; of a signed one its size counts
     side: Literal["above", "below"]
@@ -76,12 +76,12 @@ LIMITS: tuple[Limit, ...] = (
 
 
 def weigh_films(locator: Locator, films: Iterable[Radiograph]) -> tuple[list[PictureEvidence], list[int]]:
-    """Return what is measured of each film's hand, and the ids of films that no hand is found in."""
+    """Return what is measured of each film's hand, and the ids of films that show none, or are refused before."""
     found: list[PictureEvidence] = []
     without: list[int] = []
     for film in films:
         image, _ = without_border(bytes_to_read(film_of(film.pixels)))
-        located, image, _ = locator.locate(image)
+        located, image, _ = ([], image, False) if eligibility.doubt_image(image) else locator.locate(image)
         hands = [hand for hand in located if eligibility.is_hand(hand.evidence)]
         if hands:
             landmarks = choose_hand(hands, image.shape[1]).landmarks
@@ -120,7 +120,7 @@ def print_figures(table: dict[str, Any]) -> None:
         limit = f"{row['side']} {row['value']:g}"
         cells = " ".join(f"{value:8.3g}" for value in row["percentiles"].values())
         say(f"{row['measure']:18s} {limit:>14s}  {row['outcome']:9s} {cells} {row['beyond']:8d}")
-    say(f"{table['films']} films with a hand; in {len(table['without_hand'])} more none was found.")
+    say(f"{table['films']} films with a hand; of {len(table['without_hand'])} more nothing is measured.")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -130,12 +130,12 @@ def gamma(exponent: float) -> Maker:
     return lambda pixels, _hand, _rng: _clipped(255 * (pixels / np.float32(255)) ** exponent)
 
 
-def darkened_to(side: str, share: float) -> Maker:
+def darkened(share: float, *, right: bool) -> Maker:
     """Let the light fall off evenly, by a share, from one side of the film to its left or right."""
 
     def make(pixels: Grey, _hand: Box, _rng: np.random.Generator) -> Grey:
         ramp = np.linspace(1 - share, 1, pixels.shape[1], dtype=np.float32)
-        return _clipped(pixels * (ramp if side == "left" else ramp[::-1]))
+        return _clipped(pixels * (ramp[::-1] if right else ramp))
 
     return make
 
@@ -285,9 +285,9 @@ CHANGES: tuple[Change, ...] = (
     Change("gamma 0.5", gamma(0.5)),
     Change("gamma 2", gamma(2.0)),
     *(
-        Change(f"light falling off by {share:.0%} to the {side}", darkened_to(side, share))
+        Change(f"light falling off by {share:.0%} to the {'right' if right else 'left'}", darkened(share, right=right))
         for share in (0.4, 0.6, 0.8)
-        for side in ("left", "right")
+        for right in (False, True)
     ),
     Change("light falling off by 60% to corners", vignetted(0.6)),
     Change("light falling off by 90% to corners", vignetted(0.9)),
