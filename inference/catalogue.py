@@ -24,7 +24,7 @@ from inference.bundle import (
 from inference.errors import BundleError
 from inference.finding import ModelIdentity
 from inference.intervals import UNCALIBRATED, Calibration
-from inference.method import DEFAULT_METHOD, method_names, open_method
+from inference.method import AGE_WEIGHTS, DEFAULT_METHOD, method_names, open_method
 
 if TYPE_CHECKING:
     from torch import nn
@@ -245,10 +245,10 @@ def _nets(name: str, config: dict[str, Any], recorded: dict[str, str]) -> dict[s
     if isinstance(method, HouseMethod):
         fitted = {FILE: method.make_familiarity} if method.familiarity else {}
         more = {more_file(place): one.make_net for place, one in enumerate(method.more)}
-        return {"model.safetensors": method.make_plain_net, **more, **fitted}
+        return {AGE_WEIGHTS: method.make_plain_net, **more, **fitted}
     if not isinstance(method, HasLocaliser):
-        return {"model.safetensors": method.make_net}
-    nets: dict[str, Callable[[], nn.Module]] = {"model.safetensors": method.make_age_net}
+        return {AGE_WEIGHTS: method.make_net}
+    nets: dict[str, Callable[[], nn.Module]] = {AGE_WEIGHTS: method.make_age_net}
     if method.localiser == "paper" or method.localiser_file in recorded:
         nets[method.localiser_file] = method.make_localiser
     return nets

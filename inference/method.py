@@ -39,7 +39,9 @@ class Prediction(NamedTuple):
     """Shape (N,): how far the hand lies from ordinary ones, 1 at the limit; see ``inference.familiarity``."""
 
 
-WEIGHTS = {"model.safetensors": ""}
+AGE_WEIGHTS = "model.safetensors"
+"""The file in a bundle's ``models`` that holds the age network, of several read together the first one."""
+WEIGHTS = {AGE_WEIGHTS: ""}
 """The one weight file of most methods, with the prefix of its names in the network's state."""
 
 

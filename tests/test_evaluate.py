@@ -7,7 +7,7 @@ import csv
 import json
 import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
@@ -767,6 +767,56 @@ def test_a_page_names_the_films_that_were_refused():
     text = report(clean(assemble(MODEL, "test", rows, []) | {"cost": full_figures()["cost"]}))
     assert "not-a-hand, by film: 0, 1, 2" in text
     assert "48, 49 and 10 more." in text
+
+
+def flagged(of: Row, *codes: str) -> Row:
+    return replace(of, flags=codes)
+
+
+def test_flags_are_counted_and_films_with_one_are_set_beside_the_others():
+    """Given films with and without flags, one refused, then each flag has its films, their error and the others'."""
+    rows = [
+        flagged(row(1, 60, 66), "lines", "rotated"), flagged(row(2, 60, 58, "F"), "rotated"),
+        flagged(row(3, 120, 108)), flagged(row(5, 100, None), "lines"), flagged(row(6, 90, 99), "rotated"),
+    ]  # fmt: skip
+    figures = clean(assemble(MODEL, "test", rows, []))["flags"]
+    assert list(figures) == ["rotated", "lines"]  # the most frequent first
+    assert figures["rotated"]["mae_months"] == pytest.approx((6 + 2 + 9) / 3)
+    assert figures["rotated"]["mae_months_without"] == 12
+    assert (figures["rotated"]["films"], figures["rotated"]["refused"]) == (3, 0)
+    assert figures["lines"] == {
+        "films": 1, "refused": 1, "mae_months": 6, "mae_months_without": pytest.approx(23 / 3)
+    }  # fmt: skip
+
+
+def test_a_flag_that_all_films_carry_leaves_no_others_to_compare():
+    figures = clean(assemble(MODEL, "test", [flagged(row(1, 60, 66), "rotated")], []))["flags"]
+    assert figures["rotated"]["mae_months_without"] is None
+
+
+def test_rows_of_earlier_figures_have_no_flags_to_count():
+    """Given rows that nobody kept flags of, then none are counted, rather than none found."""
+    kept = [{key: value for key, value in asdict(one).items() if key != "flags"} for one in ROWS]
+    assert rows_of({"rows": kept}, "figures") == ROWS
+    assert assemble(MODEL, "test", ROWS, [])["flags"] is None
+    earlier = {key: value for key, value in full_figures().items() if key != "flags"}
+    assert "<h2>Flags</h2>" not in report(earlier)
+
+
+def test_flags_come_back_from_kept_figures_as_they_were():
+    rows = [flagged(row(1, 60, 66), "lines"), flagged(row(2, 60, 58, "F"))]
+    figures = json.loads(json.dumps(clean(assemble(MODEL, "test", rows, []))))
+    assert rows_of(figures, "figures") == rows
+
+
+def test_a_page_lists_flags_with_their_films():
+    rows = [flagged(row(1, 60, 66), "lines"), flagged(row(2, 60, 58, "F"))]
+    cost = {"cost": full_figures()["cost"]}
+    text = report(clean(assemble(MODEL, "test", rows, []) | cost))
+    cells = re.search(r"lines</t[dh]>(.*?)</tr>", text, re.DOTALL)
+    assert re.findall(r">([^<>]+)</td>", cells.group(1)) == ["1", "50.0 %", "0", "6.0", "2.0"]
+    none = report(clean(assemble(MODEL, "test", rows[1:], []) | cost))
+    assert "No film carries a flag." in none
 
 
 def test_a_page_says_what_the_number_of_a_film_is():

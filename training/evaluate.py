@@ -143,14 +143,22 @@ def print_figures(figures: dict[str, Any]) -> None:
             say(f"\nROIs, {name}, {found['films']} films of 13 bones")
             keys = [key for key, value in found.items() if not isinstance(value, dict)]
             say("  " + ", ".join(f"{key} {found[key]:.4g}" for key in keys if found[key] is not None))
+    for code, flagged in (figures.get("flags") or {}).items():
+        mae = flagged["mae_months"]
+        error = "" if mae is None else f", MAE {mae:.1f} months (without it {_or_dash(flagged['mae_months_without'])})"
+        say(f"flag {code}: {flagged['films'] + flagged['refused']} films, {flagged['refused']} refused{error}")
     hidden = {
-        "table_3", "rows", "roi", "own_roi", "roi_changed", "bland_altman", "intervals", "cumulative_accuracy",
+        "flags", "table_3", "rows", "roi", "own_roi", "roi_changed", "bland_altman", "intervals", "cumulative_accuracy",
         "acceptance", "recalibration", "stress",
     }  # fmt: skip
     say("")
     for key, value in figures.items():
         if key not in hidden:
             say(f"{key}: {value}")
+
+
+def _or_dash(months: float | None) -> str:
+    return "-" if months is None else f"{months:.1f}"
 
 
 def _cell(errors: dict[str, Any]) -> str:

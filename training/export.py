@@ -29,7 +29,7 @@ from inference.catalogue import names
 from inference.errors import BundleError
 from inference.global_local import REGIONS_FILE
 from inference.house import HouseMethod, more_file
-from inference.method import open_method
+from inference.method import AGE_WEIGHTS, open_method
 from inference.precise_baa import LOCALISER_FILE
 from inference.quantised import EIGHT, SIX, pack
 from training.arguments import first_line
@@ -98,7 +98,7 @@ def _fits_half(value: torch.Tensor) -> bool:
     return torch.allclose(value.half().float(), value, rtol=1e-3, atol=_HALF_STEP / 2)
 
 
-_AGE_WEIGHTS, _NETWORKS = "model.safetensors", "model*.safetensors"
+_NETWORKS = "model*.safetensors"
 _ORIGIN = ("revision", "versions", "seed", "data_sha256", "detector_sha256", "device", "half_precision", "more")
 """What a bundle tells of the run it comes from."""
 
@@ -132,7 +132,7 @@ def write_metadata(
     if not origin and not mark:
         mark = {key: before[key] for key in ("converged", "convergence") if key in before}
     by_file = terms_by_file(before, hashes, terms or {})
-    own = f"+own.{hashes[_AGE_WEIGHTS][:8]}" if origin and are_own(by_file) else ""
+    own = f"+own.{hashes[AGE_WEIGHTS][:8]}" if origin and are_own(by_file) else ""
     metadata = {
         "version": VERSION + own if origin else before.get("version", VERSION),
         "name": name,
@@ -234,7 +234,7 @@ def export_age(run: Path, *, more: Sequence[Path] = (), unconverged: str | None 
     """
     first, *others = networks = [_read_network(one) for one in (run, *more)]
     config, folder = first.method | _more_networks(networks), bundles_folder() / first.target
-    files = (_AGE_WEIGHTS, *map(more_file, range(len(more))))
+    files = (AGE_WEIGHTS, *map(more_file, range(len(more))))
     _replace_networks(folder / "models", dict(zip(files, (one.read() for one in networks), strict=True)))
     terms = dict(zip(files, (_terms(one.about) for one in networks), strict=True))
     config |= _familiarity(folder, same=_networks(folder) == _described_networks(folder))

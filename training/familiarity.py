@@ -21,7 +21,7 @@ from inference.bundle import bundles_folder, file_sha256, open_bundle
 from inference.errors import BundleError, InferenceError
 from inference.familiarity import DIMENSIONS, FILE, QUANTILE, Familiarity
 from inference.house import HouseMethod
-from inference.method import DEFAULT_METHOD, open_method
+from inference.method import AGE_WEIGHTS, DEFAULT_METHOD, open_method
 from training.ages import LocatedFilm, sample, stack_inputs
 from training.arguments import first_line, positive_int
 from training.bundle_intervals import refuse_others, weights_of
@@ -76,7 +76,7 @@ def describe(maps: Tensor, seed: int = SEED) -> Familiarity:
 def middle_maps(method: HouseMethod, folder: Path, films: list[LocatedFilm]) -> Tensor:
     """Return the middle maps of the first network's trunk, of films as the node prepares them."""
     net = method.make_plain_net()
-    net.load_state_dict(open_bundle(method.name, folder).read_weights("model.safetensors"))
+    net.load_state_dict(open_bundle(method.name, folder).read_weights(AGE_WEIGHTS))
     net.eval()
     maps = []
     with torch.inference_mode():

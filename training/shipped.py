@@ -14,6 +14,7 @@ from inference.bundle import DETECTOR, Bundle, open_bundle
 from inference.errors import BundleError
 from inference.global_local import REGIONS_FILE, GlobalLocalMethod
 from inference.house import HouseMethod, more_file
+from inference.method import AGE_WEIGHTS
 from training.bundle_terms import terms_by_file
 from training.detector import NETS
 from training.errors import RunError
@@ -21,7 +22,6 @@ from training.errors import RunError
 SHIPPED = Path("shipped")
 """Stands for a run's folder. ``shipped:3`` are the weights of the third network, where a method reads several together;
 without a number, of the first that is of the net in question."""
-_FIRST = "model.safetensors"
 _OF_A_NETWORK = ("rows", "columns", "variant", "equalise")
 """Keys of a configuration that each network of ``house`` has, or all have."""
 
@@ -94,7 +94,7 @@ def terms_of_shipped(target: str, place: Path) -> str:
 def _networks(target: str) -> tuple[Bundle, list[str]]:
     """Return the bundle and the files that a target's weights are shipped in, one for each network read together."""
     own = {"regions": (GlobalLocalMethod.name, REGIONS_FILE)} | {net: (DETECTOR, f"{net}.safetensors") for net in NETS}
-    name, file = own.get(target, (target, _FIRST))
+    name, file = own.get(target, (target, AGE_WEIGHTS))
     try:
         bundle = open_bundle(name)
     except BundleError as error:

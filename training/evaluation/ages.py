@@ -169,6 +169,27 @@ def least_coverage(rows: list[Row]) -> float:
     return min(shares, default=float("nan"))
 
 
+def flag_figures(rows: list[Row]) -> dict[str, dict[str, Any]] | None:
+    """Return for each flag, the most frequent first, how many films carry it, and how well those and others are read.
+
+    ``films`` counts those that got an age, ``refused`` the others; None where the rows do not tell flags.
+    """
+    if any(row.flags is None for row in rows):
+        return None
+    often = Counter(code for row in rows for code in row.flags or ())
+    table = {}
+    for code, _ in sorted(often.items(), key=lambda item: (-item[1], item[0])):
+        with_it = [row for row in rows if code in (row.flags or ())]
+        read = errors_of(with_it)
+        table[code] = {
+            "films": read.films,
+            "refused": len(with_it) - read.films,
+            "mae_months": read.mae_months,
+            "mae_months_without": errors_of([row for row in rows if code not in (row.flags or ())]).mae_months,
+        }
+    return table
+
+
 def age_figures(rows: list[Row]) -> dict[str, Any]:
     """Return every figure of ages and intervals, as the evaluation's JSON has them."""
     by_group = {name: by_sex(inside) for name, inside in grouped(rows).items()}
@@ -185,5 +206,6 @@ def age_figures(rows: list[Row]) -> dict[str, Any]:
         "least_group_coverage": least_coverage(rows),
         "intervals": intervals(rows),
         "refused": dict(Counter(row.refusal for row in rows if row.refusal)),
+        "flags": flag_figures(rows),
         "milliseconds_median": float(np.median(times)) if times else float("nan"),
     }

@@ -15,6 +15,7 @@ import torch
 from inference.bundle import UNCONVERGED, Bundle, open_bundle
 from inference.engine import Engine
 from inference.intervals import UNCALIBRATED
+from inference.method import AGE_WEIGHTS
 from training.errors import DataError, RunError
 from training.evaluation.own_rois import BoxedFilm, detector_of, own_roi_figures
 from training.evaluation.reading import Row, cost, interpret, read_films, read_json, rows_of
@@ -151,7 +152,7 @@ def from_run(
     target = str(recipe["target"])
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / target
-        save_weights(read_run(run), folder / "models" / "model.safetensors")
+        save_weights(read_run(run), folder / "models" / AGE_WEIGHTS)
         write_metadata(folder, run.name, "A run.", recipe["method"], unconverged=unfinished(run))
         none = {"level": 0.9, "ages_months": [0], "half_widths_months": {"M": [1], "F": [1]}, "split": UNCALIBRATED}
         (folder / "configs" / "calibration.json").write_text(json.dumps(none))

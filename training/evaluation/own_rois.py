@@ -33,7 +33,7 @@ from inference.engine import LocatedHand, choose_hand
 from inference.film import without_border
 from inference.finding import Box, Roi
 from inference.global_local import REGIONS_FILE, GlobalLocalMethod, square_film
-from inference.method import open_method
+from inference.method import AGE_WEIGHTS, open_method
 from inference.pose import Pose
 from inference.precise_baa import FILM_SIDE, LOCALISER_FILE, PreciseMethod
 from inference.preparation import fit_film, hand_length, roi_centres, to_units
@@ -131,7 +131,7 @@ def _has_area(box: list[float]) -> bool:
 
 
 def _proposals(method: AlaNetMethod, bundle: Bundle, device: torch.device) -> Find:
-    net = load_net(method.make_net(), bundle, "model.safetensors", device)
+    net = load_net(method.make_net(), bundle, AGE_WEIGHTS, device)
     assert isinstance(net, OnDevice)
     pixel = (WINDOW[3] - WINDOW[1]) / method.rows  # in template units
 

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Row:
     high_months: float | None
     refusal: str | None
     milliseconds: float | None = None  # wall clock of the whole reading: detection, preparation, network
+    flags: tuple[str, ...] | None = None  # codes of the flags it was read or refused with; None where nobody kept them
 
     @property
     def error_months(self) -> float:
@@ -70,14 +71,12 @@ def read_case(film: Radiograph, read: Callable[[], Finding]) -> Case:
     started = time.perf_counter()
     finding = read()
     milliseconds = round(1000 * (time.perf_counter() - started), 1)
-    reading = film.reading
+    reading, flags = film.reading, tuple(dict.fromkeys(flag.code for flag in finding.flags))
+    who = (reading.rsna_id, reading.sex.value, reading.age_months)
     if isinstance(finding, Estimate):
         numbers = (finding.age_months, finding.interval_low_months, finding.interval_high_months)
-        row = Row(reading.rsna_id, reading.sex.value, reading.age_months, *numbers, None, milliseconds)
-    else:
-        code = finding.code.value
-        row = Row(reading.rsna_id, reading.sex.value, reading.age_months, None, None, None, code, milliseconds)
-    return Case(film, finding, row)
+        return Case(film, finding, Row(*who, *numbers, None, milliseconds, flags))
+    return Case(film, finding, Row(*who, None, None, None, finding.code.value, milliseconds, flags))
 
 
 def read_cases(engine: Engine, films: list[Radiograph]) -> list[Case]:
@@ -135,6 +134,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return table
 
 
+def _row_of(kept: dict[str, Any]) -> Row:
+    """Return the row that a file keeps; keys of later versions are passed over."""
+    row = Row(**{key: value for key, value in kept.items() if key in Row.__dataclass_fields__})
+    return row if row.flags is None else replace(row, flags=tuple(row.flags))
+
+
 def rows_of(table: dict[str, Any], name: str) -> list[Row]:
     """Read the ``rows`` of an evaluation's JSON, or of a run's out-of-fold estimates in the same shape.
 
@@ -150,9 +155,8 @@ def rows_of(table: dict[str, Any], name: str) -> list[Row]:
     DataError
         If it has no rows, or rows without the keys of :class:`Row`.
     """
-    keys = Row.__dataclass_fields__
     try:
-        return [Row(**({"milliseconds": None} | {k: v for k, v in row.items() if k in keys})) for row in table["rows"]]
+        return [_row_of(row) for row in table["rows"]]
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{name} holds no rows of an evaluation; write it with boneage-node evaluate --json."

@@ -54,6 +54,8 @@ def report(found: Figures, pictures: list[tuple[str, str]] | None = None) -> str
     if found.get("recalibration"):
         sections.append(_recalibration(found["recalibration"]))
     sections += [_rois(found), _refusals(found)]
+    if found.get("flags") is not None:  # evaluations of earlier versions do not tell
+        sections.append(_flags(found))
     if found.get("stress"):
         sections.append(stress_section(found["stress"]))
     sections.append(_furthest(found, pictures or []))
@@ -389,6 +391,30 @@ def _refusals(found: Figures) -> str:
     of_code = {code: [row["rsna_id"] for row in found["rows"] if row["refusal"] == code] for code in found["refused"]}
     named = (f"{code}, by {_called(found)}: {_listed(films)}." for code, films in of_code.items())
     return section("Refusals", paragraph(words), *map(paragraph, named))
+
+
+def _flags(found: Figures) -> str:
+    rows = [
+        (
+            code, str(row["films"] + row["refused"]), percent((row["films"] + row["refused"]) / found["films"], 1),
+            str(row["refused"]), decimal(row["mae_months"]), decimal(row["mae_months_without"]),
+        )
+        for code, row in found["flags"].items()
+    ]  # fmt: skip
+    if not rows:
+        return section("Flags", paragraph("No film carries a flag."))
+    return section(
+        "Flags",
+        paragraph(
+            "What a reader is told beside the age. Films like those that the model knows carry few of the flags that "
+            "question an age; many of one kind say that this material differs. Flags of the header are there only "
+            "where films have one."
+        ),
+        table(
+            "Films by flag; error in months of those with it that got an age, and of all others",
+            ("flag", "films", "of all", "refused", "MAE with it", "MAE without"), rows,
+        ),
+    )  # fmt: skip
 
 
 def _listed(films: list[int]) -> str:
