@@ -202,7 +202,6 @@ def read_annotations(data: Path) -> dict[int, Annotation]:
     from training.sources import open_source
     from training.sources.boxes import read_boxes  # it makes the same annotations, by this module's functions
 
-    annotations: dict[int, Annotation] = {}
     folder = data / "annotations"
     if not (folder / "rus_boxes_881.csv").is_file():
         if not folder.is_dir():
@@ -211,6 +210,22 @@ def read_annotations(data: Path) -> dict[int, Annotation]:
         if source is not None:
             source.refuse_problems()  # a line that is wrong is a film that boxes do not find
         return read_boxes(folder, source)
+    annotations = read_all_sets(folder)
+    contradictory = [rsna_id for rsna_id, annotation in annotations.items() if is_contradictory(annotation)]
+    if contradictory:
+        _log.info("left out, since its annotations contradict each other: %s", sorted(contradictory))
+    return {rsna_id: a for rsna_id, a in annotations.items() if rsna_id not in contradictory}
+
+
+def read_all_sets(folder: Path) -> dict[int, Annotation]:
+    """Read this project's three sets as they are, films on which readers disagree included.
+
+    Raises
+    ------
+    DataError
+        If a set is missing or broken.
+    """
+    annotations: dict[int, Annotation] = {}
     for name, read in _SETS.items():
         try:
             read(folder / name, annotations)
@@ -218,10 +233,7 @@ def read_annotations(data: Path) -> dict[int, Annotation]:
             raise DataError(f"{folder / name} cannot be read ({error.strerror}); restore it.") from error
         except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise DataError(f"{folder / name} has a line without its columns or numbers; restore it.") from error
-    contradictory = [rsna_id for rsna_id, annotation in annotations.items() if is_contradictory(annotation)]
-    if contradictory:
-        _log.info("left out, since its annotations contradict each other: %s", sorted(contradictory))
-    return {rsna_id: a for rsna_id, a in annotations.items() if rsna_id not in contradictory}
+    return annotations
 
 
 def is_contradictory(annotation: Annotation) -> bool:

@@ -1,4 +1,4 @@
-"""Command lines: their descriptions, and their numbers.
+"""Command lines: their descriptions, their numbers, and the options that several commands have.
 
 A number that means nothing is refused with the option's name, not taken for what was meant.
 """
@@ -10,6 +10,27 @@ import math
 
 MOST_SEED = 1 << 32
 """Seeds are below this."""
+DEVICES = ("auto", "cpu", "cuda")
+SHARP_PARTS = ("train", "validation", "test")
+"""Parts of the split that films at half resolution, or a site's, have."""
+THREADS = 2
+
+
+def add_part(parser: argparse.ArgumentParser, default: str) -> None:
+    """Give a command ``--part``."""
+    parser.add_argument(
+        "--part", default=default, choices=SHARP_PARTS, help=f"part of the split to read (default {default})"
+    )
+
+
+def add_device(parser: argparse.ArgumentParser, default: str = "auto") -> None:
+    """Give a command ``--device``; auto is CUDA where there is one."""
+    parser.add_argument("--device", default=default, choices=DEVICES, help=f"where to compute (default {default})")
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Give a command ``--threads``."""
+    parser.add_argument("--threads", type=positive_int, default=THREADS, help=f"CPU threads (default {THREADS})")
 
 
 def first_line(docstring: str | None) -> str:

@@ -51,7 +51,7 @@ from inference.named_ensemble import calibration_path
 from inference.recalibration import SITE_MARK
 from inference.sex_alarm import SexAlarm
 from training.annotations import read_annotations
-from training.arguments import first_line, positive_int
+from training.arguments import add_threads, first_line
 from training.bundle_intervals import refuse_others, weights_of
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.ages import age_groups, in_group
@@ -342,7 +342,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=Path, nargs="+", help="take the rows of these evaluations' JSON instead")
     parser.add_argument("--method", default=DEFAULT_METHOD, help=f"whose bundle gets them (default {DEFAULT_METHOD})")
     parser.add_argument("--out", type=Path, help="write here instead of into the bundle")
-    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default 2)")
+    add_threads(parser)
     arguments = parser.parse_args(argv)
     if (arguments.data is None) == (not arguments.rows):
         parser.error("give either --data or --rows")

@@ -22,7 +22,7 @@ import numpy as np
 
 from inference.bundle import SEPARATOR, list_methods
 from inference.errors import InferenceError
-from training.arguments import first_line, positive_int
+from training.arguments import add_device, add_part, add_threads, first_line
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.ablation import HEAD as ABLATION_HEAD
 from training.evaluation.ablation import ablation_rows
@@ -375,15 +375,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data", type=Path, help="this project's data folder, RSNA's or a site's own, for methods and runs"
     )
-    parser.add_argument(
-        "--part", default="test", choices=("train", "validation", "test"), help="part of the split (default test)"
-    )
+    add_part(parser, "test")
     parser.add_argument("--json", type=Path, help="also write the comparison there")
     parser.add_argument("--report", type=Path, metavar="HTML", help="also write a page for people there")
-    parser.add_argument(
-        "--device", default="cpu", choices=("auto", "cpu", "cuda"), help="where to compute (default cpu)"
-    )
-    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default 2)")
+    add_device(parser, "cpu")
+    add_threads(parser)
     return parser
 
 

@@ -28,7 +28,7 @@ from inference.finding import ModelIdentity, RefusalCode
 from inference.method import DEFAULT_METHOD
 from inference.recalibration import SITE_MARK
 from training.annotations import read_annotations
-from training.arguments import count, first_line, positive_int
+from training.arguments import add_device, add_part, add_threads, count, first_line, positive_int
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation import recalibration
 from training.evaluation.acceptance import Threshold, read_thresholds
@@ -207,7 +207,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--readings", type=Path, metavar="CSV", help="their readings: file, sex, bone_age_months or _years"
     )
     parser.add_argument("--method", default=DEFAULT_METHOD, help=f"whose bundle to evaluate (default {DEFAULT_METHOD})")
-    parser.add_argument("--part", default="test", choices=("train", "validation", "test"), help="part of the split")
+    add_part(parser, "test")
     parser.add_argument("--changed", action="store_true", help="find the ROIs on turned, mirrored, marked films, too")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--report", type=Path, metavar="HTML", help="also write a page for people there")
@@ -233,8 +233,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--recalibrate", type=Path, metavar="FILE", help="fit a line per sex on these films, write it there"
     )
     parser.add_argument("--recalibration", type=Path, metavar="FILE", help="evaluate with this recalibration in force")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
-    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default 2)")
+    add_device(parser)
+    add_threads(parser)
     return parser
 
 

@@ -485,8 +485,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="boneage-node export", description=first_line(__doc__))
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     detector = kinds.add_parser("detector", help="the hand detector; a net without a run keeps the weights it has")
-    detector.add_argument("--finder", type=Path, metavar="RUN")
-    detector.add_argument("--landmarks", type=Path, metavar="RUN")
+    detector.add_argument("--finder", type=Path, metavar="RUN", help="a run of boneage-node train finder")
+    detector.add_argument("--landmarks", type=Path, metavar="RUN", help="a run of boneage-node train landmarks")
     ages = kinds.add_parser("age", help="an age method")
     ages.add_argument(
         "--run", type=Path, required=True, help="its run's folder; a network of the shipped house is shipped:2"
@@ -503,10 +503,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--unconverged", metavar="WORDS", help="mark the weights so: how far training got, such as '24 of 60 epochs'"
     )
     regions = kinds.add_parser("regions", help="global-local's own detector, beside its weights")
-    regions.add_argument("--run", type=Path, required=True)
+    regions.add_argument("--run", type=Path, required=True, help="a run of boneage-node train regions")
     bones = kinds.add_parser("bones", help="precise-baa's own palm net and detector, beside its weights")
-    bones.add_argument("--palm", type=Path, required=True, metavar="RUN")
-    bones.add_argument("--detector", type=Path, required=True, metavar="RUN")
+    bones.add_argument("--palm", type=Path, required=True, metavar="RUN", help="of python -m training.bones palm")
+    bones.add_argument(
+        "--detector", type=Path, required=True, metavar="RUN", help="of python -m training.bones detector"
+    )
     for own in (regions, bones):
         own.add_argument("--use", action="store_true", help="have the method read with it (then calibrate anew)")
     compact = kinds.add_parser("compact", help="a method's weights in 8 or 6 bits (then measure anew)")

@@ -23,7 +23,7 @@ from inference.familiarity import DIMENSIONS, FILE, QUANTILE, Familiarity
 from inference.house import HouseMethod
 from inference.method import AGE_WEIGHTS, DEFAULT_METHOD, open_method
 from training.ages import LocatedFilm, sample, stack_inputs
-from training.arguments import first_line, positive_int
+from training.arguments import add_threads, first_line
 from training.bundle_intervals import refuse_others, weights_of
 from training.errors import DataError, TrainingError, exit_code
 from training.films import locate_all
@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="the data folder (rsna2017/)")
     parser.add_argument("--method", default=DEFAULT_METHOD, help=f"whose bundle (default {DEFAULT_METHOD})")
     parser.add_argument("--cache", type=Path, help="folder that keeps where hands were found, as a run's does")
-    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default 2)")
+    add_threads(parser)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)

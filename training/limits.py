@@ -26,7 +26,7 @@ from inference.engine import Locator, choose_hand
 from inference.errors import InferenceError
 from inference.film import bytes_to_read, without_border
 from inference.torch_backend import TorchLocator, choose_device
-from training.arguments import first_line, positive_int
+from training.arguments import add_device, add_part, add_threads, first_line, positive_int
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.figures import clean, measured_now
 from training.evaluation.output import check_outputs, told_at_last, write_output
@@ -127,12 +127,12 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = argparse.ArgumentParser(prog="python -m training.limits", description=first_line(__doc__))
     parser.add_argument("--data", type=Path, required=True, help="this project's data folder, RSNA's or a site's own")
-    parser.add_argument("--part", default="train", choices=("train", "validation", "test"), help="of the split")
+    add_part(parser, "train")
     parser.add_argument("--small", action="store_true", help="also the films at 100 x 100 pixels that were trained on")
     parser.add_argument("--films", type=positive_int, metavar="N", help="so many of each, spread over the ages")
     parser.add_argument("--json", type=Path, help="also write the figures there")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
-    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default 2)")
+    add_device(parser)
+    add_threads(parser)
     return parser
 
 

@@ -24,7 +24,6 @@ from torch import distributed
 
 from training.errors import RunError
 
-DEVICES = ("auto", "cpu", "cuda")
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where worker processes leave batches
 _LEAST_SHARED_BYTES = 1 << 30
 _ALGORITHMS = 4
@@ -141,7 +140,7 @@ def join(device: str = "auto", *, deterministic: bool = False) -> Iterator[Machi
     Parameters
     ----------
     device
-        One of DEVICES; with several processes on CUDA, each takes the GPU of its local rank.
+        One of ``training.arguments.DEVICES``; with several processes on CUDA, each takes the GPU of its local rank.
     deterministic
         Ask torch for operations that repeat themselves, at some cost of speed.
 

@@ -32,7 +32,7 @@ from inference.finding import Estimate, Finding, Sex, Subject
 from inference.method import DEFAULT_METHOD
 from inference.pose import Pose, fit_pose, template_points
 from inference.preparation import roi_centres
-from training.arguments import first_line, positive_int
+from training.arguments import add_part, add_threads, first_line, positive_int
 from training.errors import TrainingError, exit_code
 from training.evaluation.figures import clean
 from training.evaluation.output import check_outputs, told_at_last, write_output
@@ -235,12 +235,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.outliers", description=first_line(__doc__))
     parser.add_argument("--data", type=Path, required=True, help="the data folder (rsna2017/, negatives/)")
     parser.add_argument("--method", default=DEFAULT_METHOD, help=f"whose bundle (default {DEFAULT_METHOD})")
-    parser.add_argument("--part", default="validation", choices=("train", "validation", "test"), help="of the split")
+    add_part(parser, "validation")
     parser.add_argument(
         "--films", type=positive_int, default=20, metavar="N", help="so many hand films, spread over the ages"
     )
     parser.add_argument("--json", type=Path, help="also write the rates there")
-    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default 2)")
+    add_threads(parser)
     return parser
 
 

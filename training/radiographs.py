@@ -7,7 +7,6 @@ Layout of the data folder (see its own README): ``rsna2017/half.csv``, ``rsna201
 from __future__ import annotations
 
 import csv
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -236,31 +235,3 @@ def load_negatives(data: Path) -> list[Grey]:
 def _first_of(names: Sequence[str]) -> str:
     """Name the first of what is broken."""
     return f"{', '.join(names[:_SHOWN])}{' and more' if names[_SHOWN:] else ''}"
-
-
-def make_split(data: Path, annotated: set[int], seed: int = 2026) -> dict[int, str]:
-    """Draw the split: 15 % of the half-resolution films as test, 10 % as validation, stratified by sex and age.
-
-    Of the films that are annotated but exist at 100 x 100 only, 120 are set aside as ``annotation-test``.
-    """
-    generator = np.random.default_rng(seed)
-    strata: dict[tuple[str, int], list[int]] = defaultdict(list)
-    with (data / "rsna2017" / "half.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            strata[row["sex"], int(float(row["bone_age_months"]) // 24)].append(int(row["rsna_id"]))
-    split: dict[int, str] = {}
-    # Carrying the remainder from stratum to stratum keeps the total at 15 % and 10 % in spite of small strata.
-    owed_test = owed_validation = 0.0
-    for key in sorted(strata):
-        ids = generator.permutation(sorted(strata[key]))
-        owed_test, owed_validation = owed_test + 0.15 * len(ids), owed_validation + 0.10 * len(ids)
-        test = round(owed_test)
-        validation = min(round(owed_validation), len(ids) - test)
-        owed_test, owed_validation = owed_test - test, owed_validation - validation
-        for place, rsna_id in enumerate(ids):
-            split[int(rsna_id)] = "test" if place < test else "validation" if place < test + validation else "train"
-    small = [int(i) for n in (0, 1) for i in np.load(data / "rsna2017" / "lowres100" / f"part{n}.npz")["rsna_id"]]
-    only_small = sorted(set(small) - set(split))
-    aside = set(generator.permutation(sorted(set(only_small) & annotated))[:120].tolist())
-    split.update({rsna_id: "annotation-test" if rsna_id in aside else "pretrain" for rsna_id in only_small})
-    return split

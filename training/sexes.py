@@ -23,7 +23,7 @@ from inference.finding import Sex
 from inference.method import DEFAULT_METHOD
 from inference.named_ensemble import calibration_path
 from inference.sex_alarm import LEAST_MONTHS, SexAlarm, against, other
-from training.arguments import first_line, positive_int
+from training.arguments import add_part, add_threads, first_line
 from training.bundle_intervals import refuse_others, weights_of
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.figures import clean
@@ -134,11 +134,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.sexes", description=first_line(__doc__))
     parser.add_argument("--data", type=Path, required=True, help="the data folder (rsna2017/)")
     parser.add_argument("--method", default=DEFAULT_METHOD, help=f"whose bundle (default {DEFAULT_METHOD})")
-    parser.add_argument("--part", default="validation", choices=("train", "validation", "test"), help="of the split")
+    add_part(parser, "validation")
     parser.add_argument("--logit", type=float, help="report this threshold instead of choosing one")
     parser.add_argument("--write", action="store_true", help="put the threshold into the bundle's calibration.json")
     parser.add_argument("--json", type=Path, help="also write the rates there")
-    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default 2)")
+    add_threads(parser)
     return parser
 
 

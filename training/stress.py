@@ -30,7 +30,7 @@ from inference.errors import InferenceError
 from inference.film import Film, read_film
 from inference.finding import Box, Estimate, Finding, Subject
 from inference.method import DEFAULT_METHOD
-from training.arguments import first_line, positive_int
+from training.arguments import add_device, add_part, add_threads, first_line, positive_int
 from training.errors import DataError, TrainingError, exit_code
 from training.evaluation.figures import clean, measured_now
 from training.evaluation.output import check_outputs, told_at_last, write_output
@@ -433,15 +433,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--method", default=DEFAULT_METHOD, help=f"whose bundle to read with (default {DEFAULT_METHOD})"
     )
-    parser.add_argument("--part", default="validation", choices=("train", "validation", "test"), help="of the split")
+    add_part(parser, "validation")
     parser.add_argument(
         "--films", type=positive_int, default=20, metavar="N", help="so many films, spread over the ages"
     )
     parser.add_argument("--only", metavar="TEXT", help="only changes whose names hold this")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--report", type=Path, metavar="HTML", help="also write a page for people there")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
-    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default 2)")
+    add_device(parser)
+    add_threads(parser)
     return parser
 
 

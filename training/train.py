@@ -29,14 +29,14 @@ from inference.method import AgeMethod, open_method
 from inference.torch_backend import OnDevice
 from inference.yolo import RegionNet
 from training.ages import Pool, age_batches, estimate
-from training.arguments import count, decay, first_line, positive, positive_int, seed_number
+from training.arguments import add_device, add_threads, count, decay, first_line, positive, positive_int, seed_number
 from training.detector import NETS, finder_batches, finder_loss, landmark_batches, landmark_loss
 from training.errors import DataError, RecipeError, RunError, TimeUp, TrainingError
 from training.faults import FaultyHands
 from training.films import AgeFilms, DetectorFilms
 from training.fit import Loss, fit, read_curve
 from training.losses import LOSSES
-from training.machine import ALONE, DEVICES, Machine, is_leading, join
+from training.machine import ALONE, Machine, is_leading, join
 from training.prefetch import Draw
 from training.recipe import (
     DETECTORS,
@@ -396,8 +396,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
     """Add what belongs to the machine and not to the recipe."""
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto takes CUDA where there is one")
-    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default 2)")
+    add_device(parser)
+    add_threads(parser)
     parser.add_argument(
         "--workers", type=count, help="processes that make batches (default: most cores on CUDA, else a thread)"
     )
