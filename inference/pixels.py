@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ import numpy.typing as npt
 from pydicom import uid
 from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.decoders.base import get_decoder
 
 from inference.errors import CutOff, UnreadablePixels, UnsupportedObject
 from inference.header import UNPARSABLE, integers, numbers, texts
 from inference.jpeg import check_tables
+from inference.scan import check_scan
 
 DECODERS: dict[str, str] = {
     uid.ImplicitVRLittleEndian: "",
@@ -51,6 +53,9 @@ MAX_PIXELS = 2**26
 _JPEG_FAMILY = frozenset(
     {uid.JPEGBaseline8Bit, uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEGLSNearLossless}
 )
+_SCANNED = frozenset({uid.JPEGBaseline8Bit})
+"""Transfer syntaxes whose damage ``inference.scan`` looks for. Of JPEG lossless it could, too, but gdcm would write to
+standard error, of every sound film, that it is corrupt."""
 _RAW_BITS = frozenset({*(u for u, plugin in DECODERS.items() if not plugin), uid.RLELossless})
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -135,9 +140,33 @@ def decode(ds: Dataset, layout: Layout) -> npt.NDArray[np.generic]:
             decoding_plugin=plugin,
             **_options(layout),
         )
+        if layout.transfer_syntax_uid in _SCANNED:
+            check_scan(get_frame(ds.PixelData, 0, number_of_frames=1), partial(_decode_stream, layout=layout))
     except (*UNPARSABLE, RuntimeError, MemoryError) as error:
         kind = type(error).__name__  # its message may quote the data set
         raise UnreadablePixels(f"The pixel data cannot be decoded ({kind}).") from error
+    return pixels
+
+
+def _decode_stream(frame: bytes, layout: Layout) -> npt.NDArray[np.generic]:
+    """Decode a stream of the film's layout, its colours as they are stored."""
+    image_pixel: dict[str, Any] = {
+        "pixel_keyword": "PixelData",
+        "rows": layout.rows,
+        "columns": layout.columns,
+        "number_of_frames": 1,
+        "samples_per_pixel": layout.samples,
+        "photometric_interpretation": layout.photometric,
+        "planar_configuration": 0,
+        "bits_allocated": layout.bits_allocated,
+        "bits_stored": layout.bits_stored,
+        "pixel_representation": int(layout.signed),
+    }
+    plugin = DECODERS[layout.transfer_syntax_uid]
+    decoder = get_decoder(layout.transfer_syntax_uid)
+    pixels, _ = decoder.as_array(
+        encapsulate([frame]), index=0, validate=False, raw=True, decoding_plugin=plugin, **image_pixel
+    )
     return pixels
 
 

@@ -7,11 +7,13 @@ standard codes them unsigned, so a loss around zero wraps), and other encoders' 
 from __future__ import annotations
 
 import logging
+import re
 import struct
 from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom import dcmread, uid
 from pydicom.data import get_testdata_file
 from pydicom.encaps import get_frame
@@ -241,6 +243,79 @@ def test_a_lossless_stream_without_its_huffman_table_never_reaches_gdcm(syntax, 
 
     with pytest.raises(UnreadablePixels, match=r"damaged|lacks a table"):
         read(write_encapsulated(film, syntax, frame.replace(before, after, 1)))
+
+
+def baseline(pixels, **options):
+    """Return 8-bit pixels, grey or RGB, as a JPEG stream."""
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+def wrapped(frame, pixels):
+    """Return a film whose pixel data is a JPEG stream."""
+    film = make_film(np.ascontiguousarray(pixels if pixels.ndim == 2 else pixels[:, :, 1]), 8)
+    if pixels.ndim == 3:
+        film.SamplesPerPixel, film.PhotometricInterpretation, film.PlanarConfiguration = 3, "YBR_FULL_422", 0
+    return write_encapsulated(film, uid.JPEGBaseline8Bit, frame)
+
+
+PICTURE = draw_pattern(220, 300, bits=8)
+GREYS = {
+    "noise": np.random.default_rng(3).integers(0, 256, (90, 70), dtype=np.uint8),
+    "white below": np.vstack([PICTURE, np.full((600, 300), 255, np.uint8)]),
+    "grey": np.full((400, 300), 128, np.uint8),
+    "colour": np.repeat(PICTURE[:, :, None], 3, axis=2),
+}
+RESTARTS = {"no restarts": {}, "rows": {"restart_marker_rows": 1}, "blocks": {"restart_marker_blocks": 7}}
+DAMAGE = {
+    "zeros": lambda data: data[:600] + bytes(400) + data[1000:],
+    "lost": lambda data: data[:600] + data[1000:],
+    "twice": lambda data: data[:1000] + data[600:],
+}
+
+
+@pytest.mark.parametrize("restarts", RESTARTS)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_baseline_stream_with_a_hole_is_unreadable(damage, restarts):
+    """Given a stream whose middle is not whole, which libjpeg decodes in silence, then it is refused."""
+    noise = np.random.default_rng(5).integers(0, 256, (220, 300), dtype=np.uint8)
+    frame = baseline(noise, quality=90, **RESTARTS[restarts])
+    start = frame.find(b"\xff\xda") + 10
+    damaged = frame[:start] + DAMAGE[damage](frame[start:])
+    Image.open(BytesIO(damaged)).load()  # libjpeg says nothing
+
+    with pytest.raises(UnreadablePixels, match="damaged: part of the film is missing or was changed"):
+        read(wrapped(damaged, noise))
+
+
+@pytest.mark.parametrize("restarts", RESTARTS)
+@pytest.mark.parametrize("quality", [10, 75, 100])
+@pytest.mark.parametrize("picture", GREYS)
+def test_sound_baseline_streams_are_read(picture, quality, restarts):
+    pixels = GREYS[picture]
+
+    assert (
+        read(wrapped(baseline(pixels, quality=quality, **RESTARTS[restarts]), pixels)).pixels.shape == pixels.shape[:2]
+    )
+
+
+ODD_STREAMS = {
+    "progressive": lambda: baseline(PICTURE, progressive=True),
+    "comment": lambda: baseline(PICTURE, comment=b"\xff\xda\xff\xd0"),
+    "fill bytes before the end": lambda: baseline(PICTURE)[:-2] + b"\xff\xff\xff\xd9",
+    "comment after the scan": lambda: baseline(PICTURE)[:-2] + b"\xff\xfe\x00\x04ab\xff\xd9",
+    "a few bytes left over": lambda: baseline(PICTURE)[:-2] + b"\0\0\xff\xd9",
+    "fill bytes before a restart": lambda: re.sub(
+        rb"\xff([\xd0-\xd7])", b"\xff\xff\\1", baseline(PICTURE, restart_marker_rows=1)
+    ),
+    "fill bytes before the scan": lambda: baseline(PICTURE).replace(b"\xff\xda\x00\x08", b"\xff\xff\xff\xda\x00\x08"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_STREAMS)
+def test_odd_but_legal_baseline_streams_are_read(name):
+    assert read(wrapped(ODD_STREAMS[name](), PICTURE)).pixels.shape == PICTURE.shape
 
 
 def test_native_pixels_that_are_cut_off_are_unreadable():
