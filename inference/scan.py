@@ -109,7 +109,8 @@ def _cut(frame: bytes, start: int, size: bytes, interval: int) -> _Scan:
     across, down = (1, 1) if len(factors) == 1 else (max(h for h, _ in factors), max(v for _, v in factors))
     mcu = (unit * down, unit * across)
     shape = (-(-rows // mcu[0]), -(-columns // mcu[1]))
-    intervals, position, end = [], start, len(frame)
+    intervals: list[bytes] = []
+    position, end = start, len(frame)
     for marker in _MARKER.finditer(frame, start):
         kind = marker[1][0]
         if not 0xD0 <= kind <= 0xD7:
@@ -130,9 +131,10 @@ def _cut(frame: bytes, start: int, size: bytes, interval: int) -> _Scan:
 
 
 def _with_tail(data: bytes, other: bytes) -> bytes:
-    kept = data[:-_TAIL] if len(data) > 2 * _TAIL else data
-    if len(kept) == len(data):
+    """Return an interval's data with another end; of a short one, whose end may be all of it, as it is."""
+    if len(data) <= 2 * _TAIL:
         return data
+    kept = data[:-_TAIL]
     return (kept[:-1] if kept.endswith(b"\xff") else kept) + other
 
 
@@ -145,4 +147,4 @@ def _intervals_changed(changed: npt.NDArray[np.bool_], scan: _Scan) -> npt.NDArr
     mcus = whole.reshape(down, height, across, width).any(axis=(1, 3)).ravel()
     padded = np.zeros(len(scan.intervals) * scan.per_interval, dtype=np.bool_)
     padded[: len(mcus)] = mcus
-    return padded.reshape(len(scan.intervals), scan.per_interval).any(axis=1)
+    return np.asarray(padded.reshape(len(scan.intervals), scan.per_interval).any(axis=1), dtype=np.bool_)

@@ -627,6 +627,14 @@ def test_thresholds_from_a_file(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("content", ["mae = 10\n", "[mae]\nmost = 10\n"])
+def test_a_threshold_in_a_file_without_a_comparison_says_how_a_file_has_it(tmp_path, content):
+    path = tmp_path / "thresholds.toml"
+    path.write_text(content)
+    with pytest.raises(DataError, match='mae has no comparison in quotes; write it like mae = "<= 10"'):
+        read_thresholds(str(path))
+
+
 @pytest.mark.parametrize("text", ["refused<=5", "coverage>=85", "roi_centre<=2"])
 def test_a_share_in_percent_is_refused_as_a_threshold(text):
     """Given 5 for 5 %, which any share is below, then no site accepts a model by it."""

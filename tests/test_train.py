@@ -480,3 +480,12 @@ def test_only_a_gpu_gets_workers(monkeypatch):
     assert Machine(torch.device("cuda")).workers() >= 1
     monkeypatch.setattr("training.machine.disk_usage", lambda _: type("Usage", (), {"free": 1 << 20}))
     assert Machine(torch.device("cuda")).workers() == 0
+
+
+def test_the_score_that_is_told_is_that_of_the_weights_kept():
+    """Given epochs of which the last is not the best, then each way of keeping one says its own score."""
+    curve = [{"score": 44.0}, {"score": 42.5}, {"score": 44.1}]
+    assert train.kept_score(curve, chosen=True) == "validation MAE 42.50 months in the best epoch, which is kept"
+    assert train.kept_score(curve, chosen=False).startswith("validation MAE 44.10 months in the last epoch")
+    assert "42.50" in train.kept_score(curve, chosen=False)
+    assert train.kept_score([{"score": None}], chosen=True) == "not validated"

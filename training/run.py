@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from training.errors import RunError
-from training.fit import BEFORE, CHECKPOINT, load_checkpoint, read_curve
+from training.fit import BEFORE, CHECKPOINT, load_checkpoint
 from training.recipe import complete
 from training.storage import check_writable, claimed, load_state, make_folder, save_state, write_text
 
@@ -200,12 +200,6 @@ def _begun(run: Path) -> list[Path]:
     recipe = read_about(run).get("recipe", {}) if (run / _ABOUT).exists() else {}
     folders = [run / phase["name"] for phase in recipe.get("phases", ())] or [run]
     return [folder for folder in folders if (folder / CHECKPOINT).exists() or (folder / BEFORE).exists()]
-
-
-def best_score(folder: Path) -> float:
-    """Return the best validation score of a phase so far; NaN without any."""
-    scores = [row["score"] for row in read_curve(folder) if row["score"] is not None]
-    return min(scores, default=float("nan"))
 
 
 def read_run(run: Path) -> dict[str, torch.Tensor]:

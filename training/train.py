@@ -51,7 +51,7 @@ from training.recipe import (
     shipped_recipes,
 )
 from training.regions import region_batches, region_loss
-from training.run import best_score, check_run, finish_run, read_about, read_run, running
+from training.run import check_run, finish_run, read_about, read_run, running
 from training.shipped import SHIPPED, is_shipped, load_shipped, terms_of_shipped
 from training.summary import write_summary
 from training.terms import RSNA_TERMS, terms_of_films, terms_of_weights
@@ -321,6 +321,7 @@ def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
     reference = np.array([film.reading.age_months for film in films.validation])
     for place, phase in enumerate(recipe.phases):
         method = open_method(recipe.target, recipe.method | phase.method)
+        choose = recipe.choose_epoch and place == len(recipe.phases) - 1
         _log.info("phase %s: %d epochs", phase.name, phase.epochs)
         net = job.fit(
             net,
@@ -329,15 +330,26 @@ def train_age(recipe: Recipe, films: AgeFilms, job: Job) -> nn.Module:
             phase,
             place=place,
             folder=job.run / phase.name,
-            choose=recipe.choose_epoch and place == len(recipe.phases) - 1,
+            choose=choose,
             end_by=job.end_of(recipe.phases[place:]),
             validate=lambda averaged, method=method: float(  # type: ignore[misc]
                 np.abs(estimate(OnDevice(averaged, device), films.validation, method) - reference).mean()
             ),
         )
         if job.machine.leads:
-            _log.info("phase %s: validation MAE %.2f months", phase.name, best_score(job.run / phase.name))
+            _log.info("phase %s: %s", phase.name, kept_score(read_curve(job.run / phase.name), chosen=choose))
     return net
+
+
+def kept_score(curve: list[dict[str, Any]], *, chosen: bool) -> str:
+    """Say what validation MAE in months a phase's weights have: the best epoch's if ``chosen``, else the last's."""
+    scores = [row["score"] for row in curve if row["score"] is not None]
+    if not scores:
+        return "not validated"
+    best = f"{min(scores):.2f} months in the best epoch"
+    if chosen:
+        return f"validation MAE {best}, which is kept"
+    return f"validation MAE {scores[-1]:.2f} months in the last epoch, which is kept ({best})"
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -120,6 +120,9 @@ def read_thresholds(text: str) -> list[Threshold]:
             table = tomllib.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"The thresholds {path} cannot be read; it must be a TOML file.") from error
+        unclear = [name for name, wanted in table.items() if not isinstance(wanted, str)]
+        if unclear:
+            raise DataError(f'{path}: {unclear[0]} has no comparison in quotes; write it like {unclear[0]} = "<= 10".')
         parts = [f"{name}{wanted}" for name, wanted in table.items()]
     else:
         parts = [part for part in text.split(",") if part.strip()]
