@@ -536,6 +536,33 @@ def test_kept_figures_that_are_none_are_refused(tmp_path, content):
     assert command.main(["--from", str(tmp_path / "f.json")]) == 2
 
 
+def test_kept_figures_whose_parts_do_not_belong_together_are_refused(data, fake, tmp_path, caplog):
+    """Given figures that were edited, then the part is named; nothing is judged or fitted by what is left."""
+    whole, broken = tmp_path / "f.json", tmp_path / "broken.json"
+    assert command.main(["--data", str(data), "--json", str(whole)]) == 0
+    assert command.main(["--from", str(whole)]) == 0
+    figures = json.loads(whole.read_text())
+    first, *others = figures["rows"]
+    edits = {
+        "rows of other films": {"rows": others},
+        "table_3 in it": {"table_3": {}},
+        "intervals in it": {"intervals": []},
+        "flags in it": {"flags": {"lines": {}}},
+        "holds no rows": {"rows": [first | {"sex": "X"}, *others]},
+        "no rows of an evaluation": {"rows": [first | {"reference_months": None}, *others]},
+        "no rows of": {"rows": [first | {"flags": "abc"}, *others]},
+        "rows of an evaluation; write": {"rows": [first | {"refusal": "not-a-hand"}, *others]},
+    }
+    assert first["refusal"] is None
+    for said, edit in edits.items():
+        caplog.clear()
+        broken.write_text(json.dumps(figures | edit))
+        assert command.main(["--from", str(broken), "--accept", "mae<=100"]) == 2, said
+        assert said in caplog.text
+    broken.write_text(json.dumps(figures | {"terms": None}))
+    assert command.main(["--from", str(broken), "--report", str(tmp_path / "page.html")]) == 0
+
+
 def test_a_folder_without_films_is_refused(tmp_path, fake):
     assert command.main(["--data", str(tmp_path)]) == 2
 
@@ -870,7 +897,8 @@ def test_weights_of_a_sites_films_are_not_measured_on_all_of_a_table_in_silence(
 
 
 def test_the_command_fits_and_writes_a_recalibration(tmp_path, capsys):
-    figures = full_figures() | {"rows": [{k: getattr(r, k) for k in Row.__dataclass_fields__} for r in site()]}
+    rows = [asdict(row) for row in site()]
+    figures = full_figures() | {"rows": rows, "films": len(rows)}
     (tmp_path / "f.json").write_text(json.dumps(figures))
     out, page = tmp_path / "recalibration.json", tmp_path / "page.html"
     arguments = ["--from", str(tmp_path / "f.json"), "--recalibrate", str(out), "--report", str(page)]

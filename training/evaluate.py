@@ -144,9 +144,9 @@ def print_figures(figures: dict[str, Any]) -> None:
             keys = [key for key, value in found.items() if not isinstance(value, dict)]
             say("  " + ", ".join(f"{key} {found[key]:.4g}" for key in keys if found[key] is not None))
     for code, flagged in (figures.get("flags") or {}).items():
-        mae = flagged["mae_months"]
+        films, refused, mae = flagged["films"] + flagged["refused"], flagged["refused"], flagged["mae_months"]
         error = "" if mae is None else f", MAE {mae:.1f} months (without it {_or_dash(flagged['mae_months_without'])})"
-        say(f"flag {code}: {flagged['films'] + flagged['refused']} films, {flagged['refused']} refused{error}")
+        say(f"flag {code}: {films} of {figures['films']} films, {refused} refused{error}")
     hidden = {
         "flags", "table_3", "rows", "roi", "own_roi", "roi_changed", "bland_altman", "intervals", "cumulative_accuracy",
         "acceptance", "recalibration", "stress",

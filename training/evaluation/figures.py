@@ -12,7 +12,7 @@ import numpy as np
 from inference.finding import ModelIdentity, Sex
 from training.errors import DataError
 from training.evaluation.ages import age_figures
-from training.evaluation.reading import Row
+from training.evaluation.reading import Row, rows_of
 from training.evaluation.rois import FilmRois, all_roi_figures
 from training.run import git_revision
 
@@ -47,13 +47,30 @@ def check_figures(figures: dict[str, Any], name: str) -> None:
     Raises
     ------
     DataError
-        If the schema is another, or a key is missing that every evaluation has.
+        If the schema is another, a key is missing that every evaluation has, or its parts do not belong together.
     """
     if figures.get("schema") != SCHEMA:
         raise DataError(f"{name} is no evaluation of this version ({SCHEMA}); measure again.")
     missing = [key for key in KEYS if key not in figures]
     if missing:
         raise DataError(f"{name} is no whole evaluation, it lacks {', '.join(missing)}; measure again.")
+    if len(rows_of(figures, name)) != figures["films"]:
+        raise DataError(f"{name} has rows of other films than it counts; measure again.")
+    torn = [key for key in ("table_3", "bland_altman", "intervals") if not _has_all(figures[key])]
+    flags = figures.get("flags")
+    if not (flags is None or (isinstance(flags, dict) and all(map(_is_flag, flags.values())))):
+        torn.append("flags")
+    if torn:
+        raise DataError(f"{name} is no whole evaluation, {', '.join(torn)} in it cannot be read; measure again.")
+
+
+def _has_all(groups: Any) -> bool:
+    """Tell whether figures by group have the one of all films."""
+    return isinstance(groups, dict) and isinstance(groups.get("all"), dict)
+
+
+def _is_flag(figures: Any) -> bool:
+    return isinstance(figures, dict) and {"films", "refused", "mae_months", "mae_months_without"} <= figures.keys()
 
 
 def material(rows: list[Row]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -135,9 +136,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _row_of(kept: dict[str, Any]) -> Row:
-    """Return the row that a file keeps; keys of later versions are passed over."""
+    """Return the row that a file keeps; keys of later versions are passed over, values that no film has refused."""
     row = Row(**{key: value for key, value in kept.items() if key in Row.__dataclass_fields__})
-    return row if row.flags is None else replace(row, flags=tuple(row.flags))
+    interval = (row.low_months, row.high_months)
+    ages = (row.reference_months, row.estimate_months) if row.refusal is None else (row.reference_months,)
+    bounds = () if interval == (None, None) else interval  # out-of-fold estimates have no interval
+    if row.sex not in set(Sex) or not all(isinstance(one, int | float) and math.isfinite(one) for one in ages + bounds):
+        raise ValueError("a row without its sex or its ages")
+    if row.refusal is not None and (row.estimate_months, *interval) != (None, None, None):
+        raise ValueError("a row that is read and refused")
+    flags = kept.get("flags")
+    if flags is None:
+        return row
+    if not isinstance(flags, list) or not all(isinstance(code, str) for code in flags):
+        raise ValueError("flags that are no list of codes")
+    return replace(row, flags=tuple(flags))
 
 
 def rows_of(table: dict[str, Any], name: str) -> list[Row]:
@@ -153,11 +166,11 @@ def rows_of(table: dict[str, Any], name: str) -> list[Row]:
     Raises
     ------
     DataError
-        If it has no rows, or rows without the keys of :class:`Row`.
+        If it has no rows, or rows without the keys of :class:`Row` or with values that no film has.
     """
     try:
         return [_row_of(row) for row in table["rows"]]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{name} holds no rows of an evaluation; write it with boneage-node evaluate --json."
         ) from error

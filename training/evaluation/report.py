@@ -97,7 +97,7 @@ def _material(found: Figures) -> str:
         ("Time", f"median {decimal(found['milliseconds_median'], 0)} ms a film on {found['cost']['device']}, "
                  f"{_threads(found['cost']['threads'])}, detection included"),
         ("Sources", f"boneage-node {found['revision']}"),
-        *((f"Terms of the {what}", words) for what, words in found.get("terms", {}).items() if words),
+        *((f"Terms of the {what}", words) for what, words in (found.get("terms") or {}).items() if words),
     ]  # fmt: skip
     return section(
         "What was measured on what",
