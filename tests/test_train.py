@@ -192,6 +192,7 @@ def test_a_methods_configuration_is_changed_for_one_run(tmp_path, caplog, capsys
     ("content", "options", "words"),
     [
         (AGE_RECIPE, ("--set", "nosuch=3"), "house knows no 'nosuch', in [method]; it knows rows, columns, variant"),
+        (AGE_RECIPE, ("--set", "epochs=1"), "'epochs' belongs under [[phases]]; --epochs, --learning-rate"),
         (AGE_RECIPE.replace("rows = 64", "rows = 64\nrow = 1"), (), "house knows no 'row', in [method]"),
         (AGE_RECIPE.replace("{ rows", "{ side = 2, rows"), (), "house knows no 'side', in the method of phase small"),
         (AGE_RECIPE, ("--set", "rows=-64"), "rows = -64, in [method], must be above 0"),

@@ -284,10 +284,19 @@ def known_keys_only(recipe: Recipe) -> Recipe:
     for place, config in configs:
         for key, value in config.items():
             if key not in known:
-                raise RecipeError(f"{recipe.target} knows no {key!r}, in {place}; it knows {', '.join(known)}.")
+                raise RecipeError(
+                    f"{recipe.target} knows no {key!r}, in {place}; it knows {', '.join(known)}.{_of_a_phase(key)}"
+                )
             if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
                 raise RecipeError(f"{key} = {value}, in {place}, must be above 0.")
     return recipe
+
+
+def _of_a_phase(key: str) -> str:
+    """Say where a key stands that belongs to a phase, and what changes it for one run; "" of another key."""
+    if key not in Phase.model_fields:
+        return ""
+    return f" {key!r} belongs under [[phases]]; --epochs, --learning-rate and --averaging change theirs for one run."
 
 
 def read_recipe(name_or_path: str) -> Recipe:
