@@ -85,6 +85,9 @@ CHINESE: dict[str, str] = {
         "PhotometricInterpretation 与 SamplesPerPixel 不是灰阶或 RGB 图像的值。"
     ),
     "The compressed pixel data is cut off: its end marker is missing.": "压缩像素数据被截断：缺少结束标记。",
+    "The compressed pixel data is damaged: part of the film is missing or was changed.": (
+        "压缩像素数据已损坏：影像的一部分缺失或被改变。"
+    ),
     "The compressed film has another size than Rows, Columns and SamplesPerPixel say.": (
         "压缩图像的尺寸与 Rows、Columns 和 SamplesPerPixel 不符。"
     ),
