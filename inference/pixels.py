@@ -54,8 +54,8 @@ _JPEG_FAMILY = frozenset(
     {uid.JPEGBaseline8Bit, uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEGLSNearLossless}
 )
 _SCANNED = frozenset({uid.JPEGBaseline8Bit})
-"""Transfer syntaxes whose damage ``inference.scan`` looks for. Of JPEG lossless it could, too, but gdcm would write to
-standard error, of every sound film, that it is corrupt."""
+"""Transfer syntaxes whose damage ``inference.scan`` looks for. JPEG lossless is none: gdcm would write to standard
+error of every sound film that it is corrupt."""
 _RAW_BITS = frozenset({*(u for u, plugin in DECODERS.items() if not plugin), uid.RLELossless})
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")

@@ -1,4 +1,4 @@
-"""Whether the data of a JPEG scan (ISO 10918-1) is whole: asked of the decoder itself, which does not say.
+"""Whether the data of a scan of DCT-based JPEG (ISO 10918-1) is whole: asked of the decoder itself, which does not say.
 
 libjpeg decodes a damaged scan with a warning that no caller sees: what it lacks becomes grey, what is left over goes
 unread. So changed streams are decoded, too. More data at the end of each restart interval changes nothing where the
@@ -21,9 +21,9 @@ from inference.errors import UnreadablePixels
 Decoder = Callable[[bytes], npt.NDArray[np.generic]]
 """Turns a JPEG stream into pixels, shape (rows, columns) or (rows, columns, samples)."""
 
-_SEQUENTIAL = frozenset({0xC0, 0xC1, 0xC3})
+_SEQUENTIAL = frozenset({0xC0, 0xC1})
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
-_LOSSLESS, _RESTARTS, _SCAN = 0xC3, 0xDD, 0xDA
+_RESTARTS, _SCAN = 0xDD, 0xDA
 _BLOCK = 8
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
 _MORE = (bytes([0x5A, 0x33, 0x96, 0xC1] * 16), bytes([0x00] * 64))
@@ -93,21 +93,20 @@ def _find_scan(frame: bytes) -> _Scan | None:
         if kind in _FRAMES and kind not in _SEQUENTIAL:
             return None
         if kind in _FRAMES:
-            size = bytes([kind]) + content
+            size = content
         if kind == _RESTARTS:
             interval = int.from_bytes(content[:2], "big")
         if kind == _SCAN:
-            return _cut(frame, position, size, interval) if size and content[0] == size[6] else None
+            return _cut(frame, position, size, interval) if size and content[0] == size[5] else None
     return None
 
 
 def _cut(frame: bytes, start: int, size: bytes, interval: int) -> _Scan:
     """Cut the data of a scan that begins at ``start`` at its restart markers."""
-    rows, columns = struct.unpack_from(">HH", size, 2)
-    factors = [divmod(size[8 + 3 * place], 16) for place in range(size[6])]
-    unit = 1 if size[0] == _LOSSLESS else _BLOCK
+    rows, columns = struct.unpack_from(">HH", size, 1)
+    factors = [divmod(size[7 + 3 * place], 16) for place in range(size[5])]
     across, down = (1, 1) if len(factors) == 1 else (max(h for h, _ in factors), max(v for _, v in factors))
-    mcu = (unit * down, unit * across)
+    mcu = (_BLOCK * down, _BLOCK * across)
     shape = (-(-rows // mcu[0]), -(-columns // mcu[1]))
     intervals: list[bytes] = []
     position, end = start, len(frame)

@@ -551,7 +551,8 @@ def test_kept_figures_whose_parts_do_not_belong_together_are_refused(data, fake,
         "holds no rows": {"rows": [first | {"sex": "X"}, *others]},
         "no rows of an evaluation": {"rows": [first | {"reference_months": None}, *others]},
         "no rows of": {"rows": [first | {"flags": "abc"}, *others]},
-        "rows of an evaluation; write": {"rows": [first | {"refusal": "not-a-hand"}, *others]},
+        "(row 1 is none)": {"rows": [first | {"refusal": "not-a-hand"}, *others]},
+        "(row 2 is none)": {"rows": [first, first | {"sex": None}, *others[1:]]},
     }
     assert first["refusal"] is None
     for said, edit in edits.items():

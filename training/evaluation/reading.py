@@ -168,9 +168,13 @@ def rows_of(table: dict[str, Any], name: str) -> list[Row]:
     DataError
         If it has no rows, or rows without the keys of :class:`Row` or with values that no film has.
     """
+    rows: list[Row] = []
     try:
-        return [_row_of(row) for row in table["rows"]]
+        for row in table["rows"]:
+            rows.append(_row_of(row))  # noqa: PERF401 - how many there are names the one that fails
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
-            f"{name} holds no rows of an evaluation; write it with boneage-node evaluate --json."
+            f"{name} holds no rows of an evaluation (row {len(rows) + 1} is none); write it with boneage-node evaluate "
+            "--json."
         ) from error
+    return rows
